@@ -95,7 +95,8 @@ impl Ngrams {
     /// Remembers that `tail` (N−1 tokens) followed `key`, and `before` came before it.
     pub fn insert(&mut self, before: Before, key: Token, tail: &[Token]) {
         debug_assert_eq!(tail.len(), self.tail);
-        if let Some(known) = self.of(key).find(|&at| self.tail_at(at) == tail) {
+        let known = self.of(key).find(|&at| self.tail_at(at) == tail);
+        if let Some(known) = known {
             self.entries[known as usize].before = before;
             for list in [OF_KEY, OF_ALL] {
                 self.unlink(known, list);

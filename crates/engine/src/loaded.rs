@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use trefoil_kernels::Kernels;
-use trefoil_models::{
-    CausalLm, Kv, KvShape, Llama, LlamaConfig, ModelConfig, Seq2SeqLm, T5, T5Config, Token, Weights,
-};
+use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, Seq2SeqLm, T5, Token, Weights};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::{DEFAULT_CONTEXT, Dtype, LoadOptions};
@@ -26,6 +24,37 @@ pub(crate) enum Lm {
 }
 
 impl Lm {
+    /// Reads the weights; gives the model and its resident bytes.
+    fn load(
+        config: ModelConfig,
+        weights: &Weights,
+        kernels: &Kernels,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<(Self, usize)> {
+        let total = weights.total_bytes();
+        let mut interrupted = None;
+        let mut hear = |share: f64| {
+            progress(Progress { done: (share * total as f64) as u64, total }).map_err(|error| {
+                interrupted = Some(error);
+                trefoil_models::Error::internal("the load was interrupted")
+            })
+        };
+        let loaded = match config {
+            ModelConfig::Llama(config) => Llama::load(config, weights, kernels, &mut hear).map(|model| {
+                let bytes = model.bytes();
+                (Self::Causal(Box::new(model)), bytes)
+            }),
+            ModelConfig::T5(config) => {
+                let start = config.start;
+                T5::load(config, weights, kernels, &mut hear).map(|model| {
+                    let bytes = model.bytes();
+                    (Self::Seq2Seq { model: Box::new(model), start }, bytes)
+                })
+            }
+        };
+        loaded.map_err(|error| interrupted.unwrap_or_else(|| error.into()))
+    }
+
     /// The part that writes.
     pub(crate) fn decoder(&self) -> &dyn CausalLm {
         match self {
@@ -83,64 +112,39 @@ impl Loaded {
         let source = options.source.as_path();
         let mut weights = Weights::open(source)?;
         if let Some(ty) = options.dtype.dense() {
-            weights.keep_dense_as(ty);
+            weights.read_dense_as(ty);
         }
         let config = ModelConfig::read(source, &weights)?;
-        let sizes = Sizes::of(&config);
-        let tokenizer = match weights.metadata() {
-            Some(metadata) => Tokenizer::from_gguf(metadata)?,
-            None => Tokenizer::from_folder(source)?,
+        let (tokenizer, template) = match weights.metadata() {
+            Some(metadata) => (Tokenizer::from_gguf(metadata)?, Template::from_gguf(metadata)?),
+            None => (Tokenizer::from_folder(source)?, Template::from_folder(source)?),
         };
-        if tokenizer.vocabulary() > sizes.vocabulary {
+        if tokenizer.vocabulary() > config.vocabulary() {
             return Err(Error::load(format!(
                 "the tokenizer has {} tokens; the model's vocabulary has {}",
                 tokenizer.vocabulary(),
-                sizes.vocabulary
+                config.vocabulary()
             )));
         }
-        let template = match weights.metadata() {
-            Some(metadata) => Template::from_gguf(metadata)?,
-            None => Template::from_folder(source)?,
-        };
-        let context = options.context_length.unwrap_or(DEFAULT_CONTEXT.min(sizes.context));
-        let pages = budget(options, &sizes, weights.total_bytes(), context)?;
-
+        let context = options.context_length.unwrap_or_else(|| default_context(&config));
+        let pages = budget(options, &config, weights.total_bytes(), context)?;
         let kernels = Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
-        let total = weights.total_bytes();
-        let mut interrupted = None;
-        let mut hear = |share: f64| {
-            let done = (share * total as f64) as u64;
-            progress(Progress { done, total }).map_err(|error| {
-                interrupted = Some(error);
-                trefoil_models::Error::internal("the load was interrupted")
-            })
-        };
-        let (lm, bytes, ends) = match config {
-            ModelConfig::Llama(config) => {
-                let ends = config.eos.clone();
-                let model = Llama::load(config, &weights, &kernels, &mut hear);
-                model.map(|model| (model.bytes(), ends, model)).map(|(b, e, m)| (Lm::Causal(Box::new(m)), b, e))
-            }
-            ModelConfig::T5(config) => {
-                let (ends, start) = (config.eos.clone(), config.start);
-                let model = T5::load(config, &weights, &kernels, &mut hear);
-                model.map(|m| (m.bytes(), m)).map(|(b, m)| (Lm::Seq2Seq { model: Box::new(m), start }, b, ends))
-            }
-        }
-        .map_err(|error| interrupted.take().unwrap_or_else(|| error.into()))?;
-        let kv = Kv::new(&kernels, sizes.kv, pages)?;
+        let kv = Kv::new(&kernels, config.kv_shape(), pages)?;
         let info = ModelInfo {
-            architecture: sizes.architecture,
-            kind: sizes.kind,
+            architecture: config.architecture().to_owned(),
+            kind: if matches!(config, ModelConfig::T5(_)) { "seq2seq" } else { "causal" },
             parameters: weights.parameters(),
-            layers: sizes.kv.layers,
-            vocabulary: sizes.vocabulary,
+            layers: config.kv_shape().layers,
+            vocabulary: config.vocabulary(),
             context_length: context,
             device: "cpu".into(),
-            dtype: weights.main_type().name().into(),
-            bytes: bytes as u64,
+            dtype: weights.main_type().map_or("none", |ty| ty.name()).into(),
+            bytes: 0,
         };
-        Ok(Self { lm, kv, tokenizer, template, ends: ends.into(), info })
+        let ends = config.eos().into();
+        let (lm, bytes) = Lm::load(config, &weights, &kernels, progress)?;
+        let info = ModelInfo { bytes: bytes as u64, ..info };
+        Ok(Self { lm, kv, tokenizer, template, ends, info })
     }
 }
 
@@ -155,46 +159,21 @@ impl Dtype {
     }
 }
 
-/// What the engine needs to know of a configuration, whichever family it is of.
-struct Sizes {
-    architecture: String,
-    kind: &'static str,
-    vocabulary: usize,
-    context: usize,
-    kv: KvShape,
-}
-
-impl Sizes {
-    fn of(config: &ModelConfig) -> Self {
-        match config {
-            ModelConfig::Llama(LlamaConfig {
-                architecture, vocabulary, context_length, layers, kv_heads, head_dim, ..
-            }) => Self {
-                architecture: architecture.clone(),
-                kind: "causal",
-                vocabulary: *vocabulary,
-                context: *context_length,
-                kv: KvShape { layers: *layers, kv_heads: *kv_heads, head_dim: *head_dim },
-            },
-            ModelConfig::T5(T5Config {
-                architecture, vocabulary, context_length, decoder_layers, heads, head_dim, ..
-            }) => Self {
-                architecture: architecture.clone(),
-                kind: "seq2seq",
-                vocabulary: *vocabulary,
-                context: *context_length,
-                kv: KvShape { layers: *decoder_layers, kv_heads: *heads, head_dim: *head_dim },
-            },
-        }
+/// The context where nobody asks for one: the model's own, within reason. An encoder-decoder model's relative positions
+/// have no end, so that the length it was trained for is no limit.
+fn default_context(config: &ModelConfig) -> usize {
+    match config {
+        ModelConfig::Llama(_) => config.context_length().min(DEFAULT_CONTEXT),
+        ModelConfig::T5(_) => DEFAULT_CONTEXT,
     }
 }
 
 /// Pages of cache that the budget allows beside the weights and a step's logits: room for [`CONTEXTS`] full contexts,
 /// fewer where memory is short, and never less than one.
-fn budget(options: &LoadOptions, sizes: &Sizes, weights: u64, context: usize) -> Result<usize> {
-    let page = sizes.kv.page_bytes() as u64;
+fn budget(options: &LoadOptions, config: &ModelConfig, weights: u64, context: usize) -> Result<usize> {
+    let page = config.kv_shape().page_bytes() as u64;
     let pages = context.div_ceil(trefoil_kernels::PAGE) as u64;
-    let logits = (SCORED_ROWS * sizes.vocabulary * size_of::<f32>()) as u64;
+    let logits = (SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64;
     let limit = options.memory_limit.or_else(physical_memory).unwrap_or(u64::MAX);
     let least = weights.saturating_add(logits).saturating_add(pages.saturating_mul(page));
     if least > limit {

@@ -11,21 +11,12 @@ mod t5;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::kv::KvShape;
 use crate::weights::Weights;
 use fields::Fields;
 pub use llama::LlamaConfig;
 pub use rope::RopeScaling;
 pub use t5::T5Config;
-
-/// The activation of a feed-forward layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "stands in until the kernels bring theirs")]
-pub enum Activation {
-    Silu,
-    GeluTanh,
-    Gelu,
-    Relu,
-}
 
 /// A model's configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +77,26 @@ impl ModelConfig {
         match self {
             Self::Llama(config) => &config.eos,
             Self::T5(config) => &config.eos,
+        }
+    }
+
+    /// The configuration's own name for the architecture: `llama`, `qwen2`, `t5`, …
+    pub fn architecture(&self) -> &str {
+        match self {
+            Self::Llama(config) => &config.architecture,
+            Self::T5(config) => &config.architecture,
+        }
+    }
+
+    /// The shape of the decoder's cache.
+    pub fn kv_shape(&self) -> KvShape {
+        match self {
+            Self::Llama(LlamaConfig { layers, kv_heads, head_dim, .. }) => {
+                KvShape { layers: *layers, kv_heads: *kv_heads, head_dim: *head_dim }
+            }
+            Self::T5(T5Config { decoder_layers, heads, head_dim, .. }) => {
+                KvShape { layers: *decoder_layers, kv_heads: *heads, head_dim: *head_dim }
+            }
         }
     }
 

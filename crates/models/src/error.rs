@@ -8,7 +8,6 @@ use std::fmt;
 
 /// What a caller can do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum ErrorKind {
     /// A model file is missing, broken or does not fit its configuration: use another file.
     Load,
@@ -104,5 +103,11 @@ impl StdError for Error {
 impl From<candle_core::Error> for Error {
     fn from(source: candle_core::Error) -> Self {
         Self::internal("a tensor operation failed").because(source)
+    }
+}
+
+impl From<trefoil_kernels::Error> for Error {
+    fn from(source: trefoil_kernels::Error) -> Self {
+        Self::internal("an operation failed").because(source)
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn matrix(kernels: &Kernels, weights: &Weights, name: &str, n: usize,
 pub(crate) fn vector(kernels: &Kernels, weights: &Weights, name: &str, len: usize) -> Result<Tensor> {
     let raw = weights.read(name, &[len])?;
     let row = Weight::pack(kernels, raw.ty, 1, len, &raw.bytes)
-        .map_err(|source| Error::load(format!("tensor {name} cannot be read")).because(source))?
-        .row(0);
+        .and_then(|weight| weight.row(0))
+        .map_err(|source| Error::load(format!("tensor {name} cannot be read")).because(source))?;
     Ok(Tensor::from_vec(row, len, kernels.device())?)
 }

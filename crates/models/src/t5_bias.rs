@@ -40,7 +40,8 @@ fn bucket(distance: usize, buckets: usize, max_distance: usize) -> usize {
 }
 
 fn table(index: Vec<usize>, config: &T5Config, buckets: &Weight, kernels: &Kernels) -> Result<Tensor> {
-    let rows: Vec<Vec<f32>> = (0..config.buckets).map(|bucket| buckets.row(bucket)).collect();
+    let rows = (0..config.buckets).map(|bucket| buckets.row(bucket));
+    let rows: Vec<Vec<f32>> = rows.collect::<std::result::Result<_, _>>()?;
     let values: Vec<f32> =
         (0..config.heads).flat_map(|head| index.iter().map(|&bucket| rows[bucket][head]).collect::<Vec<_>>()).collect();
     Ok(Tensor::from_vec(values, (config.heads, index.len()), kernels.device())?)

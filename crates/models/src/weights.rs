@@ -8,17 +8,17 @@
 //! Rejected: candle's readers (they trust sizes in the file, and a 4 kB file can abort the process), and renaming in
 //! the model code (a second format would double every name there).
 
+mod cast;
 mod file;
 pub mod gguf;
 mod names;
 mod safetensors;
 mod stored;
-mod weight_type;
 
 use std::collections::HashMap;
 use std::path::Path;
 
-pub use weight_type::WeightType;
+use trefoil_kernels::WeightType;
 
 use crate::error::{Error, Result};
 use file::ModelFile;
@@ -40,6 +40,7 @@ pub struct Weights {
     files: Vec<ModelFile>,
     entries: HashMap<String, Entry>,
     metadata: Option<gguf::Metadata>,
+    dense: Option<WeightType>,
 }
 
 /// Where a tensor lies. Whoever makes one has checked that it lies within its file and that its type is whole.
@@ -139,7 +140,28 @@ impl Weights {
                 Error::load(format!("tensor {name} of {expected:?} has no {heads} even heads"))
             })?;
         }
-        Ok(RawTensor { ty, shape: entry.shape.clone(), bytes })
+        let raw = RawTensor { ty, shape: entry.shape.clone(), bytes };
+        Ok(match self.dense {
+            Some(dense) => cast::dense(raw, dense),
+            None => raw,
+        })
+    }
+
+    /// Has dense tensors read as `ty`, another dense type; quantised ones keep their own.
+    pub fn read_dense_as(&mut self, ty: WeightType) {
+        self.dense = Some(ty);
+    }
+
+    /// The type that most elements are read as.
+    pub fn main_type(&self) -> Option<WeightType> {
+        let mut elements: HashMap<WeightType, u64> = HashMap::new();
+        for entry in self.entries.values() {
+            if let Stored::Weight(ty) = entry.ty {
+                let ty = if cast::is_dense(ty) { self.dense.unwrap_or(ty) } else { ty };
+                *elements.entry(ty).or_default() += entry.shape.iter().map(|&n| n as u64).product::<u64>();
+            }
+        }
+        elements.into_iter().max_by_key(|&(_, count)| count).map(|(ty, _)| ty)
     }
 }
 

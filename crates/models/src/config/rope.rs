@@ -2,7 +2,8 @@
 
 use super::fields::Fields;
 use crate::error::{Error, Result};
-use crate::weights::{WeightType, Weights};
+use crate::weights::Weights;
+use trefoil_kernels::WeightType;
 
 /// How the frequencies are stretched for a longer context than the model was first trained on.
 #[derive(Clone, Debug, PartialEq)]

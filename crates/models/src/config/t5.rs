@@ -1,13 +1,16 @@
 //! The T5 family: T5, T5 v1.1, Flan-T5 and mT5.
 
-use super::Activation;
 use super::fields::Fields;
+use trefoil_kernels::Activation;
+
 use crate::error::Result;
 use crate::weights::Weights;
 
 /// An encoder-decoder model with relative positions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct T5Config {
+    /// `t5` or `mt5`.
+    pub architecture: String,
     /// Tokens in the vocabulary.
     pub vocabulary: usize,
     /// Width of the residual stream.
@@ -93,6 +96,7 @@ impl T5Config {
             None => !multilingual && fields.optional_flag("tie_word_embeddings")?.unwrap_or(true),
         };
         Ok(Self {
+            architecture: fields.text("model_type")?.to_owned(),
             vocabulary,
             width: fields.count("d_model", 1..=1 << 17)?,
             head_dim: fields.count("d_kv", 1..=1024)?,
@@ -131,6 +135,7 @@ impl T5Config {
         let tied_head = !weights.has(HEAD);
         let pad = fields.token("tokenizer.ggml.padding_token_id", vocabulary)?.unwrap_or(0);
         Ok(Self {
+            architecture: "t5".to_owned(),
             vocabulary,
             width: fields.count("t5.embedding_length", 1..=1 << 17)?,
             head_dim: fields.count("t5.attention.key_length", 1..=1024)?,

@@ -1,6 +1,6 @@
 //! Element types as files name them, and whether their values are finite.
 
-use super::WeightType;
+use trefoil_kernels::WeightType;
 
 /// The element type, or the name of one that no model here computes with.
 pub(super) enum Stored {
