@@ -1,1 +1,16 @@
-//! Node bindings.
+//! Node bindings: glue between JavaScript values and the engine, without logic of its own.
+//!
+//! Failures cross the border as data, because an exception of the binding layer could carry neither our kinds nor our
+//! causes. Every wait is a promise that the engine thread settles; no thread of Node's pool is ever used.
+
+#![deny(unsafe_code)]
+
+mod events;
+mod loading;
+mod model;
+mod promise;
+mod value;
+
+pub use events::{NativeEvent, NativeFailure, NativeGeneration, NativeResult, NativeStats};
+pub use loading::{NativeLoaded, NativeLoading, NativeProgress};
+pub use model::{NativeInfo, NativeModel, NativeText, NativeTokens, NativeStarted};
