@@ -62,7 +62,7 @@ async function record() {
 /** Compares one model's texts and prints where each first differs; resolves to the number that agree. */
 async function compare(name, cases) {
   const { load } = await import('../esm/index.js')
-  const model = await load(await modelPath(name), { device: 'cpu', threads: 2 })
+  const model = await load(await modelPath(name), { device: 'cpu', threads: 2, contextLength: 512 })
   let agreed = 0
   for (const { prompt, ids, tokens, leads } of cases) {
     const title = JSON.stringify(prompt.slice(0, 40))
@@ -72,9 +72,10 @@ async function compare(name, cases) {
       continue
     }
     const written = (await model.generate(prompt, { decoding: 'plain', maxTokens: TOKENS }).result).tokens
-    const at = tokens.findIndex((token, i) => token !== written[i])
+    const length = Math.max(tokens.length, written.length)
+    const at = Array.from({ length }).findIndex((_, i) => tokens[i] !== written[i])
     if (at < 0) agreed += 1
-    else console.log(`  ${title}: differs at token ${at}: ${written[at]} against ${tokens[at]}, which leads by ${leads[at]}`)
+    else console.log(`  ${title}: differs at ${at}: ${written[at] ?? 'end'} against ${tokens[at] ?? 'end'}, lead ${leads[at] ?? '–'}`)
   }
   await model.dispose()
   console.log(`${name}: ${agreed} of ${cases.length} agree`)
