@@ -1,6 +1,6 @@
 //! The operators, filters and methods that a template may use, each drawing from the budget what it makes.
 //!
-//! Names that no template can write (`~`, `+`, `*`, `[:]`) are the operators, which the renderer turns into filters.
+//! Names that no template can write (`~`, `[:]`, `==`) are the operators, which the renderer turns into filters.
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, functions, tests};
@@ -15,11 +15,20 @@ fn refused(what: impl Into<String>) -> Error {
 /// Fills an empty environment.
 pub(super) fn add_all(environment: &mut Environment<'_>, budget: &Budget) {
     add_operators(environment, budget);
+    add_containers(environment, budget);
     add_growing(environment, budget);
     add_plain(environment, budget);
     add_tests(environment);
-    environment.add_function("namespace", functions::namespace);
-    environment.add_function("dict", functions::dict);
+    let own = budget.clone();
+    environment.add_function("namespace", move |defaults: Option<Value>| {
+        own.walk(&defaults.clone().unwrap_or_default())?;
+        functions::namespace(defaults)
+    });
+    let own = budget.clone();
+    environment.add_function("dict", move |values: Option<Value>, more: Kwargs| {
+        own.walk(&values.clone().unwrap_or_default())?;
+        functions::dict(values, more)
+    });
     environment.add_function("range", functions::range);
     environment
         .add_function("raise_exception", |what: String| -> Result<Value, Error> { Err(refused(what)) });
@@ -52,6 +61,54 @@ fn add_operators(environment: &mut Environment<'_>, budget: &Budget) {
     environment.add_filter("[:]", move |value: &Value, start: &Value, stop: &Value, step: &Value| {
         slice(&own, value, start, stop, step)
     });
+}
+
+/// Lists, maps and the operators that look into them.
+fn add_containers(environment: &mut Environment<'_>, budget: &Budget) {
+    let own = budget.clone();
+    environment.add_filter("[,]", move |items: Rest<Value>| {
+        let list = Value::from(items.0);
+        own.walk(&list).map(|()| list)
+    });
+    let own = budget.clone();
+    environment.add_filter("{:}", move |pairs: Rest<Value>| {
+        pairs.iter().try_for_each(|value| own.walk(value))?;
+        let pairs = pairs.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+        Ok::<_, Error>(pairs.collect::<Value>())
+    });
+    let own = budget.clone();
+    environment
+        .add_filter("[]", move |value: &Value, key: &Value| own.walk(key).and_then(|()| value.get_item(key)));
+    let own = budget.clone();
+    let within = move |state: &State<'_, '_>, item: &Value, list: &Value| {
+        own.walk(item)?;
+        own.walk(list)?;
+        tests::is_in(state, item, list)
+    };
+    environment.add_test("in", within.clone());
+    environment.add_filter("in", within);
+    macro_rules! compare {
+        ($($names:tt $operator:tt),*) => {$(
+            let own = budget.clone();
+            let compare = move |left: &Value, right: &Value| {
+                own.walk(left)?;
+                own.walk(right)?;
+                Ok::<_, Error>(left $operator right)
+            };
+            for name in $names {
+                environment.add_test(name, compare.clone());
+            }
+            environment.add_filter($names[0], compare);
+        )*};
+    }
+    compare!(
+        ["==", "eq", "equalto"] ==,
+        ["!=", "ne"] !=,
+        ["<", "lt"] <,
+        ["<=", "le"] <=,
+        [">", "gt"] >,
+        [">=", "ge"] >=
+    );
 }
 
 fn is_list(value: &Value) -> bool {
@@ -213,6 +270,7 @@ fn indent(budget: &Budget, text: &str, width: usize, first: bool) -> Result<Valu
 
 /// JSON as Python's `json.dumps` writes it: with a space behind commas and colons, and nothing escaped for HTML.
 fn json(budget: &Budget, value: &Value, indent: Option<usize>) -> Result<Value, Error> {
+    budget.walk(value)?;
     let mut out = Json { bytes: Vec::new(), budget };
     let failed = |cause| Error::new(ErrorKind::InvalidOperation, "JSON cannot be written").with_source(cause);
     match indent {
@@ -275,46 +333,52 @@ impl serde_json::ser::Formatter for Spaced {
 /// Filters that make no more than they are given, which is drawn when it is made.
 fn add_plain(environment: &mut Environment<'_>, budget: &Budget) {
     macro_rules! add {
-        ($($name:literal $hidden:literal $filter:path),* $(,)?) => {$(
+        ($walk:expr; $($name:literal $hidden:literal $filter:path),* $(,)?) => {$(
             environment.add_filter($hidden, $filter);
             let own = budget.clone();
             environment.add_filter($name, move |state: &State<'_, '_>, args: Rest<Value>| {
+                if $walk {
+                    args.iter().try_for_each(|value| own.walk(value))?;
+                }
                 state.apply_filter($hidden, &args).and_then(|value| own.draw_value(value))
             });
         )*};
     }
-    add!(
+    add!(false;
         "abs" "=abs" filters::abs,
         "bool" "=bool" filters::bool,
         "capitalize" "=capitalize" filters::capitalize,
         "count" "=count" filters::length,
         "d" "=d" filters::default,
         "default" "=default" filters::default,
-        "dictsort" "=dictsort" filters::dictsort,
         "first" "=first" filters::first,
         "float" "=float" filters::float,
         "int" "=int" filters::int,
-        "items" "=items" filters::items,
         "last" "=last" filters::last,
         "length" "=length" filters::length,
-        "list" "=list" filters::list,
         "lower" "=lower" filters::lower,
+        "round" "=round" filters::round,
+        "safe" "=safe" filters::safe,
+        "split" "=split" filters::split,
+        "title" "=title" filters::title,
+        "trim" "=trim" filters::trim,
+        "upper" "=upper" filters::upper,
+    );
+    // These compare what they are given, or make lists of it.
+    add!(true;
+        "dictsort" "=dictsort" filters::dictsort,
+        "items" "=items" filters::items,
+        "list" "=list" filters::list,
         "map" "=map" filters::map,
         "max" "=max" filters::max,
         "min" "=min" filters::min,
         "reject" "=reject" filters::reject,
         "rejectattr" "=rejectattr" filters::rejectattr,
         "reverse" "=reverse" filters::reverse,
-        "round" "=round" filters::round,
-        "safe" "=safe" filters::safe,
         "select" "=select" filters::select,
         "selectattr" "=selectattr" filters::selectattr,
         "sort" "=sort" filters::sort,
-        "split" "=split" filters::split,
-        "title" "=title" filters::title,
-        "trim" "=trim" filters::trim,
         "unique" "=unique" filters::unique,
-        "upper" "=upper" filters::upper,
     );
 }
 
@@ -327,27 +391,16 @@ fn add_tests(environment: &mut Environment<'_>) {
         "defined" tests::is_defined,
         "divisibleby" tests::is_divisibleby,
         "endingwith" tests::is_endingwith,
-        "eq" tests::is_eq,
-        "equalto" tests::is_eq,
-        "==" tests::is_eq,
         "even" tests::is_even,
         "false" tests::is_false,
         "float" tests::is_float,
-        "ge" tests::is_ge,
-        "gt" tests::is_gt,
-        "in" tests::is_in,
         "integer" tests::is_integer,
         "iterable" tests::is_iterable,
-        "le" tests::is_le,
-        "lt" tests::is_lt,
         "lower" tests::is_lower,
         "mapping" tests::is_mapping,
-        "ne" tests::is_ne,
-        "!=" tests::is_ne,
         "none" tests::is_none,
         "number" tests::is_number,
         "odd" tests::is_odd,
-        "sameas" tests::is_sameas,
         "sequence" tests::is_sequence,
         "startingwith" tests::is_startingwith,
         "string" tests::is_string,

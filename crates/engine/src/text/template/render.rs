@@ -2,8 +2,8 @@
 //!
 //! A chat template is a program by a stranger. Fuel ends its loops and a recursion limit its macros, but a text that
 //! is added to itself forty-five times takes two hundred steps and 2⁴⁵ bytes, and a failed allocation ends the
-//! process. So every operation that makes a text or a list draws the bytes from one budget before it makes them. The
-//! engine has no hook for its operators; they are turned into filters in the compiled template, one instruction for
+//! process. So every operation that makes a text or a list draws the bytes from one budget before it makes them, and
+//! one that takes a list apart walks through it first, since a list can hold itself. The engine has no hook for its operators; they are turned into filters in the compiled template, one instruction for
 //! one, which is why its unstable parts are used and its version is pinned.
 //!
 //! The time of day is not given to templates (`strftime_now` is undefined, and they fall back on a fixed date): the
@@ -64,8 +64,8 @@ pub(super) fn render(
     let mut generator = CodeGenerator::new("chat template", source);
     generator.compile_stmt(&tree);
     let (mut root, mut blocks) = generator.finish();
-    bind_operators(&mut root);
-    blocks.values_mut().for_each(bind_operators);
+    bind_operators(&mut root)?;
+    blocks.values_mut().try_for_each(bind_operators)?;
 
     let messages: Vec<Value> =
         messages.iter().map(|(role, content)| context! { role => role, content => content }).collect();
@@ -100,17 +100,34 @@ fn scan(source: &str) -> Result<usize, Error> {
     Ok(longest)
 }
 
-/// Makes filters of the operators that make texts and lists.
-fn bind_operators(instructions: &mut Instructions<'_>) {
+/// Makes filters of the operators that make texts and lists or take them apart.
+fn bind_operators(instructions: &mut Instructions<'_>) -> Result<(), Error> {
     for at in 0..instructions.len() as u32 {
-        let Some(instruction) = instructions.get_mut(at) else { return };
+        let Some(instruction) = instructions.get_mut(at) else { break };
         let (name, operands) = match instruction {
             Instruction::StringConcat => ("~", 2),
             Instruction::Add => ("+", 2),
             Instruction::Mul => ("*", 2),
             Instruction::Slice => ("[:]", 4),
+            Instruction::GetItem => ("[]", 2),
+            Instruction::BuildList(Some(items)) => ("[,]", *items),
+            Instruction::BuildMap(pairs) => ("{:}", 2 * *pairs),
+            Instruction::Eq => ("==", 2),
+            Instruction::Ne => ("!=", 2),
+            Instruction::Lt => ("<", 2),
+            Instruction::Lte => ("<=", 2),
+            Instruction::Gt => (">", 2),
+            Instruction::Gte => (">=", 2),
+            Instruction::In => ("in", 2),
+            Instruction::CompareAndPreserve(_) => {
+                let what = "it compares three values at once; allowed are two";
+                return Err(Error::new(ErrorKind::InvalidOperation, what));
+            }
             _ => continue,
         };
+        let operands = u16::try_from(operands)
+            .map_err(|_| Error::new(ErrorKind::InvalidOperation, "it writes out too long a list"))?;
         *instruction = Instruction::ApplyFilter(name, Some(operands), BY_NAME);
     }
+    Ok(())
 }

@@ -96,6 +96,11 @@ fn what_templates_use_of_python() {
         ("{{ [1, 2, 3, 4][1:3] | join('-') }}{{ ([1] + [2])|length }}", "2-32"),
         ("{{ 'a.b.c'.split('.')[-1] }}{{ ' x '.strip() }}{{ 'abc'.startswith('ab') }}", "cxTrue"),
         ("{{ {'a': [1, 'é<'], 'b': none}|tojson }}", "{\"a\": [1, \"é<\"], \"b\": null}"),
+        (
+            "{{ {'a': [1, 2]}['a'][1] }}{{ 'a' in ['a'] }}{{ 'b' not in 'abc' }}{{ 2 is eq 2 }}{{ 1 <= 2 }}",
+            "2TrueFalseTrueTrue",
+        ),
+        ("{{ messages[0]['tool_calls'] is defined }}{{ messages[0].get('x', 'y') }}", "Falsey"),
         ("{{ {'a': 1}|tojson(indent=2) }}", "{\n  \"a\": 1\n}"),
         (
             "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 2 %}{% endfor %}{{ ns.n }}",
@@ -155,6 +160,19 @@ fn hostile_templates() {
         "{{ ''.join(range(99999)|map('string')|list * 99999) }}".into(),
         format!("{{% for a in range(99999) %}}{}{{% endfor %}}", "x".repeat(200_000)),
         format!("{}1{}", "{{ ".to_owned() + &"(".repeat(5000), ")".repeat(5000) + " }}"),
+        doubled("{% set ns.s = [ns.s, ns.s] %}{% set ns.t = [ns.t, ns.t] %}").replace("ns.s|length", "ns.s == ns.t"),
+        doubled("{% set ns.s = {'a': ns.s, 'b': ns.s} %}").replace("|length", "|tojson"),
+        doubled("{% set ns.s = [ns.s] %}").replace("45", "99999"),
+        doubled("{% set ns.s = namespace(x=ns.s) %}").replace("45", "99999"),
+        doubled("{% set ns.s = ns.s|map('list')|list %}").replace("45", "99999"),
+        "{% set ns = namespace(l=[1]) %}{% for i in range(99999) %}{% set ns.l = ns.l|reverse %}{% endfor %}{{ 'x'|nothing }}".into(),
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}".into(),
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns|tojson }}".into(),
+        "{% set ns = namespace() %}{% set ns.x = ns %}{% set n2 = namespace() %}{% set n2.x = n2 %}{{ ns == n2 }}".into(),
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ [1, ns]|unique|list }}".into(),
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ {'a': 1}[ns] }}{{ {ns: 1} }}".into(),
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns in [ns] }}".into(),
+        "{{ 0 < messages|length < 3 }}".into(),
         "{% include 'x' %}".into(),
         "{% if".into(),
     ];
@@ -162,7 +180,7 @@ fn hostile_templates() {
         let before = std::time::Instant::now();
         let message = failure(&source);
         assert!(message.starts_with("the chat template fails"), "{message}");
-        assert!(before.elapsed().as_secs() < 3, "{source:.80} took {:?}", before.elapsed());
+        assert!(before.elapsed().as_secs() < 2, "{source:.80} took {:?}", before.elapsed());
     }
     let long = "x".repeat(300_000);
     assert!(Template::new(long, String::new(), String::new(), "test").is_err());
