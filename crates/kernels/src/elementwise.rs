@@ -1,0 +1,141 @@
+//! Operations on single numbers: residual sums, biases and the feed-forward's gate.
+
+use candle_core::Tensor;
+use candle_core::cpu::erf::erf_f64;
+
+use crate::Kernels;
+use crate::error::{Error, Result};
+use crate::exp::{gelu_tanh, silu};
+use crate::flat::{Flat, dims, equal, tensor};
+use crate::isa::Work;
+use crate::lanes::{LANES, Lanes};
+use crate::pool::Parts;
+
+/// Numbers that one task handles; below this a second core costs more than it gives.
+const GRAIN: usize = 16_384;
+
+/// How many tasks `rows` of `width` numbers are cut into, and rows a task.
+pub(crate) fn stretches(rows: usize, width: usize, threads: usize) -> (usize, usize) {
+    let step = (GRAIN / width.max(1)).max(rows.div_ceil(threads * 4)).max(1);
+    (rows.div_ceil(step), step)
+}
+
+/// A feed-forward's non-linearity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// x / (1 + exp(-x)).
+    Silu,
+    /// GELU through tanh, as T5 1.1 and Gemma have it.
+    GeluTanh,
+    /// GELU through the error function.
+    Gelu,
+    /// max(x, 0).
+    Relu,
+}
+
+struct Gate<'a> {
+    gate: &'a [f32],
+    up: Option<&'a [f32]>,
+    activation: Activation,
+    out: &'a mut [f32],
+}
+
+#[inline(always)]
+fn activate<L: Lanes>(l: L, activation: Activation, x: L::F) -> L::F {
+    match activation {
+        Activation::Silu => silu(l, x),
+        Activation::GeluTanh => gelu_tanh(l, x),
+        Activation::Relu => l.max(l.splat(0.0), x),
+        Activation::Gelu => {
+            let mut values = [0.0; LANES];
+            l.store(x, &mut values);
+            for value in &mut values {
+                let x = f64::from(*value);
+                *value = (0.5 * x * (1.0 + erf_f64(x * std::f64::consts::FRAC_1_SQRT_2))) as f32;
+            }
+            l.load(&values)
+        }
+    }
+}
+
+impl Work for Gate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let ones = [1.0; LANES];
+        for (i, out) in self.out.chunks_mut(LANES).enumerate() {
+            let at = i * LANES..i * LANES + out.len();
+            // A short last chunk goes through a full vector, so that its steps are the same.
+            let mut x = [0.0; LANES];
+            x[..out.len()].copy_from_slice(&self.gate[at.clone()]);
+            let mut up = ones;
+            if let Some(values) = self.up {
+                up[..out.len()].copy_from_slice(&values[at]);
+            }
+            let mut result = [0.0; LANES];
+            l.store(l.mul(activate(l, self.activation, l.load(&x)), l.load(&up)), &mut result);
+            out.copy_from_slice(&result[..out.len()]);
+        }
+    }
+}
+
+impl Kernels {
+    /// a + b: the residual.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes differ.
+    pub fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        same("the residual", a, b)?;
+        let (left, right) = (Flat::new("a", a)?, Flat::new("b", b)?);
+        let sum = left.values().iter().zip(right.values()).map(|(a, b)| a + b).collect();
+        tensor(sum, a.dims())
+    }
+
+    /// Adds `bias`, `[n]`, to every row of `x`, `[m, n]`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the widths differ.
+    pub fn add_bias(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let ([_, width], [n]) = (dims("x", x)?, dims("the bias", bias)?);
+        equal("the bias's width", n, width)?;
+        let (values, bias) = (Flat::new("x", x)?, Flat::new("the bias", bias)?);
+        let rows = values.values().chunks_exact(width.max(1));
+        let sum = rows.flat_map(|row| row.iter().zip(bias.values()).map(|(x, b)| x + b)).collect();
+        tensor(sum, x.dims())
+    }
+
+    /// activation(gate) · up, or activation(gate) alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes differ.
+    pub fn gate(&self, gate: &Tensor, up: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
+        if let Some(up) = up {
+            same("the gate", gate, up)?;
+        }
+        let values = Flat::new("the gate", gate)?;
+        let up = up.map(|up| Flat::new("up", up)).transpose()?;
+        let (values, up) = (values.values(), up.as_ref().map(Flat::values));
+        let mut out = vec![0.0; values.len()];
+        let parts = Parts::new(&mut out);
+        // Whole vectors a task: which lane a number stands in depends on the number alone.
+        let vectors = values.len().div_ceil(LANES);
+        let (count, step) = stretches(vectors, LANES, self.threads());
+        self.pool().run(count, &|i| {
+            let from = i * step * LANES;
+            let to = values.len().min((i + 1) * step * LANES);
+            // SAFETY: stretches of vectors are disjoint.
+            let out = unsafe { parts.part(from, to - from) };
+            let up = up.map(|up| &up[from..to]);
+            self.found().run(Gate { gate: &values[from..to], up, activation, out });
+        })?;
+        tensor(out, gate.dims())
+    }
+}
+
+fn same(name: &str, a: &Tensor, b: &Tensor) -> Result<()> {
+    if a.dims() == b.dims() {
+        return Ok(());
+    }
+    Err(Error::shape(format!("{name}: {:?} and {:?} differ in shape", a.dims(), b.dims())))
+}

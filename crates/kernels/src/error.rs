@@ -1,0 +1,70 @@
+//! What can go wrong in a kernel: a caller's shapes, or the machine.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The result of every fallible operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What kind of failure an [`Error`] is, for callers that branch on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A tensor has another shape, type or layout than the operation takes.
+    Shape,
+    /// An index (token, row, page, offset) lies outside what it indexes.
+    Range,
+    /// This machine cannot run what was asked for.
+    Unsupported,
+    /// The allocator had no memory for a weight or a cache.
+    Memory,
+    /// A task of the thread pool panicked; the pool goes on working.
+    Panicked,
+    /// The tensor backend failed.
+    Backend,
+}
+
+/// A kernel's failure: a kind, a message that names the value and what is allowed, and a source.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    source: Option<candle_core::Error>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    pub(crate) fn shape(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Shape, message)
+    }
+
+    pub(crate) fn range(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Range, message)
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|e| e as _)
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(source: candle_core::Error) -> Self {
+        Self { kind: ErrorKind::Backend, message: format!("tensor backend: {source}"), source: Some(source) }
+    }
+}

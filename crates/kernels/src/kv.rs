@@ -1,0 +1,196 @@
+//! Keys and values that a branch has committed, in pages.
+//!
+//! A page holds 32 positions and is the tile that attention reduces by, so where a tile begins
+//! depends on the logical position alone. Keys lie channel by channel: sixteen positions are one
+//! vector, and a score needs no sum across lanes. Values lie position by position, since there
+//! the lanes are channels.
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor};
+
+use crate::Kernels;
+use crate::error::{Error, Result};
+use crate::flat::{dims, equal, tensor, zeros};
+
+/// Positions a page.
+pub const PAGE: usize = 32;
+
+/// One layer's pages. Which branch a page belongs to is the caller's table.
+#[derive(Debug, Clone)]
+pub struct KvStore {
+    /// Keys: `[pages, kv_heads, d, PAGE]`.
+    pub k: Tensor,
+    /// Values: `[pages, kv_heads, PAGE, d]`.
+    pub v: Tensor,
+}
+
+/// A staged row and the slot that it is committed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// A row of the step.
+    pub row: u32,
+    /// The page that takes it.
+    pub page: u32,
+    /// Its slot there, below [`PAGE`].
+    pub offset: u32,
+}
+
+impl KvStore {
+    /// Pages of zeros. The system hands out the memory when a page is first written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`](crate::ErrorKind::Memory) if there is no room.
+    pub fn new(_kernels: &Kernels, pages: usize, kv_heads: usize, d: usize) -> Result<Self> {
+        let count = [pages, kv_heads, d, PAGE].iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim));
+        let count = count.ok_or_else(|| {
+            Error::shape(format!("a store of {pages} pages × {kv_heads} heads × {d} does not fit in memory"))
+        })?;
+        Ok(Self {
+            k: tensor(zeros(count)?, &[pages, kv_heads, d, PAGE])?,
+            v: tensor(zeros(count)?, &[pages, kv_heads, PAGE, d])?,
+        })
+    }
+
+    /// Pages, heads and channels a head.
+    pub(crate) fn sizes(&self) -> Result<[usize; 3]> {
+        let [pages, heads, d, page] = dims("the key store", &self.k)?;
+        equal("positions a page", page, PAGE)?;
+        if self.v.dims() != [pages, heads, PAGE, d] {
+            return Err(Error::shape(format!(
+                "the value store is {:?}; {:?} is needed",
+                self.v.dims(),
+                [pages, heads, PAGE, d]
+            )));
+        }
+        Ok([pages, heads, d])
+    }
+}
+
+/// Which index of a page runs fastest.
+#[derive(Clone, Copy)]
+enum Side {
+    Keys,
+    Values,
+}
+
+/// Copies staged rows, `[m, heads, d]`, into their slots.
+struct Write<'a> {
+    moves: &'a [Move],
+    /// Heads, and channels a head.
+    sizes: [usize; 2],
+    side: Side,
+}
+
+impl InplaceOp2 for Write<'_> {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn cpu_fwd(
+        &self,
+        store: &mut CpuStorage,
+        to: &Layout,
+        staged: &CpuStorage,
+        from: &Layout,
+    ) -> candle_core::Result<()> {
+        let (Some((to, end)), Some((from, _))) = (to.contiguous_offsets(), from.contiguous_offsets()) else {
+            candle_core::bail!("staged rows or the store are not contiguous");
+        };
+        let CpuStorage::F32(store) = store else { candle_core::bail!("the store does not hold F32") };
+        let (store, staged) = (&mut store[to..end], &staged.as_slice::<f32>()?[from..]);
+        let [heads, d] = self.sizes;
+        for at in self.moves {
+            let (row, page, offset) = (at.row as usize, at.page as usize, at.offset as usize);
+            for h in 0..heads {
+                let source = &staged[(row * heads + h) * d..][..d];
+                let target = &mut store[(page * heads + h) * d * PAGE..][..d * PAGE];
+                match self.side {
+                    Side::Keys => {
+                        for (x, to) in source.iter().zip(target[offset..].iter_mut().step_by(PAGE)) {
+                            *to = *x;
+                        }
+                    }
+                    Side::Values => target[offset * d..(offset + 1) * d].copy_from_slice(source),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies one page over another.
+struct CopyPage {
+    from: usize,
+    to: usize,
+    /// Numbers in a page.
+    len: usize,
+}
+
+impl InplaceOp1 for CopyPage {
+    fn name(&self) -> &'static str {
+        "copy_page"
+    }
+
+    fn cpu_fwd(&self, store: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("the store is not contiguous");
+        };
+        let CpuStorage::F32(store) = store else { candle_core::bail!("the store does not hold F32") };
+        let from = self.from * self.len;
+        store[start..end].copy_within(from..from + self.len, self.to * self.len);
+        Ok(())
+    }
+}
+
+impl Kernels {
+    /// Commits staged rows: copies each to its slot.
+    ///
+    /// * `staged_k`, `staged_v`: `[m, kv_heads, d]`
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes do not fit the store,
+    /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a move names a row, page or slot that does
+    /// not exist; nothing is written then.
+    pub fn write(&self, store: &KvStore, staged_k: &Tensor, staged_v: &Tensor, moves: &[Move]) -> Result<()> {
+        let [pages, heads, d] = store.sizes()?;
+        let [m, ..] = staged(staged_k, staged_v, heads, d)?;
+        for at in moves {
+            if at.row as usize >= m || at.page as usize >= pages || at.offset as usize >= PAGE {
+                return Err(Error::range(format!(
+                    "{at:?} leaves a step of {m} rows, a store of {pages} pages or a page of {PAGE}"
+                )));
+            }
+        }
+        let sizes = [heads, d];
+        store.k.inplace_op2(staged_k, &Write { moves, sizes, side: Side::Keys })?;
+        store.v.inplace_op2(staged_v, &Write { moves, sizes, side: Side::Values })?;
+        Ok(())
+    }
+
+    /// Copies page `from` over page `to`, so that two branches that share a beginning can go on
+    /// apart.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a page does not exist.
+    pub fn copy_page(&self, store: &KvStore, from: u32, to: u32) -> Result<()> {
+        let [pages, heads, d] = store.sizes()?;
+        let (from, to) = (from as usize, to as usize);
+        if from >= pages || to >= pages {
+            return Err(Error::range(format!("page {from} to page {to} of a store with {pages} pages")));
+        }
+        let copy = CopyPage { from, to, len: heads * d * PAGE };
+        store.k.inplace_op1(&copy)?;
+        store.v.inplace_op1(&copy)?;
+        Ok(())
+    }
+}
+
+/// Checks staged keys and values against each other and the store; returns `[m, heads, d]`.
+pub(crate) fn staged(k: &Tensor, v: &Tensor, heads: usize, d: usize) -> Result<[usize; 3]> {
+    let sizes = dims("staged keys", k)?;
+    if sizes != dims("staged values", v)? {
+        return Err(Error::shape(format!("staged keys {:?} and values {:?} differ", k.dims(), v.dims())));
+    }
+    equal("heads of the staged keys", sizes[1], heads)?;
+    equal("channels of the staged keys", sizes[2], d)?;
+    Ok(sizes)
+}

@@ -1,0 +1,107 @@
+//! Sixteen lanes: the vector that every kernel is written in.
+//!
+//! A lane is an output (matmul), a key (scores) or a channel (everything else), and it always runs
+//! the same sequence of individually rounded operations. Sixteen is fixed for all instruction sets
+//! (one 512-bit register, two of 256 or four of 128), so that sums over lanes take the same tree
+//! everywhere and all instruction sets give the same bits. The compiler's own vectorisation was
+//! rejected for the integer dot products, which it does not find, and a SIMD crate because its
+//! width varies and it has no byte dot product.
+//!
+//! A value of a lanes type proves that the CPU has the instructions, so the methods are safe.
+
+mod portable;
+pub(crate) use portable::Portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {avx2::Avx2, avx512::Avx512};
+
+/// Lanes in a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen `f32` (`F`), and sixteen `i32` that double as 64 bytes (`I`).
+pub(crate) trait Lanes: Copy + Send + Sync {
+    type F: Copy;
+    type I: Copy;
+
+    fn splat(self, x: f32) -> Self::F;
+    fn load(self, x: &[f32; LANES]) -> Self::F;
+    fn store(self, v: Self::F, to: &mut [f32; LANES]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a > b ? a : b`, hence `b` where either is not a number.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `x < limit ? 0 : v`.
+    fn zero_below(self, x: Self::F, limit: Self::F, v: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even.
+    fn round(self, x: Self::F) -> Self::F;
+    /// Two to the power of an integer-valued `n` in -126..=127.
+    fn pow2(self, n: Self::F) -> Self::F;
+
+    /// Sixteen single-precision numbers, little-endian.
+    fn single(self, x: &[u8; 64]) -> Self::F;
+    /// Sixteen half-precision numbers, little-endian.
+    fn half(self, x: &[u8; 32]) -> Self::F;
+    /// Sixteen bfloat16 numbers, little-endian.
+    fn bfloat(self, x: &[u8; 32]) -> Self::F;
+    fn unsigned(self, x: &[u8; 16]) -> Self::F;
+    fn signed(self, x: &[u8; 16]) -> Self::F;
+
+    fn splat_i(self, x: i32) -> Self::I;
+    fn bytes(self, x: &[u8; 64]) -> Self::I;
+    fn to_f32(self, v: Self::I) -> Self::F;
+    /// The bits of `mask` in every byte.
+    fn keep(self, v: Self::I, mask: u8) -> Self::I;
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Shifts each 32-bit lane right (zeros come in).
+    fn shr(self, v: Self::I, bits: u32) -> Self::I;
+    /// Shifts each 32-bit lane left.
+    fn shl(self, v: Self::I, bits: u32) -> Self::I;
+    /// Adds to each lane the dot product of its four unsigned bytes, all below 128, with `x`.
+    fn dot(self, sum: Self::I, codes: Self::I, x: &[i8; 4]) -> Self::I;
+    /// [`Lanes::dot`] for any unsigned bytes.
+    fn dot_wide(self, sum: Self::I, codes: Self::I, x: &[i8; 4]) -> Self::I;
+
+    /// Asks the cache for a line; nothing depends on it.
+    fn prefetch(self, at: *const u8);
+
+    /// The sum of the lanes, as a tree over lane distances 8, 4, 2, 1.
+    #[inline(always)]
+    fn sum(self, v: Self::F) -> f32 {
+        let mut x = [0.0; LANES];
+        self.store(v, &mut x);
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                x[i] += x[i + width];
+            }
+            width /= 2;
+        }
+        x[0]
+    }
+
+    /// The greatest lane.
+    #[inline(always)]
+    fn highest(self, v: Self::F) -> f32 {
+        let mut x = [0.0; LANES];
+        self.store(v, &mut x);
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                x[i] = if x[i] > x[i + width] { x[i] } else { x[i + width] };
+            }
+            width /= 2;
+        }
+        x[0]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! Root-mean-square normalisation: y = x / √(mean(x²) + ε) · weight, over the last dimension.
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::flat::{Flat, dims, equal, tensor};
+use crate::isa::Work;
+use crate::lanes::{LANES, Lanes};
+use crate::pool::Parts;
+use crate::{Kernels, elementwise::stretches};
+
+struct Norm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Work for Norm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let width = self.weight.len();
+        for (x, out) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
+            let mut squares = l.splat(0.0);
+            let (chunks, tail) = x.as_chunks::<LANES>();
+            for chunk in chunks {
+                let v = l.load(chunk);
+                squares = l.fma(v, v, squares);
+            }
+            let mut last = [0.0; LANES];
+            last[..tail.len()].copy_from_slice(tail);
+            let v = l.load(&last);
+            squares = l.fma(v, v, squares);
+            let scale = 1.0 / (l.sum(squares) / width as f32 + self.eps).sqrt();
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(self.weight) {
+                *out = x * scale * weight;
+            }
+        }
+    }
+}
+
+impl Kernels {
+    /// Root-mean-square normalisation over the last dimension, in f32.
+    ///
+    /// * `x`: `[m, w]`, or `[m, heads, d]` with each head normalised alone
+    /// * `weight`: `[w]` or `[d]`
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the last dimensions differ or are zero.
+    pub fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        let [width] = dims("the norm's weight", weight)?;
+        let last = x.dims().last().copied().unwrap_or(0);
+        equal("the normalised dimension", last, width)?;
+        if width == 0 {
+            return Err(Error::shape("the normalised dimension is 0; at least 1 is needed"));
+        }
+        let (values, weight) = (Flat::new("x", x)?, Flat::new("the norm's weight", weight)?);
+        let (values, weight) = (values.values(), weight.values());
+        let mut out = vec![0.0; values.len()];
+        let parts = Parts::new(&mut out);
+        let rows = values.len() / width;
+        let (count, step) = stretches(rows, width, self.threads());
+        self.pool().run(count, &|i| {
+            let (from, to) = (i * step * width, rows.min((i + 1) * step) * width);
+            // SAFETY: stretches of rows are disjoint.
+            let out = unsafe { parts.part(from, to - from) };
+            self.found().run(Norm { x: &values[from..to], weight, eps, out });
+        })?;
+        tensor(out, x.dims())
+    }
+}

@@ -1,0 +1,341 @@
+//! A fork-join pool for jobs of about 50 µs.
+//!
+//! A forward pass is hundreds of short jobs in a row, so what counts is the time from "here is a
+//! job" to "every core works on it". The caller takes part; workers spin for tens of microseconds
+//! after a job, which covers the gap between two operations of one pass, and then park.
+//! A general work-stealing pool was rejected: its wake-up costs more than a small matmul, and its
+//! splitting adds nothing where tasks are equal.
+//!
+//! Tasks are claimed from a counter, so a core that is slow or busy elsewhere takes fewer of them.
+//! Which thread runs a task never shows in a result: tasks write disjoint outputs.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long a worker looks for the next job before it parks.
+const SPIN: Duration = Duration::from_micros(60);
+/// Spins between two looks at the clock.
+const SPINS_PER_LOOK: u32 = 64;
+
+type Task = dyn Fn(usize) + Sync;
+
+/// One call of [`Pool::run`]. It is reference-counted, so a worker that comes late finds a spent
+/// counter and never touches `task`, which by then points to a frame that is gone.
+struct Job {
+    task: *const Task,
+    count: usize,
+    next: AtomicUsize,
+    done: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+// SAFETY: `task` points to a `Sync` closure, and it is dereferenced only for a claimed index below
+// `count`; `Pool::run` does not return before every such index is done.
+unsafe impl Send for Job {}
+// SAFETY: as above; every other field is atomic or constant.
+unsafe impl Sync for Job {}
+
+impl Job {
+    fn work(&self) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= self.count {
+                return;
+            }
+            // SAFETY: `index` is claimed and not done, so the caller still waits in `Pool::run`
+            // and the closure that it borrows is alive.
+            let task = unsafe { &*self.task };
+            if catch_unwind(AssertUnwindSafe(|| task(index))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.done.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+struct Worker {
+    parked: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+struct State {
+    /// Counts published jobs; a worker waits for it to change.
+    epoch: AtomicUsize,
+    job: Mutex<Option<Arc<Job>>>,
+    stop: AtomicBool,
+    workers: Vec<Worker>,
+}
+
+/// Threads that run the tasks of one job at a time, together with the thread that asks.
+pub(crate) struct Pool {
+    state: Arc<State>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while a job runs. A second caller finds it taken and works alone.
+    turn: Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// Starts `threads - 1` workers; the caller of [`Pool::run`] is the last thread.
+    pub(crate) fn new(threads: usize) -> Result<Self> {
+        let workers = (1..threads)
+            .map(|_| Worker { parked: AtomicBool::new(false), thread: Mutex::new(None) })
+            .collect();
+        let state = Arc::new(State {
+            epoch: AtomicUsize::new(0),
+            job: Mutex::new(None),
+            stop: AtomicBool::new(false),
+            workers,
+        });
+        let pool = Self { state, handles: Mutex::new(Vec::new()), turn: Mutex::new(()) };
+        for index in 0..pool.state.workers.len() {
+            let state = Arc::clone(&pool.state);
+            let handle = thread::Builder::new()
+                .name(format!("trefoil-{}", index + 1))
+                .spawn(move || state.serve(index))
+                .map_err(|e| Error::new(ErrorKind::Unsupported, format!("cannot start a thread: {e}")))?;
+            *lock(&pool.state.workers[index].thread) = Some(handle.thread().clone());
+            lock(&pool.handles).push(handle);
+        }
+        Ok(pool)
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.state.workers.len() + 1
+    }
+
+    /// Runs `task(0)` to `task(count - 1)`, each once, and returns when all are done.
+    ///
+    /// A call from inside a task, or while another thread's job runs, works on the calling thread.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Panicked`] if a task panicked; the other tasks have run.
+    pub(crate) fn run(&self, count: usize, task: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        let turn = match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        // SAFETY: only the lifetime changes. The pointer is used for claimed indices alone, and
+        // this function waits for all of them.
+        let task: *const Task =
+            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const Task>(task) };
+        let job = Arc::new(Job {
+            task,
+            count,
+            next: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+        });
+        if count > 1 && turn.is_some() {
+            self.state.publish(&job);
+        }
+        job.work();
+        let mut spins = 0_u32;
+        while job.done.load(Ordering::Acquire) < count {
+            spins += 1;
+            // A worker that the system took off its core needs this core to go on.
+            if spins.is_multiple_of(1 << 14) { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        drop(turn);
+        if job.panicked.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Panicked, "a kernel task panicked"));
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn publish(&self, job: &Arc<Job>) {
+        *lock(&self.job) = Some(Arc::clone(job));
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        // Waking more workers than there are tasks would only cost.
+        for worker in self.workers.iter().take(job.count - 1) {
+            worker.wake();
+        }
+    }
+
+    fn serve(&self, index: usize) {
+        let mut seen = 0;
+        while let Some(epoch) = self.wait(seen, &self.workers[index]) {
+            seen = epoch;
+            let job = lock(&self.job).clone();
+            if let Some(job) = job {
+                job.work();
+            }
+        }
+    }
+
+    /// The next epoch after `seen`, or nothing when the pool stops.
+    fn wait(&self, seen: usize, me: &Worker) -> Option<usize> {
+        let start = Instant::now();
+        let mut spins = 0;
+        loop {
+            if self.stop.load(Ordering::SeqCst) {
+                return None;
+            }
+            let epoch = self.epoch.load(Ordering::SeqCst);
+            if epoch != seen {
+                return Some(epoch);
+            }
+            spins += 1;
+            if spins % SPINS_PER_LOOK != 0 || start.elapsed() < SPIN {
+                std::hint::spin_loop();
+                continue;
+            }
+            me.parked.store(true, Ordering::SeqCst);
+            // The publisher changes the epoch first and looks at `parked` second; this thread does
+            // the opposite, so one of the two sees the other and no wake-up is lost.
+            if self.epoch.load(Ordering::SeqCst) == seen && !self.stop.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            me.parked.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Worker {
+    fn wake(&self) {
+        if self.parked.load(Ordering::SeqCst)
+            && let Some(thread) = lock(&self.thread).as_ref()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.state.stop.store(true, Ordering::SeqCst);
+        for worker in &self.state.workers {
+            worker.wake();
+        }
+        let me = thread::current().id();
+        for handle in lock(&self.handles).drain(..) {
+            // The last owner may be a task: a thread that joined itself would wait for ever.
+            if handle.thread().id() != me {
+                let _: std::result::Result<(), Box<dyn Any + Send>> = handle.join();
+            }
+        }
+    }
+}
+
+/// A buffer that the tasks of one job write in disjoint parts.
+pub(crate) struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    buffer: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the parts are disjoint by the contract of `part`, so threads never share an element.
+unsafe impl<T: Send> Send for Parts<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub(crate) fn new(buffer: &'a mut [T]) -> Self {
+        Self { start: buffer.as_mut_ptr(), len: buffer.len(), buffer: PhantomData }
+    }
+
+    /// Elements `from..from + len`.
+    ///
+    /// # Safety
+    /// No element of the range may be in another part that is still in use.
+    ///
+    /// # Panics
+    /// If the range leaves the buffer.
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    pub(crate) unsafe fn part(&self, from: usize, len: usize) -> &mut [T] {
+        assert!(from <= self.len && len <= self.len - from, "part {from}+{len} of {}", self.len);
+        // SAFETY: in bounds by the assertion, disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        for threads in [1, 2, 3, 8] {
+            let pool = Pool::new(threads).unwrap();
+            for count in [0, 1, 2, 7, 100] {
+                for _ in 0..50 {
+                    let hits: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                    pool.run(count, &|i| {
+                        hits[i].fetch_add(1, Ordering::Relaxed);
+                    })
+                    .unwrap();
+                    assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_the_pool_survives() {
+        let pool = Pool::new(3).unwrap();
+        let error = pool.run(16, &|i| assert!(i != 11, "deliberate")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Panicked);
+        let sum = AtomicUsize::new(0);
+        pool.run(16, &|i| {
+            sum.fetch_add(i, Ordering::Relaxed);
+        })
+        .unwrap();
+        assert_eq!(sum.into_inner(), 120);
+    }
+
+    #[test]
+    fn nested_and_concurrent_calls_finish() {
+        let pool = Arc::new(Pool::new(2).unwrap());
+        let sum = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        pool.run(4, &|_| {
+                            pool.run(3, &|i| {
+                                sum.fetch_add(i, Ordering::Relaxed);
+                            })
+                            .unwrap();
+                        })
+                        .unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.into_inner(), 4 * 100 * 4 * 3);
+    }
+
+    #[test]
+    fn parked_workers_wake() {
+        let pool = Pool::new(4).unwrap();
+        for _ in 0..5 {
+            thread::sleep(SPIN * 20);
+            let sum = AtomicUsize::new(0);
+            pool.run(64, &|i| {
+                sum.fetch_add(i, Ordering::Relaxed);
+            })
+            .unwrap();
+            assert_eq!(sum.into_inner(), 64 * 63 / 2);
+        }
+    }
+
+    #[test]
+    fn the_last_owner_may_be_a_task() {
+        let pool = Arc::new(Pool::new(2).unwrap());
+        let owned = Mutex::new(vec![Arc::clone(&pool)]);
+        pool.run(8, &|_| drop(lock(&owned).pop())).unwrap();
+    }
+}

@@ -1,0 +1,181 @@
+//! Attention of all rows over the same keys: an encoder's own, and every decoder row's over one
+//! encoded document.
+//!
+//! Rows of every branch fold into the query axis, so keys and values are read once a head and
+//! block of rows, whatever the number of branches.
+
+use candle_core::Tensor;
+
+use crate::Kernels;
+use crate::attend::{bias_width, grouped};
+use crate::error::{Error, Result};
+use crate::flat::{Flat, dims, equal, tensor, zeros};
+use crate::isa::Work;
+use crate::kv::PAGE;
+use crate::lanes::Lanes;
+use crate::pool::Parts;
+use crate::tile::{Bias, Query, Tile, see};
+
+/// Rows of a task, at most.
+const ROWS: usize = 16;
+
+/// Keys and values of one layer, packed in tiles once for all steps.
+#[derive(Debug, Clone)]
+pub struct SharedKv {
+    /// `[heads, tiles, d, PAGE]`.
+    k: Vec<f32>,
+    /// `[heads, tiles, PAGE, d]`.
+    v: Vec<f32>,
+    n: usize,
+    heads: usize,
+    d: usize,
+}
+
+impl SharedKv {
+    /// Keys that every row sees.
+    pub fn len(&self) -> usize {
+        self.n
+    }
+
+    /// Whether there are none; [`Kernels::share`] makes no such value.
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    /// Bytes that it keeps in memory.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.k.as_slice()) + size_of_val(self.v.as_slice())
+    }
+
+    fn tile(&self, head: usize, tile: usize) -> Tile<'_> {
+        let len = self.d * PAGE;
+        let at = (head * self.n.div_ceil(PAGE) + tile) * len;
+        Tile { k: &self.k[at..at + len], v: &self.v[at..at + len], start: tile * PAGE }
+    }
+}
+
+/// Rows `first..first + count` of one head.
+struct Shared<'a> {
+    q: &'a [f32],
+    kv: &'a SharedKv,
+    scale: f32,
+    /// `[heads, width]` and the rows' positions.
+    bias: Option<(&'a [f32], usize, &'a [u32])>,
+    heads: usize,
+    out: &'a Parts<'a, f32>,
+    first: usize,
+    count: usize,
+    head: usize,
+}
+
+impl Work for Shared<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let d = self.kv.d;
+        let mut queries: Vec<_> = (self.first..self.first + self.count)
+            .map(|row| {
+                let at = (row * self.heads + self.head) * d;
+                let bias = self.bias.map(|(table, width, positions)| Bias {
+                    table: &table[self.head * width..(self.head + 1) * width],
+                    origin: (width / 2) as i64 - i64::from(positions[row]),
+                    step: 1,
+                });
+                // SAFETY: tasks own disjoint rows and heads, and here each is taken once.
+                let out = unsafe { self.out.part(at, d) };
+                Query::new(&self.q[at..at + d], out, bias)
+            })
+            .collect();
+        let kv_head = self.head / (self.heads / self.kv.heads);
+        for tile in 0..self.kv.n.div_ceil(PAGE) {
+            for query in &mut queries {
+                (query.from, query.to) = (0, PAGE.min(self.kv.n - tile * PAGE));
+            }
+            see(l, self.kv.tile(kv_head, tile), self.scale, &mut queries);
+        }
+        for query in queries {
+            query.finish();
+        }
+    }
+}
+
+impl Kernels {
+    /// Packs keys and values that many rows will see.
+    ///
+    /// * `k`, `v`: `[n, heads, d]`
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes differ or a dimension is 0.
+    pub fn share(&self, k: &Tensor, v: &Tensor) -> Result<SharedKv> {
+        let [n, heads, d] = dims("shared keys", k)?;
+        if k.dims() != v.dims() || n == 0 || heads == 0 || d == 0 {
+            return Err(Error::shape(format!(
+                "shared keys {:?} and values {:?} must be equal in shape, with no dimension 0",
+                k.dims(),
+                v.dims()
+            )));
+        }
+        let tiles = n.div_ceil(PAGE);
+        let (keys, values) = (Flat::new("shared keys", k)?, Flat::new("shared values", v)?);
+        let (keys, values) = (keys.values(), values.values());
+        let (mut k, mut v) = (zeros(heads * tiles * PAGE * d)?, zeros(heads * tiles * PAGE * d)?);
+        for (i, (keys, values)) in keys.chunks_exact(d).zip(values.chunks_exact(d)).enumerate() {
+            let (position, head) = (i / heads, i % heads);
+            let tile = (head * tiles + position / PAGE) * PAGE * d;
+            let slot = position % PAGE;
+            for (x, to) in keys.iter().zip(k[tile + slot..].iter_mut().step_by(PAGE)) {
+                *to = *x;
+            }
+            v[tile + slot * d..][..d].copy_from_slice(values);
+        }
+        Ok(SharedKv { k, v, n, heads, d })
+    }
+
+    /// Attention of every row over all shared keys.
+    ///
+    /// * `q`: `[m, heads, d]`
+    /// * `scale`: multiplies q · k
+    /// * `bias`: a table `[heads, 2R + 1]`, added by key position − row position + R, the ends
+    ///   serving all beyond; and the rows' positions, `[m]`
+    ///
+    /// Returns `[m, heads · d]`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if shapes disagree.
+    pub fn attend_shared(
+        &self,
+        q: &Tensor,
+        kv: &SharedKv,
+        scale: f32,
+        bias: Option<(&Tensor, &[u32])>,
+    ) -> Result<Tensor> {
+        let [m, heads, d] = dims("q", q)?;
+        equal("channels of q", d, kv.d)?;
+        grouped(heads, kv.heads)?;
+        if let Some((table, positions)) = bias {
+            let width = bias_width(table, heads)?;
+            if width % 2 == 0 {
+                return Err(Error::shape(format!(
+                    "the bias has {width} entries a head; an odd number is needed"
+                )));
+            }
+            equal("the number of positions", positions.len(), m)?;
+        }
+        let table = bias.map(|(table, _)| Flat::new("the bias", table)).transpose()?;
+        let bias = table.as_ref().zip(bias).map(|(flat, (table, positions))| {
+            let values = flat.values();
+            (values, values.len() / table.dims()[0], positions)
+        });
+        let q = Flat::new("q", q)?;
+        let mut out = zeros(m * heads * d)?;
+        let (q, parts) = (q.values(), Parts::new(&mut out));
+        let rows = (m * heads / (2 * self.threads())).clamp(1, ROWS);
+        self.pool().run(m.div_ceil(rows) * heads, &|i| {
+            let (first, head) = (i % m.div_ceil(rows) * rows, i / m.div_ceil(rows));
+            let count = rows.min(m - first);
+            self.found().run(Shared { q, kv, scale, bias, heads, out: &parts, first, count, head });
+        })?;
+        tensor(out, &[m, heads * d])
+    }
+}

@@ -1,0 +1,126 @@
+//! What each row of a step may see.
+//!
+//! A branch's committed prefix, then the row's ancestors in the draft, itself last: the logical
+//! order is all that attention needs. A mask of rows × length was rejected: it grows with the
+//! context, and it says where keys lie instead of which position they have.
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::kv::PAGE;
+
+/// The rows of a step: which branch each continues, and through which staged rows.
+#[derive(Debug, Clone, Default)]
+pub struct Sight {
+    branches: Vec<Branch>,
+    pages: Vec<u32>,
+    rows: Vec<Row>,
+    paths: Vec<u32>,
+}
+
+#[derive(Debug, Clone)]
+struct Branch {
+    pages: Range<usize>,
+    len: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Row {
+    branch: usize,
+    path: Range<usize>,
+}
+
+impl Sight {
+    /// No branches and no rows.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a branch and returns its index.
+    ///
+    /// * `pages`: its page table; position p lies in `pages[p / PAGE]`
+    /// * `len`: its committed positions
+    pub fn branch(&mut self, pages: &[u32], len: usize) -> usize {
+        let from = self.pages.len();
+        self.pages.extend_from_slice(pages);
+        self.branches.push(Branch { pages: from..self.pages.len(), len });
+        self.branches.len() - 1
+    }
+
+    /// Adds the next row.
+    ///
+    /// * `branch`: an index that [`Sight::branch`] returned
+    /// * `path`: staged rows from the branch's root to this row, itself last
+    pub fn row(&mut self, branch: usize, path: &[u32]) {
+        let from = self.paths.len();
+        self.paths.extend_from_slice(path);
+        self.rows.push(Row { branch, path: from..self.paths.len() });
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The position of a row: its branch's committed length plus its depth in the draft. A row or
+    /// branch that does not exist has position 0.
+    pub fn position(&self, row: usize) -> usize {
+        self.rows.get(row).map_or(0, |row| {
+            let len = self.branches.get(row.branch).map_or(0, |branch| branch.len);
+            (len + row.path.len()).saturating_sub(1)
+        })
+    }
+
+    pub(crate) fn branch_of(&self, row: usize) -> usize {
+        self.rows[row].branch
+    }
+
+    /// Committed positions of a row's branch.
+    pub fn committed(&self, row: usize) -> usize {
+        self.branches[self.rows[row].branch].len
+    }
+
+    /// The staged rows that a row sees, from its branch's root to itself.
+    pub fn path(&self, row: usize) -> &[u32] {
+        &self.paths[self.rows[row].path.clone()]
+    }
+
+    /// The page of positions `tile * PAGE ..` of a row's branch.
+    pub fn page(&self, row: usize, tile: usize) -> usize {
+        let branch = &self.branches[self.rows[row].branch];
+        self.pages[branch.pages.start + tile] as usize
+    }
+
+    /// Checks everything against a step of `rows` staged rows and a store of `pages` pages.
+    pub(crate) fn check(&self, rows: usize, pages: usize) -> Result<()> {
+        for (index, branch) in self.branches.iter().enumerate() {
+            if branch.len > branch.pages.len().saturating_mul(PAGE) {
+                return Err(Error::range(format!(
+                    "branch {index} has {} positions; its {} pages hold {}",
+                    branch.len,
+                    branch.pages.len(),
+                    branch.pages.len() * PAGE
+                )));
+            }
+        }
+        if let Some(page) = self.pages.iter().find(|&&page| page as usize >= pages) {
+            return Err(Error::range(format!("page {page} of a store with {pages} pages")));
+        }
+        if let Some(row) = self.paths.iter().find(|&&row| row as usize >= rows) {
+            return Err(Error::range(format!("a path names row {row} of a step with {rows} rows")));
+        }
+        for (index, row) in self.rows.iter().enumerate() {
+            if row.branch >= self.branches.len() {
+                let (branch, count) = (row.branch, self.branches.len());
+                return Err(Error::range(format!("row {index} is on branch {branch} of {count}")));
+            }
+            let last = self.paths[row.path.clone()].last().copied();
+            if last.is_none_or(|last| last as usize != index) {
+                return Err(Error::range(format!(
+                    "the path of row {index} ends in {last:?}, not in the row itself"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
