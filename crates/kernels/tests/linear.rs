@@ -121,6 +121,25 @@ fn a_row_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
+fn several_weights_at_once_give_the_bits_of_each_alone() {
+    let kernels = Kernels::cpu(2).unwrap();
+    let mut sample = Sample::new(9);
+    let types = [WeightType::Q4K, WeightType::F16, WeightType::Q6K];
+    let [a, b, c] = types.map(|ty| sample.weight(&kernels, ty, 70, 256));
+    for m in [0, 1, 3, 20] {
+        let x = sample.tensor(&[m, 256]);
+        let together = kernels.linears(&x, [&a, &b, &c]).unwrap();
+        for (y, w) in together.iter().zip([&a, &b, &c]) {
+            assert_eq!(bits(y), bits(&kernels.linear(&x, w).unwrap()), "{w:?} m={m}");
+        }
+    }
+    let narrow = sample.weight(&kernels, WeightType::F32, 3, 128);
+    let error = kernels.linears(&sample.tensor(&[1, 256]), [&a, &narrow]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Shape);
+    assert!(kernels.linears(&sample.tensor(&[1, 256]), []).unwrap().is_empty());
+}
+
+#[test]
 fn odd_numbers_stay_in_their_row() {
     let kernels = Kernels::cpu(2).unwrap();
     let mut sample = Sample::new(5);

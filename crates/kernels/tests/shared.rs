@@ -1,0 +1,105 @@
+//! Attention over shared keys.
+
+mod sample;
+
+use candle_core::Tensor;
+use sample::{Sample, all, bits, pick, values};
+use trefoil_kernels::{ErrorKind, Isa, Kernels};
+
+/// Softmax in double precision over all keys.
+fn truth(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<(&Tensor, &[u32])>) -> Vec<f64> {
+    let [m, heads, d] = *q.dims() else { panic!("rank") };
+    let (n, kv_heads) = (k.dims()[0], k.dims()[1]);
+    let (q, k, v) = (values(q), values(k), values(v));
+    let mut out = Vec::new();
+    for row in 0..m {
+        for h in 0..heads {
+            let slot = |key: usize| (key * kv_heads + h / (heads / kv_heads)) * d;
+            let scores: Vec<f64> = (0..n)
+                .map(|key| {
+                    let q = &q[(row * heads + h) * d..][..d];
+                    let k = &k[slot(key)..][..d];
+                    let dot: f64 = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                    let bias = bias.map_or(0.0, |(table, positions)| {
+                        let width = table.dims()[1] as i64;
+                        let index = (key as i64 - i64::from(positions[row]) + width / 2).clamp(0, width - 1);
+                        f64::from(values(table)[h * width as usize + index as usize])
+                    });
+                    dot * scale + bias
+                })
+                .collect();
+            let greatest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|s| (s - greatest).exp()).sum();
+            for i in 0..d {
+                let weighted = scores.iter().enumerate();
+                let sum: f64 =
+                    weighted.map(|(key, s)| (s - greatest).exp() * f64::from(v[slot(key) + i])).sum();
+                out.push(sum / total);
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn attention_is_close_to_the_truth() {
+    let kernels = Kernels::cpu(2).unwrap();
+    let mut sample = Sample::new(1);
+    for (n, heads, kv_heads, d) in
+        [(1, 2, 2, 64), (31, 1, 1, 16), (32, 4, 2, 7), (33, 2, 2, 64), (500, 2, 1, 32)]
+    {
+        let (k, v) = (sample.tensor(&[n, kv_heads, d]), sample.tensor(&[n, kv_heads, d]));
+        let kv = kernels.share(&k, &v).unwrap();
+        assert_eq!((kv.len(), kv.is_empty()), (n, false));
+        assert!(kv.bytes() >= 2 * 4 * n * kv_heads * d);
+        let q = sample.tensor(&[9, heads, d]);
+        let table = sample.tensor(&[heads, 2 * 20 + 1]);
+        let positions: Vec<u32> = (0..9).map(|i| i * 13 % n as u32).collect();
+        for bias in [None, Some((&table, positions.as_slice()))] {
+            let got = values(&kernels.attend_shared(&q, &kv, 0.7, bias).unwrap());
+            for (got, truth) in got.iter().zip(truth(&q, &k, &v, f64::from(0.7_f32), bias)) {
+                assert!((f64::from(*got) - truth).abs() < 2e-6, "n {n}: {got}, {truth}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_neighbours() {
+    let mut sample = Sample::new(2);
+    let (k, v) = (sample.tensor(&[77, 3, 48]), sample.tensor(&[77, 3, 48]));
+    let q = sample.tensor(&[40, 3, 48]);
+    let table = sample.tensor(&[3, 65]);
+    let positions: Vec<u32> = (0..40).map(|i| i * 2).collect();
+    let portable = Kernels::cpu_with(1, Isa::Portable).unwrap();
+    let kv = portable.share(&k, &v).unwrap();
+    let expected = portable.attend_shared(&q, &kv, 1.0, Some((&table, &positions))).unwrap();
+    for kernels in all(1).into_iter().chain(all(3)) {
+        let got = kernels.attend_shared(&q, &kv, 1.0, Some((&table, &positions))).unwrap();
+        assert_eq!(bits(&got), bits(&expected), "{kernels:?}");
+        for m in [1, 2, 5, 17] {
+            let at: Vec<usize> = (0..m).map(|i| (i * 7 + m) % 40).collect();
+            let some: Vec<u32> = at.iter().map(|&i| positions[i]).collect();
+            let got = kernels.attend_shared(&pick(&q, &at), &kv, 1.0, Some((&table, &some))).unwrap();
+            assert_eq!(bits(&got), bits(&pick(&expected, &at)), "{kernels:?} m={m}");
+        }
+    }
+}
+
+#[test]
+fn mistakes_are_errors() {
+    let kernels = Kernels::cpu(1).unwrap();
+    let mut sample = Sample::new(3);
+    let k = sample.tensor(&[5, 2, 8]);
+    let kv = kernels.share(&k, &k).unwrap();
+    let q = sample.tensor(&[3, 2, 8]);
+    let kind = |result: trefoil_kernels::Result<Tensor>| result.unwrap_err().kind();
+    assert_eq!(kernels.share(&k, &q).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(kernels.share(&q.narrow(0, 0, 0).unwrap(), &q).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(kind(kernels.attend_shared(&sample.tensor(&[3, 2, 4]), &kv, 1.0, None)), ErrorKind::Shape);
+    assert_eq!(kind(kernels.attend_shared(&sample.tensor(&[3, 3, 8]), &kv, 1.0, None)), ErrorKind::Shape);
+    let (even, odd) = (sample.tensor(&[2, 4]), sample.tensor(&[2, 5]));
+    assert_eq!(kind(kernels.attend_shared(&q, &kv, 1.0, Some((&even, &[0; 3])))), ErrorKind::Shape);
+    assert_eq!(kind(kernels.attend_shared(&q, &kv, 1.0, Some((&odd, &[0; 2])))), ErrorKind::Shape);
+    assert!(kernels.attend_shared(&q, &kv, 1.0, Some((&odd, &[0, u32::MAX, 9]))).is_ok());
+}
