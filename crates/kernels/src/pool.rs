@@ -144,7 +144,7 @@ impl Pool {
         while job.done.load(Ordering::Acquire) < count {
             spins += 1;
             // A worker that the system took off its core needs this core to go on.
-            if spins.is_multiple_of(1 << 14) { thread::yield_now() } else { std::hint::spin_loop() }
+            if spins.is_multiple_of(1 << 10) { thread::yield_now() } else { std::hint::spin_loop() }
         }
         drop(turn);
         if job.panicked.load(Ordering::Relaxed) {
