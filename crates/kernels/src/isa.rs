@@ -1,6 +1,6 @@
 //! Which instructions a kernel runs on, chosen when the program runs.
 //!
-//! A kernel is written once, over [`Lanes`](crate::lanes::Lanes), and compiled once for each
+//! A kernel is written once, over [`Lanes`], and compiled once for each
 //! instruction set. `target-cpu` is never set: one binary serves every machine.
 
 use crate::error::{Error, ErrorKind, Result};
