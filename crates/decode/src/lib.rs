@@ -1,1 +1,27 @@
-//! decode
+//! Decoding: the step over a forest of drafts, and the strategies that fill it.
+//!
+//! A [`Strategy`] hangs draft rows under each branch's pending token and judges the scores; [`Session::step`] does the
+//! rest: one forward pass, one path kept per branch, the others dropped. This crate knows tokens and scores, neither
+//! devices nor text.
+
+mod error;
+mod jacobi;
+mod lookahead;
+mod ngrams;
+mod plain;
+mod random;
+mod sampler;
+mod session;
+mod strategy;
+mod transcript;
+mod window;
+
+pub use error::{Error, Result};
+pub use jacobi::Jacobi;
+pub use lookahead::{Lookahead, LookaheadSettings};
+pub use ngrams::Ngrams;
+pub use plain::Plain;
+pub use sampler::{Pick, Sampler, Sampling};
+pub use session::{Finish, Kept, Session, Tally};
+pub use strategy::{Counters, Live, Strategy, Verdict, walk};
+pub use transcript::Transcript;

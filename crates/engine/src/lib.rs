@@ -1,1 +1,24 @@
-//! engine
+//! The engine: from options and text to tokens and back, on one thread a model.
+//!
+//! Everything that a binding needs is here and knows no binding: options as data ([`Raw`]), a loaded model
+//! ([`Engine`]), a text being written ([`Generation`]), typed errors ([`Error`]).
+
+mod admit;
+mod engine;
+mod error;
+mod loaded;
+mod options;
+mod outbox;
+mod prompt;
+mod raw;
+pub mod text;
+mod writing;
+
+pub use engine::Engine;
+pub use error::{Error, ErrorKind, Result};
+pub use loaded::{ModelInfo, Progress};
+pub use options::{Decoding, Dtype, GenerateOptions, LoadOptions};
+pub use outbox::{Chunk, Event, Generation, Outcome, Stats};
+pub use prompt::{Prompt, tokens};
+pub use raw::{Raw, Reader};
+pub use trefoil_decode::{Finish, Pick};

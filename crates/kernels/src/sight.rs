@@ -76,16 +76,17 @@ impl Sight {
     }
 
     /// Committed positions of a row's branch.
-    pub(crate) fn committed(&self, row: usize) -> usize {
+    pub fn committed(&self, row: usize) -> usize {
         self.branches[self.rows[row].branch].len
     }
 
-    pub(crate) fn path(&self, row: usize) -> &[u32] {
+    /// The staged rows that a row sees, from its branch's root to itself.
+    pub fn path(&self, row: usize) -> &[u32] {
         &self.paths[self.rows[row].path.clone()]
     }
 
-    /// The page of positions `tile * PAGE ..`.
-    pub(crate) fn page(&self, row: usize, tile: usize) -> usize {
+    /// The page of positions `tile * PAGE ..` of a row's branch.
+    pub fn page(&self, row: usize, tile: usize) -> usize {
         let branch = &self.branches[self.rows[row].branch];
         self.pages[branch.pages.start + tile] as usize
     }

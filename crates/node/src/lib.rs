@@ -1,1 +1,17 @@
-//! Node bindings.
+//! Node bindings: glue between JavaScript values and the engine, without logic of its own.
+//!
+//! Failures cross the border as data, because an exception of the binding layer could carry neither our kinds nor our
+//! causes. Every wait is a promise that the engine thread settles; no thread of Node's pool is ever used.
+
+#![deny(unsafe_code)]
+#![expect(missing_docs, reason = "fields carry the names and meanings of the engine's own types")]
+
+mod events;
+mod loading;
+mod model;
+mod promise;
+mod value;
+
+pub use events::{NativeEvent, NativeFailure, NativeGeneration, NativeResult, NativeStats};
+pub use loading::{NativeLoaded, NativeLoading, NativeProgress};
+pub use model::{NativeInfo, NativeModel, NativeText, NativeTokens, NativeStarted};

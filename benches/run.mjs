@@ -1,0 +1,54 @@
+/**
+ * Runs one bench and keeps its figures: `npm run bench -- NAME [options]`.
+ *
+ * Prints what the figures depend on (machine, load, commit), then the bench's own table, and writes
+ * both to `benches/results/NAME.json`.
+ */
+import { execFileSync } from 'node:child_process'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { availableParallelism, cpus, loadavg, totalmem } from 'node:os'
+import { fileURLToPath } from 'node:url'
+
+const BENCHES = { plain: './plain.mjs' }
+
+/** What every figure must be read beside. */
+function circumstances() {
+  const git = (...args) => execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
+  let commit = 'unknown'
+  try {
+    const changed = git('status', '--porcelain', '--untracked-files=no') ? ' with changes' : ''
+    commit = git('rev-parse', '--short', 'HEAD') + changed
+  } catch {
+    // Outside a clone there is no commit to name.
+  }
+  return {
+    cpu: cpus()[0]?.model.trim() ?? 'unknown',
+    cores: availableParallelism(),
+    memoryGB: Math.round(totalmem() / 1e9),
+    loadBefore: Number(loadavg()[0].toFixed(2)),
+    node: process.version,
+    commit,
+    date: new Date().toISOString()
+  }
+}
+
+async function main([name, ...args]) {
+  if (!Object.hasOwn(BENCHES, name ?? '')) {
+    throw new Error(`usage: npm run bench -- NAME [options]; benches: ${Object.keys(BENCHES).join(', ')}`)
+  }
+  const machine = circumstances()
+  console.log(`${machine.cpu}, ${machine.cores} cores, ${machine.memoryGB} GB, Node ${machine.node}, commit ${machine.commit}`)
+  if (machine.loadBefore > 0.5) console.log(`load average ${machine.loadBefore}: something else is running, so read only the ratios`)
+  const bench = await import(BENCHES[name])
+  const figures = await bench.run(args)
+  const folder = new URL('./results/', import.meta.url)
+  await mkdir(folder, { recursive: true })
+  const file = new URL(`${name}.json`, folder)
+  await writeFile(file, `${JSON.stringify({ machine, ...figures }, null, 2)}\n`)
+  console.log(`written to ${fileURLToPath(file)}`)
+}
+
+main(process.argv.slice(2)).catch((error) => {
+  console.error(`bench: ${error.message}`)
+  process.exitCode = 1
+})

@@ -1,0 +1,129 @@
+//! Every lossless decoding writes the text of plain decoding, on a scripted model, over random settings.
+
+mod scripted;
+
+use scripted::{Break, Scripted, Task, Written, write};
+use trefoil_decode::{Jacobi, Lookahead, LookaheadSettings, Plain, Sampling, Strategy};
+use trefoil_models::Token;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+const END: Token = 12;
+
+/// A random setting of everything that a text depends on.
+struct Setting {
+    model: Scripted,
+    tasks: Vec<Task>,
+    sampling: Sampling,
+    ends: Vec<Token>,
+}
+
+impl Setting {
+    fn random(random: &mut Random) -> Self {
+        let count = 1 + random.below(4);
+        let tasks = (0..count).map(|_| Task {
+            prompt: (0..1 + random.below(40)).map(|_| random.below(scripted::VOCABULARY) as Token).collect(),
+            limit: random.below(70),
+        });
+        let tasks = tasks.collect();
+        let sampled = random.below(2) == 1;
+        Self {
+            tasks,
+            model: Scripted::new(random.below(9) as u64),
+            sampling: Sampling {
+                temperature: if sampled { 0.8 } else { 0.0 },
+                top_p: if sampled { 0.9 } else { 1.0 },
+                repetition_penalty: if random.below(2) == 1 { 1.1 } else { 1.0 },
+                seed: random.below(1000) as u64,
+                logprobs: random.below(2) == 1,
+                ..Sampling::default()
+            },
+            ends: if random.below(2) == 1 { vec![END] } else { Vec::new() },
+        }
+    }
+
+    fn write(&self, strategy: Box<dyn Strategy>) -> (Vec<Written>, Vec<usize>) {
+        let mut kv = self.model.kv(64);
+        write(&self.model, &mut kv, strategy, self.sampling, &self.tasks, &self.ends)
+    }
+
+    fn plain(&self) -> (Vec<Written>, Vec<usize>) {
+        self.write(Box::new(Plain))
+    }
+}
+
+/// A random lossless strategy, with its description.
+fn strategy(random: &mut Random, setting: &Setting) -> (String, Box<dyn Strategy>) {
+    if random.below(5) == 0 {
+        let block = random.below(9);
+        return (format!("jacobi {block}"), Box::new(Jacobi::new(block)));
+    }
+    let settings = LookaheadSettings {
+        window: random.below(6),
+        ngram: 2 + random.below(5),
+        guesses: random.below(6),
+        pool_from_prompt: random.below(2) == 1,
+        reference: random.below(4) == 0,
+    };
+    (format!("{settings:?}"), Box::new(Lookahead::new(settings, &setting.tasks[0].prompt)))
+}
+
+#[test]
+fn texts_are_those_of_plain_decoding() {
+    let mut random = Random(1);
+    let (mut plain_steps, mut steps) = (0, 0);
+    for round in 0..1500 {
+        let setting = Setting::random(&mut random);
+        let (expected, before) = setting.plain();
+        let (name, strategy) = strategy(&mut random, &setting);
+        let (found, after) = setting.write(strategy);
+        assert_eq!(found, expected, "round {round}, {name}");
+        for (before, after) in before.iter().zip(&after) {
+            assert!(after <= before, "round {round}, {name}: {after} steps for {before}");
+        }
+        plain_steps += before.iter().sum::<usize>();
+        steps += after.iter().sum::<usize>();
+    }
+    assert!(steps * 10 < plain_steps * 9, "drafts are accepted: {steps} steps for {plain_steps}");
+}
+
+#[test]
+fn a_broken_mask_is_found() {
+    for broken in [Break::MissesParent, Break::SeesNeighbour, Break::MissesPrefix, Break::TurnsPath] {
+        let mut random = Random(1);
+        let mut found = 0;
+        for _ in 0..200 {
+            let mut setting = Setting::random(&mut random);
+            let (expected, _) = setting.plain();
+            let (_, strategy) = strategy(&mut random, &setting);
+            setting.model.broken = Some(broken);
+            found += usize::from(setting.write(strategy).0 != expected);
+        }
+        assert!(found >= 10, "{broken:?} changed {found} texts of 200");
+    }
+}
+
+#[test]
+fn a_branch_writes_alone_what_it_writes_in_company() {
+    let mut random = Random(3);
+    for round in 0..300 {
+        let setting = Setting::random(&mut random);
+        let (together, _) = setting.plain();
+        for (branch, task) in setting.tasks.iter().enumerate() {
+            let mut kv = setting.model.kv(64);
+            // A sampled branch draws by its number, so it keeps its place among empty ones.
+            let mut tasks = vec![Task { prompt: vec![0], limit: 0 }; branch];
+            tasks.push(task.clone());
+            let (alone, _) =
+                write(&setting.model, &mut kv, Box::new(Plain), setting.sampling, &tasks, &setting.ends);
+            assert_eq!(alone[branch], together[branch], "round {round}, branch {branch}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! A model in memory: weights, tokenizer, template, cache, and the limits that follow from the budget.
+
+use std::sync::Arc;
+
+use trefoil_kernels::Kernels;
+use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, Seq2SeqLm, T5, Token, Weights};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::options::{DEFAULT_CONTEXT, Dtype, LoadOptions};
+use crate::text::{Template, Tokenizer};
+
+/// Full contexts that the cache has room for, where memory allows: generations beyond that wait their turn.
+const CONTEXTS: usize = 4;
+
+/// Rows whose logits a step may hold at once, for the memory budget.
+const SCORED_ROWS: usize = 64;
+
+/// A model of either kind.
+pub(crate) enum Lm {
+    /// Decoder only.
+    Causal(Box<dyn CausalLm>),
+    /// Encoder and decoder; `start` begins every decoder text.
+    Seq2Seq { model: Box<dyn Seq2SeqLm>, start: Token },
+}
+
+impl Lm {
+    /// Reads the weights; gives the model and its resident bytes.
+    fn load(
+        config: ModelConfig,
+        weights: &Weights,
+        kernels: &Kernels,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<(Self, usize)> {
+        let total = weights.total_bytes();
+        let mut interrupted = None;
+        let mut hear = |share: f64| {
+            progress(Progress { done: (share * total as f64) as u64, total }).map_err(|error| {
+                interrupted = Some(error);
+                trefoil_models::Error::internal("the load was interrupted")
+            })
+        };
+        let loaded = match config {
+            ModelConfig::Llama(config) => Llama::load(config, weights, kernels, &mut hear).map(|model| {
+                let bytes = model.bytes();
+                (Self::Causal(Box::new(model)), bytes)
+            }),
+            ModelConfig::T5(config) => {
+                let start = config.start;
+                T5::load(config, weights, kernels, &mut hear).map(|model| {
+                    let bytes = model.bytes();
+                    (Self::Seq2Seq { model: Box::new(model), start }, bytes)
+                })
+            }
+        };
+        loaded.map_err(|error| interrupted.unwrap_or_else(|| error.into()))
+    }
+
+    /// The part that writes.
+    pub(crate) fn decoder(&self) -> &dyn CausalLm {
+        match self {
+            Self::Causal(model) => model.as_ref(),
+            Self::Seq2Seq { model, .. } => model.as_ref(),
+        }
+    }
+}
+
+/// What callers may know about a loaded model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// The configuration's name for the architecture: `llama`, `qwen2`, `t5`, …
+    pub architecture: String,
+    /// `causal` or `seq2seq`.
+    pub kind: &'static str,
+    /// Weights, as numbers.
+    pub parameters: u64,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Tokens in the vocabulary.
+    pub vocabulary: usize,
+    /// Tokens that a text may have, its prompt included.
+    pub context_length: usize,
+    /// Where the model runs.
+    pub device: String,
+    /// The type of most weights.
+    pub dtype: String,
+    /// Resident bytes of the weights.
+    pub bytes: u64,
+}
+
+/// Progress of a load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// A model in memory.
+pub(crate) struct Loaded {
+    pub(crate) lm: Lm,
+    pub(crate) kv: Kv,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<Template>,
+    pub(crate) ends: Arc<[Token]>,
+    pub(crate) info: ModelInfo,
+}
+
+impl Loaded {
+    /// Loads what `options` name. `progress` can end the load with an error of its own.
+    pub(crate) fn open(options: &LoadOptions, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Self> {
+        let source = options.source.as_path();
+        let mut weights = Weights::open(source)?;
+        if let Some(ty) = options.dtype.dense() {
+            weights.read_dense_as(ty);
+        }
+        let config = ModelConfig::read(source, &weights)?;
+        let (tokenizer, template) = match weights.metadata() {
+            Some(metadata) => (Tokenizer::from_gguf(metadata)?, Template::from_gguf(metadata)?),
+            None => (Tokenizer::from_folder(source)?, Template::from_folder(source)?),
+        };
+        if tokenizer.vocabulary() > config.vocabulary() {
+            return Err(Error::load(format!(
+                "the tokenizer has {} tokens; the model's vocabulary has {}",
+                tokenizer.vocabulary(),
+                config.vocabulary()
+            )));
+        }
+        let context = options.context_length.unwrap_or_else(|| default_context(&config));
+        let pages = budget(options, &config, weights.total_bytes(), context)?;
+        let kernels = Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
+        let kv = Kv::new(&kernels, config.kv_shape(), pages)?;
+        let info = ModelInfo {
+            architecture: config.architecture().to_owned(),
+            kind: if matches!(config, ModelConfig::T5(_)) { "seq2seq" } else { "causal" },
+            parameters: weights.parameters(),
+            layers: config.kv_shape().layers,
+            vocabulary: config.vocabulary(),
+            context_length: context,
+            device: "cpu".into(),
+            dtype: weights.main_type().map_or("none", |ty| ty.name()).into(),
+            bytes: 0,
+        };
+        let ends = config.eos().into();
+        let (lm, bytes) = Lm::load(config, &weights, &kernels, progress)?;
+        let info = ModelInfo { bytes: bytes as u64, ..info };
+        Ok(Self { lm, kv, tokenizer, template, ends, info })
+    }
+}
+
+impl Dtype {
+    fn dense(self) -> Option<trefoil_kernels::WeightType> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(trefoil_kernels::WeightType::F32),
+            Self::Bf16 => Some(trefoil_kernels::WeightType::Bf16),
+            Self::F16 => Some(trefoil_kernels::WeightType::F16),
+        }
+    }
+}
+
+/// The context where nobody asks for one: the model's own, within reason. An encoder-decoder model's relative positions
+/// have no end, so that the length it was trained for is no limit.
+fn default_context(config: &ModelConfig) -> usize {
+    match config {
+        ModelConfig::Llama(_) => config.context_length().min(DEFAULT_CONTEXT),
+        ModelConfig::T5(_) => DEFAULT_CONTEXT,
+    }
+}
+
+/// Pages of cache that the budget allows beside the weights and a step's logits: room for [`CONTEXTS`] full contexts,
+/// fewer where memory is short, and never less than one.
+fn budget(options: &LoadOptions, config: &ModelConfig, weights: u64, context: usize) -> Result<usize> {
+    let page = config.kv_shape().page_bytes() as u64;
+    let pages = context.div_ceil(trefoil_kernels::PAGE) as u64;
+    let logits = (SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64;
+    let limit = options.memory_limit.or_else(physical_memory).unwrap_or(u64::MAX);
+    let least = weights.saturating_add(logits).saturating_add(pages.saturating_mul(page));
+    if least > limit {
+        return Err(Error::new(
+            ErrorKind::OutOfMemory,
+            format!(
+                "the model needs {least} bytes ({weights} of weights, {logits} of logits, {} of cache for {context} \
+                 tokens); the limit is {limit}",
+                pages.saturating_mul(page)
+            ),
+        ));
+    }
+    let affordable = (limit - weights - logits) / page.max(1);
+    Ok(affordable.min(pages * CONTEXTS as u64) as usize)
+}
+
+/// The machine's memory in bytes, where the system says.
+fn physical_memory() -> Option<u64> {
+    let system =
+        sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()));
+    Some(system.total_memory()).filter(|&bytes| bytes > 0)
+}

@@ -1,0 +1,188 @@
+//! Options, resolved: every default lives here.
+
+use std::path::PathBuf;
+
+use trefoil_decode::Sampling;
+
+use crate::error::{Error, Result};
+use crate::raw::{Raw, Reader};
+
+/// Stop strings a request may have, and bytes each may have.
+const STOPS: (usize, usize) = (64, 1024);
+
+/// The largest whole number that every caller's number type holds exactly: 2⁵³ − 1.
+const EXACT: u64 = (1 << 53) - 1;
+
+/// Precision in which dense weights are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// As the file has them.
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit brain floats.
+    Bf16,
+    /// 16-bit IEEE floats.
+    F16,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadOptions {
+    /// A folder or a `.gguf` file.
+    pub source: PathBuf,
+    /// Precision of dense weights.
+    pub dtype: Dtype,
+    /// Threads of a step, the engine's own included.
+    pub threads: usize,
+    /// Tokens a text may have; the model's own limit, at most [`DEFAULT_CONTEXT`], where not given.
+    pub context_length: Option<usize>,
+    /// Bytes that weights, caches and logits may take.
+    pub memory_limit: Option<u64>,
+}
+
+/// The context where neither caller nor model asks for less.
+pub const DEFAULT_CONTEXT: usize = 8192;
+
+impl LoadOptions {
+    /// Reads and checks load options.
+    ///
+    /// # Errors
+    /// Fails (`InvalidOption`) for an unknown name or a value that is not allowed, naming both.
+    pub fn resolve(source: &str, raw: Raw) -> Result<Self> {
+        if source.is_empty() || source.contains('\0') {
+            return Err(Error::option("the model's source is empty; allowed: a folder, a .gguf file or a hub id"));
+        }
+        let mut reader = Reader::new("options", raw)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let options = Self {
+            source: PathBuf::from(source),
+            dtype: dtype(&mut reader)?,
+            threads: reader.whole("threads", 1, 1024)?.map_or(cores, |threads| threads as usize),
+            context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
+            memory_limit: reader.whole("memoryLimit", 0, EXACT)?,
+        };
+        device(&mut reader)?;
+        // Downloads are the caller's business; the option is known so that it may be passed along.
+        reader.flag("offline")?;
+        reader.finish()?;
+        Ok(options)
+    }
+}
+
+fn dtype(reader: &mut Reader) -> Result<Dtype> {
+    match reader.text("dtype")?.as_deref() {
+        None | Some("auto") => Ok(Dtype::Auto),
+        Some("f32") => Ok(Dtype::F32),
+        Some("bf16") => Ok(Dtype::Bf16),
+        Some("f16") => Ok(Dtype::F16),
+        Some(other) => Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16' or 'f16'")),
+    }
+}
+
+fn device(reader: &mut Reader) -> Result<()> {
+    match reader.text("device")?.as_deref() {
+        None | Some("auto" | "cpu") => Ok(()),
+        Some(other) => {
+            let allowed = "'auto' or 'cpu' (this build has no CUDA)";
+            Err(reader.refuse("device", &Raw::Text(other.into()), allowed))
+        }
+    }
+}
+
+/// How a text is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoding {
+    /// One token a step.
+    Plain,
+}
+
+impl Decoding {
+    /// The name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// How a text is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// Which decoding runs.
+    pub decoding: Decoding,
+    /// Tokens to write, at most; up to the context's end where not given.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the writing; they are not part of it.
+    pub stop: Vec<String>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+impl GenerateOptions {
+    /// Reads and checks options of a generation.
+    ///
+    /// # Errors
+    /// Fails (`InvalidOption`) for an unknown name or a value that is not allowed, naming both.
+    pub fn resolve(raw: Raw) -> Result<Self> {
+        let mut reader = Reader::new("options", raw)?;
+        let options = Self {
+            decoding: decoding(&mut reader)?,
+            max_tokens: reader.whole("maxTokens", 0, u64::from(u32::MAX))?.map(|limit| limit as usize),
+            stop: stop(&mut reader)?,
+            sampling: sampling(&mut reader)?,
+        };
+        reader.finish()?;
+        Ok(options)
+    }
+}
+
+fn sampling(reader: &mut Reader) -> Result<Sampling> {
+    let plain = Sampling::default();
+    let or = |value: Option<f64>, default: f32| value.map_or(default, |value| value as f32);
+    Ok(Sampling {
+        temperature: or(reader.number("temperature", 0.0, 100.0)?, plain.temperature),
+        top_k: reader.whole("topK", 0, u64::from(u32::MAX))?.map_or(plain.top_k, |k| k as usize),
+        top_p: or(reader.number("topP", 0.0, 1.0)?, plain.top_p),
+        min_p: or(reader.number("minP", 0.0, 1.0)?, plain.min_p),
+        repetition_penalty: or(reader.number("repetitionPenalty", 0.01, 100.0)?, plain.repetition_penalty),
+        seed: reader.whole("seed", 0, EXACT)?.unwrap_or(plain.seed),
+        logprobs: reader.flag("logprobs")?.unwrap_or(plain.logprobs),
+    })
+}
+
+fn stop(reader: &mut Reader) -> Result<Vec<String>> {
+    let found = reader.take("stop");
+    let allowed = format!("a non-empty string of at most {} bytes, or up to {} of them", STOPS.1, STOPS.0);
+    let items = match &found {
+        Raw::Absent => Vec::new(),
+        Raw::List(items) => items.clone(),
+        single => vec![single.clone()],
+    };
+    if items.len() > STOPS.0 {
+        return Err(reader.refuse("stop", &found, allowed));
+    }
+    let texts = items.into_iter().map(|item| match item {
+        Raw::Text(text) if !text.is_empty() && text.len() <= STOPS.1 => Ok(text),
+        other => Err(reader.refuse("stop", &other, &allowed)),
+    });
+    texts.collect()
+}
+
+fn decoding(reader: &mut Reader) -> Result<Decoding> {
+    let found = reader.take("decoding");
+    let named = match found.clone() {
+        Raw::Absent => return Ok(Decoding::Plain),
+        Raw::Map(_) => {
+            let mut inner = Reader::new("options.decoding", found.clone())?;
+            let named = inner.take("type");
+            inner.finish()?;
+            named
+        }
+        other => other,
+    };
+    match &named {
+        Raw::Text(name) if name == "plain" => Ok(Decoding::Plain),
+        _ => Err(reader.refuse("decoding", &named, "'plain'")),
+    }
+}

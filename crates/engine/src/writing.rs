@@ -1,0 +1,166 @@
+//! A session at work: what the engine thread keeps for each generation, from admitted prompt to last event.
+
+use std::time::{Duration, Instant};
+
+use trefoil_decode::{Finish, Kept, Session};
+
+use crate::error::{Error, Result};
+use crate::loaded::Loaded;
+use crate::outbox::{Chunk, Event, Outbox, Outcome, Stats};
+use crate::text::{Pieces, StopText};
+
+/// One generation that has been admitted.
+pub(crate) struct Writing {
+    session: Session,
+    texts: Vec<Text>,
+    outbox: Outbox,
+    encoder_forwards: usize,
+    decoding: &'static str,
+    prefill: Duration,
+    decode: Duration,
+}
+
+/// The text side of one branch.
+pub(crate) struct Text {
+    pieces: Pieces,
+    stop: StopText,
+    written: String,
+    stopped: bool,
+}
+
+impl Text {
+    pub(crate) fn new(pieces: Pieces, stop: StopText) -> Self {
+        Self { pieces, stop, written: String::new(), stopped: false }
+    }
+
+    /// Takes a step's tokens and gives the text that they made final.
+    fn push(&mut self, kept: &Kept) -> Result<String> {
+        let mut fresh = String::new();
+        for pick in &kept.picks {
+            if let Some(piece) = self.pieces.push(pick.token)? {
+                self.release(&piece, &mut fresh);
+            }
+        }
+        if kept.finish.is_some() {
+            self.flush(&mut fresh)?;
+        }
+        self.written.push_str(&fresh);
+        Ok(fresh)
+    }
+
+    /// The whole text, with what was still held back for a longer token or a stop string.
+    fn finish(&mut self) -> Result<String> {
+        let mut rest = String::new();
+        self.flush(&mut rest)?;
+        Ok(std::mem::take(&mut self.written) + &rest)
+    }
+
+    fn flush(&mut self, fresh: &mut String) -> Result<()> {
+        let rest = self.pieces.finish()?;
+        self.release(&rest, fresh);
+        if !self.stopped {
+            fresh.push_str(&self.stop.finish());
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, piece: &str, fresh: &mut String) {
+        if !self.stopped {
+            let (text, stopped) = self.stop.push(piece);
+            fresh.push_str(&text);
+            self.stopped = stopped;
+        }
+    }
+}
+
+impl Writing {
+    pub(crate) fn new(
+        session: Session,
+        texts: Vec<Text>,
+        outbox: Outbox,
+        decoding: &'static str,
+        encoder_forwards: usize,
+        prefill: Duration,
+    ) -> Self {
+        Self { session, texts, outbox, encoder_forwards, decoding, prefill, decode: Duration::ZERO }
+    }
+
+    /// Whether the reader has to catch up before another step.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.outbox.is_full() && !self.outbox.is_cancelled()
+    }
+
+    /// Moves on by one step and sends what it kept. Gives the writing back while there is more to do.
+    pub(crate) fn step(mut self, loaded: &mut Loaded) -> Option<Self> {
+        if self.outbox.is_cancelled() {
+            self.session.end_all(Finish::Abort, &mut loaded.kv);
+        }
+        if !self.session.is_done()
+            && let Err(error) = self.advance(loaded)
+        {
+            self.fail(loaded, error);
+            return None;
+        }
+        if !self.session.is_done() {
+            return Some(self);
+        }
+        let outcomes: Result<Vec<_>> = (0..self.texts.len()).map(|branch| self.outcome(branch)).collect();
+        self.outbox.send(outcomes.map_or_else(Event::Failed, Event::Done));
+        None
+    }
+
+    /// Ends the writing with an error.
+    pub(crate) fn fail(mut self, loaded: &mut Loaded, error: Error) {
+        self.session.end_all(Finish::Abort, &mut loaded.kv);
+        self.outbox.send(Event::Failed(error));
+    }
+
+    fn advance(&mut self, loaded: &mut Loaded) -> Result<()> {
+        let before = Instant::now();
+        let kept = self.session.step(loaded.lm.decoder(), &mut loaded.kv)?;
+        let spent = if kept.is_empty() { &mut self.prefill } else { &mut self.decode };
+        *spent += before.elapsed();
+        for kept in kept {
+            let text = &mut self.texts[kept.branch];
+            let fresh = text.push(&kept)?;
+            if text.stopped && kept.finish.is_none() {
+                self.session.end(kept.branch, Finish::Stop, &mut loaded.kv);
+            }
+            if !fresh.is_empty() || !kept.picks.is_empty() {
+                self.outbox.send(Event::Chunk(Chunk { prompt: kept.branch, text: fresh, tokens: kept.picks }));
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(&mut self, branch: usize) -> Result<Outcome> {
+        let text = self.session.text(branch);
+        let tally = self.session.tally(branch);
+        let counters = self.session.strategy().counters();
+        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let finish = match self.session.finish(branch) {
+            _ if self.texts[branch].stopped => Finish::Stop,
+            Some(finish) => finish,
+            None => Finish::Abort,
+        };
+        Ok(Outcome {
+            text: self.texts[branch].finish()?,
+            tokens: text.written().to_vec(),
+            finish,
+            stats: Stats {
+                prompt_tokens: text.prompt_len(),
+                tokens: text.written().len(),
+                steps: tally.steps,
+                draft_forwards: counters.draft_forwards,
+                drafted_tokens: tally.drafted,
+                accepted_tokens: tally.accepted,
+                fallbacks: counters.fallbacks,
+                rollbacks: counters.rollbacks,
+                encoder_forwards: self.encoder_forwards,
+                prefill_ms: milliseconds(self.prefill),
+                decode_ms: milliseconds(self.decode),
+                decoding: self.decoding,
+            },
+        })
+    }
+}

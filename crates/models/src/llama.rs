@@ -1,0 +1,156 @@
+//! The Llama family: Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5 and Qwen3.
+//!
+//! One file for all of them: they differ by what `LlamaConfig` says (biases on q, k and v; norms on q and k; tied or
+//! own head; rope scaling; sliding window), not by their shape.
+
+use candle_core::Tensor;
+use trefoil_kernels::{Activation, Kernels, Rope, Weight};
+
+use crate::config::LlamaConfig;
+use crate::draft::Draft;
+use crate::error::Result;
+use crate::kv::{Kv, KvShape};
+use crate::linear::{Linear, matrix, vector};
+use crate::model::CausalLm;
+use crate::scored::{logits, tokens};
+use crate::scores::Scores;
+use crate::weights::Weights;
+
+/// A loaded Llama-family model.
+pub struct Llama {
+    config: LlamaConfig,
+    kernels: Kernels,
+    embedding: Weight,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Option<Weight>,
+    rope: Rope,
+}
+
+struct Layer {
+    attention_norm: Tensor,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    q_norm: Option<Tensor>,
+    k_norm: Option<Tensor>,
+    feed_forward_norm: Tensor,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Llama {
+    /// Reads the weights that `config` calls for; `progress` hears the share of layers read, from 0 to 1.
+    ///
+    /// # Errors
+    /// Fails (`ErrorKind::Load`) for a missing tensor or one of another shape, naming both.
+    pub fn load(
+        config: LlamaConfig,
+        weights: &Weights,
+        kernels: &Kernels,
+        progress: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<Self> {
+        let (vocabulary, width) = (config.vocabulary, config.width);
+        let embedding = matrix(kernels, weights, "model.embed_tokens.weight", vocabulary, width)?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            progress(index as f64 / config.layers as f64)?;
+            layers.push(Layer::load(&config, weights, kernels, index)?);
+        }
+        let head = (!config.tied_head)
+            .then(|| matrix(kernels, weights, "lm_head.weight", vocabulary, width))
+            .transpose()?;
+        let norm = vector(kernels, weights, "model.norm.weight", width)?;
+        let rope = Rope::new(&config.inverse_frequencies());
+        progress(1.0)?;
+        Ok(Self { config, kernels: kernels.clone(), embedding, layers, norm, head, rope })
+    }
+
+    /// What the model was built from.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Resident bytes of the weights.
+    pub fn bytes(&self) -> usize {
+        self.embedding.bytes()
+            + self.head.as_ref().map_or(0, Weight::bytes)
+            + self.layers.iter().map(Layer::bytes).sum::<usize>()
+    }
+}
+
+impl CausalLm for Llama {
+    fn kv_shape(&self) -> KvShape {
+        let config = &self.config;
+        KvShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim }
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocabulary
+    }
+
+    fn score(&self, draft: &Draft, kv: &mut Kv) -> Result<Scores> {
+        let (config, kernels) = (&self.config, &self.kernels);
+        let rows = draft.len();
+        let sight = kv.sight(draft)?;
+        let positions: Vec<u32> = (0..rows).map(|row| sight.position(row) as u32).collect();
+        let scale = 1.0 / (config.head_dim as f32).sqrt();
+
+        let mut x = kernels.embed(&tokens(draft), &self.embedding)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let h = kernels.rms_norm(&x, &layer.attention_norm, config.norm_eps)?;
+            let heads = |y: Tensor, heads| y.reshape((rows, heads, config.head_dim));
+            let mut q = heads(layer.q.forward(kernels, &h)?, config.heads)?;
+            let mut k = heads(layer.k.forward(kernels, &h)?, config.kv_heads)?;
+            let v = heads(layer.v.forward(kernels, &h)?, config.kv_heads)?;
+            if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
+                q = kernels.rms_norm(&q, q_norm, config.norm_eps)?;
+                k = kernels.rms_norm(&k, k_norm, config.norm_eps)?;
+            }
+            let q = kernels.rope(&q, &positions, &self.rope)?;
+            let k = kernels.rope(&k, &positions, &self.rope)?;
+            let a = kernels.attend(&q, &k, &v, kv.store(index), &sight, scale, config.window, None)?;
+            kv.stage(index, k, v);
+            x = kernels.add(&x, &layer.o.forward(kernels, &a)?)?;
+
+            let h = kernels.rms_norm(&x, &layer.feed_forward_norm, config.norm_eps)?;
+            let gate = layer.gate.forward(kernels, &h)?;
+            let up = layer.up.forward(kernels, &h)?;
+            let h = kernels.gate(&gate, Some(&up), Activation::Silu)?;
+            x = kernels.add(&x, &layer.down.forward(kernels, &h)?)?;
+        }
+        logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
+            Ok(kernels.rms_norm(x, &self.norm, config.norm_eps)?)
+        })
+    }
+}
+
+impl Layer {
+    fn load(config: &LlamaConfig, weights: &Weights, kernels: &Kernels, index: usize) -> Result<Self> {
+        let (width, hidden) = (config.width, config.feed_forward);
+        let (q_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let name = |part: &str| format!("model.layers.{index}.{part}");
+        let linear = |part: &str, n, k, bias| Linear::load(kernels, weights, &name(part), n, k, bias);
+        let norm = |part: &str, len| vector(kernels, weights, &name(part), len);
+        let head_norm = |part: &str| config.qk_norm.then(|| norm(part, config.head_dim)).transpose();
+        Ok(Self {
+            attention_norm: norm("input_layernorm.weight", width)?,
+            q: linear("self_attn.q_proj", q_width, width, config.qkv_bias)?,
+            k: linear("self_attn.k_proj", kv_width, width, config.qkv_bias)?,
+            v: linear("self_attn.v_proj", kv_width, width, config.qkv_bias)?,
+            o: linear("self_attn.o_proj", width, q_width, false)?,
+            q_norm: head_norm("self_attn.q_norm.weight")?,
+            k_norm: head_norm("self_attn.k_norm.weight")?,
+            feed_forward_norm: norm("post_attention_layernorm.weight", width)?,
+            gate: linear("mlp.gate_proj", hidden, width, false)?,
+            up: linear("mlp.up_proj", hidden, width, false)?,
+            down: linear("mlp.down_proj", width, hidden, false)?,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down].iter().map(|part| part.bytes()).sum()
+    }
+}

@@ -1,0 +1,326 @@
+//! The T5 family: T5, T5 v1.1, Flan-T5 and mT5.
+//!
+//! What implementations get wrong, and this one keeps: the decoder's relative positions use *unidirectional* buckets;
+//! the bias lives in layer 0 and serves all layers; q·k is not scaled; a tied head scales its input by
+//! `width^-0.5`; cross-attention's keys and values are projected once a document. Sources are encoded one at a time on
+//! exactly their own tokens, so that no padding exists and none has to be masked. Activations are f32 whatever the
+//! weights are, so that the feed-forward layer, which overflows f16, cannot.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use trefoil_kernels::{Kernels, Weight};
+
+use crate::config::T5Config;
+use crate::draft::{Draft, Token};
+use crate::error::{Error, Result};
+use crate::kv::{CrossKv, Kv, KvShape};
+use crate::linear::{Linear, matrix, vector};
+use crate::model::{CausalLm, Seq2SeqLm};
+use crate::scored::{logits, tokens};
+use crate::scores::Scores;
+use crate::t5_bias::{decoder_bias, encoder_bias};
+use crate::weights::Weights;
+
+/// A loaded T5-family model.
+pub struct T5 {
+    config: T5Config,
+    kernels: Kernels,
+    embedding: Weight,
+    head: Option<Weight>,
+    encoder: Vec<EncoderLayer>,
+    encoder_norm: Tensor,
+    encoder_bias: Tensor,
+    decoder: Vec<DecoderLayer>,
+    decoder_norm: Tensor,
+    decoder_bias: Tensor,
+}
+
+struct EncoderLayer {
+    attention: Attention,
+    feed_forward: FeedForward,
+}
+
+struct DecoderLayer {
+    attention: Attention,
+    cross: Attention,
+    feed_forward: FeedForward,
+}
+
+struct Attention {
+    norm: Tensor,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+}
+
+struct FeedForward {
+    norm: Tensor,
+    gate: Linear,
+    up: Option<Linear>,
+    down: Linear,
+}
+
+/// T5 folds the scale into its initialisation.
+const SCALE: f32 = 1.0;
+
+impl T5 {
+    /// Reads the weights that `config` calls for; `progress` hears the share of layers read, from 0 to 1.
+    ///
+    /// # Errors
+    /// Fails (`ErrorKind::Load`) for a missing tensor or one of another shape, naming both.
+    pub fn load(
+        config: T5Config,
+        weights: &Weights,
+        kernels: &Kernels,
+        progress: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<Self> {
+        let (vocabulary, width) = (config.vocabulary, config.width);
+        let read = Reader { config: &config, weights, kernels };
+        let total = (config.encoder_layers + config.decoder_layers) as f64;
+        let embedding = matrix(kernels, weights, "shared.weight", vocabulary, width)?;
+        let mut encoder = Vec::with_capacity(config.encoder_layers);
+        for index in 0..config.encoder_layers {
+            progress(index as f64 / total)?;
+            let block = format!("encoder.block.{index}.layer");
+            encoder.push(EncoderLayer {
+                attention: read.attention(&format!("{block}.0"), "SelfAttention")?,
+                feed_forward: read.feed_forward(&format!("{block}.1"))?,
+            });
+        }
+        let mut decoder = Vec::with_capacity(config.decoder_layers);
+        for index in 0..config.decoder_layers {
+            progress((config.encoder_layers + index) as f64 / total)?;
+            let block = format!("decoder.block.{index}.layer");
+            decoder.push(DecoderLayer {
+                attention: read.attention(&format!("{block}.0"), "SelfAttention")?,
+                cross: read.attention(&format!("{block}.1"), "EncDecAttention")?,
+                feed_forward: read.feed_forward(&format!("{block}.2"))?,
+            });
+        }
+        let head = (!config.tied_head)
+            .then(|| matrix(kernels, weights, "lm_head.weight", vocabulary, width))
+            .transpose()?;
+        let encoder_bias = encoder_bias(&config, &read.buckets("encoder")?, kernels)?;
+        let decoder_bias = decoder_bias(&config, &read.buckets("decoder")?, kernels)?;
+        let encoder_norm = vector(kernels, weights, "encoder.final_layer_norm.weight", width)?;
+        let decoder_norm = vector(kernels, weights, "decoder.final_layer_norm.weight", width)?;
+        progress(1.0)?;
+        Ok(Self {
+            kernels: kernels.clone(),
+            embedding,
+            head,
+            encoder,
+            encoder_norm,
+            encoder_bias,
+            decoder,
+            decoder_norm,
+            decoder_bias,
+            config,
+        })
+    }
+
+    /// What the model was built from.
+    pub fn config(&self) -> &T5Config {
+        &self.config
+    }
+
+    /// Resident bytes of the weights.
+    pub fn bytes(&self) -> usize {
+        let encoder = self.encoder.iter().map(|layer| layer.attention.bytes() + layer.feed_forward.bytes());
+        let decoder = self
+            .decoder
+            .iter()
+            .map(|layer| layer.attention.bytes() + layer.cross.bytes() + layer.feed_forward.bytes());
+        self.embedding.bytes()
+            + self.head.as_ref().map_or(0, Weight::bytes)
+            + encoder.sum::<usize>()
+            + decoder.sum::<usize>()
+    }
+
+    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        Ok(self.kernels.rms_norm(x, weight, self.config.norm_eps)?)
+    }
+
+    /// `[m, width]` to `[m, heads, head_dim]`.
+    fn heads(&self, linear: &Linear, x: &Tensor) -> Result<Tensor> {
+        let y = linear.forward(&self.kernels, x)?;
+        Ok(y.reshape((x.dim(0)?, self.config.heads, self.config.head_dim))?)
+    }
+
+    /// `x + feed_forward(norm(x))`.
+    fn feed_forward(&self, x: &Tensor, layer: &FeedForward) -> Result<Tensor> {
+        let kernels = &self.kernels;
+        let h = self.norm(x, &layer.norm)?;
+        let gate = layer.gate.forward(kernels, &h)?;
+        let up = layer.up.as_ref().map(|up| up.forward(kernels, &h)).transpose()?;
+        let h = kernels.gate(&gate, up.as_ref(), self.config.activation)?;
+        Ok(kernels.add(x, &layer.down.forward(kernels, &h)?)?)
+    }
+
+    /// Cross-attention: the rows of each document against its one copy of keys and values.
+    fn cross(&self, q: &Tensor, layer: usize, documents: &Documents) -> Result<Tensor> {
+        if let [(document, _)] = documents.groups.as_slice() {
+            return Ok(self.kernels.attend_shared(q, &document.layers[layer], SCALE, None)?);
+        }
+        let mut parts = Vec::with_capacity(documents.groups.len());
+        for (document, rows) in &documents.groups {
+            let q = q.index_select(&Tensor::new(rows.as_slice(), q.device())?, 0)?;
+            parts.push(self.kernels.attend_shared(&q, &document.layers[layer], SCALE, None)?);
+        }
+        let stacked = Tensor::cat(&parts, 0)?;
+        Ok(stacked.index_select(&Tensor::new(documents.order.as_slice(), q.device())?, 0)?)
+    }
+}
+
+impl CausalLm for T5 {
+    fn kv_shape(&self) -> KvShape {
+        let config = &self.config;
+        KvShape { layers: config.decoder_layers, kv_heads: config.heads, head_dim: config.head_dim }
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocabulary
+    }
+
+    fn score(&self, draft: &Draft, kv: &mut Kv) -> Result<Scores> {
+        let kernels = &self.kernels;
+        let sight = kv.sight(draft)?;
+        let documents = Documents::of(draft, kv)?;
+        let mut x = kernels.embed(&tokens(draft), &self.embedding)?;
+        for (index, layer) in self.decoder.iter().enumerate() {
+            let own = &layer.attention;
+            let h = self.norm(&x, &own.norm)?;
+            let (q, k, v) = (self.heads(&own.q, &h)?, self.heads(&own.k, &h)?, self.heads(&own.v, &h)?);
+            let bias = Some(&self.decoder_bias);
+            let a = kernels.attend(&q, &k, &v, kv.store(index), &sight, SCALE, None, bias)?;
+            kv.stage(index, k, v);
+            x = kernels.add(&x, &own.o.forward(kernels, &a)?)?;
+
+            let h = self.norm(&x, &layer.cross.norm)?;
+            let a = self.cross(&self.heads(&layer.cross.q, &h)?, index, &documents)?;
+            x = kernels.add(&x, &layer.cross.o.forward(kernels, &a)?)?;
+
+            x = self.feed_forward(&x, &layer.feed_forward)?;
+        }
+        logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
+            let x = self.norm(x, &self.decoder_norm)?;
+            if !self.config.scale_outputs {
+                return Ok(x);
+            }
+            Ok((x * (self.config.width as f64).powf(-0.5))?)
+        })
+    }
+}
+
+impl Seq2SeqLm for T5 {
+    fn encode(&self, source: &[Token]) -> Result<Arc<CrossKv>> {
+        if source.is_empty() {
+            return Err(Error::internal("an empty source"));
+        }
+        let kernels = &self.kernels;
+        let positions: Vec<u32> = (0..source.len() as u32).collect();
+        let mut x = kernels.embed(source, &self.embedding)?;
+        for layer in &self.encoder {
+            let own = &layer.attention;
+            let h = self.norm(&x, &own.norm)?;
+            let (q, k, v) = (self.heads(&own.q, &h)?, self.heads(&own.k, &h)?, self.heads(&own.v, &h)?);
+            let bias = Some((&self.encoder_bias, positions.as_slice()));
+            let a = kernels.attend_shared(&q, &kernels.share(&k, &v)?, SCALE, bias)?;
+            x = kernels.add(&x, &own.o.forward(kernels, &a)?)?;
+            x = self.feed_forward(&x, &layer.feed_forward)?;
+        }
+        let x = self.norm(&x, &self.encoder_norm)?;
+        let layers = self
+            .decoder
+            .iter()
+            .map(|layer| {
+                let (k, v) = (self.heads(&layer.cross.k, &x)?, self.heads(&layer.cross.v, &x)?);
+                Ok(kernels.share(&k, &v)?)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Arc::new(CrossKv { layers, tokens: source.len() }))
+    }
+}
+
+/// The rows of a draft by the document that they read.
+struct Documents {
+    groups: Vec<(Arc<CrossKv>, Vec<u32>)>,
+    /// For each row of the draft, its place among the rows of all groups in turn.
+    order: Vec<u32>,
+}
+
+impl Documents {
+    fn of(draft: &Draft, kv: &Kv) -> Result<Self> {
+        let mut groups: Vec<(Arc<CrossKv>, Vec<u32>)> = Vec::new();
+        for (row, entry) in draft.rows().iter().enumerate() {
+            let document = kv.source(entry.branch)?.ok_or_else(|| Error::internal("a branch without a document"))?;
+            match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, document)) {
+                Some((_, rows)) => rows.push(row as u32),
+                None => groups.push((Arc::clone(document), vec![row as u32])),
+            }
+        }
+        let mut order = vec![0; draft.len()];
+        for (place, &row) in groups.iter().flat_map(|(_, rows)| rows).enumerate() {
+            order[row as usize] = place as u32;
+        }
+        Ok(Self { groups, order })
+    }
+}
+
+struct Reader<'a> {
+    config: &'a T5Config,
+    weights: &'a Weights,
+    kernels: &'a Kernels,
+}
+
+impl Reader<'_> {
+    fn attention(&self, layer: &str, kind: &str) -> Result<Attention> {
+        let (width, inner) = (self.config.width, self.config.heads * self.config.head_dim);
+        let linear =
+            |part: &str, n, k| Linear::load(self.kernels, self.weights, &format!("{layer}.{kind}.{part}"), n, k, false);
+        Ok(Attention {
+            norm: self.layer_norm(layer)?,
+            q: linear("q", inner, width)?,
+            k: linear("k", inner, width)?,
+            v: linear("v", inner, width)?,
+            o: linear("o", width, inner)?,
+        })
+    }
+
+    fn feed_forward(&self, layer: &str) -> Result<FeedForward> {
+        let (width, hidden) = (self.config.width, self.config.feed_forward);
+        let linear = |part: &str, n, k| {
+            Linear::load(self.kernels, self.weights, &format!("{layer}.DenseReluDense.{part}"), n, k, false)
+        };
+        let (gate, up) = if self.config.gated {
+            (linear("wi_0", hidden, width)?, Some(linear("wi_1", hidden, width)?))
+        } else {
+            (linear("wi", hidden, width)?, None)
+        };
+        Ok(FeedForward { norm: self.layer_norm(layer)?, gate, up, down: linear("wo", width, hidden)? })
+    }
+
+    fn layer_norm(&self, layer: &str) -> Result<Tensor> {
+        vector(self.kernels, self.weights, &format!("{layer}.layer_norm.weight"), self.config.width)
+    }
+
+    /// The relative position biases of one side's layer 0: `[buckets, heads]`.
+    fn buckets(&self, side: &str) -> Result<Weight> {
+        let name = format!("{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
+        matrix(self.kernels, self.weights, &name, self.config.buckets, self.config.heads)
+    }
+}
+
+impl Attention {
+    fn bytes(&self) -> usize {
+        self.q.bytes() + self.k.bytes() + self.v.bytes() + self.o.bytes()
+    }
+}
+
+impl FeedForward {
+    fn bytes(&self) -> usize {
+        self.gate.bytes() + self.up.as_ref().map_or(0, Linear::bytes) + self.down.bytes()
+    }
+}

@@ -1,0 +1,99 @@
+/**
+ * Does Trefoil write what llama.cpp writes?
+ *
+ *   node scripts/agree.mjs [MODEL…]            compares with the recorded texts, no peer needed
+ *   node scripts/agree.mjs --record            records fixtures/agree.json with the peer (TREFOIL_PEERS)
+ *
+ * Greedy text after the same prompt tokens, 32 tokens, 20 prompts. The recording holds the lead of
+ * each pick over the runner-up, so that a difference by rounding can be told from a mistake.
+ */
+import { readFile, writeFile } from 'node:fs/promises'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { modelPath } from './models.mjs'
+
+const RECORD = fileURLToPath(new URL('../fixtures/agree.json', import.meta.url))
+const MODELS = ['smollm2', 'qwen2.5-coder-0.5b', 'qwen2.5-coder-1.5b']
+const TOKENS = 32
+
+const PROMPTS = [
+  'def fibonacci(n):\n    """Return the n-th Fibonacci number."""\n',
+  'fn gcd(a: u64, b: u64) -> u64 {\n',
+  'SELECT name, COUNT(*) AS orders\nFROM customers\n',
+  'function debounce(fn, delay) {\n  let timer\n',
+  '#include <stdio.h>\n\nint main(void) {\n',
+  'class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n',
+  '# Quicksort in Python, in place\ndef partition(values, low, high):\n',
+  'export async function fetchJson(url) {\n  const response = await fetch(url)\n',
+  'package main\n\nimport "fmt"\n\nfunc reverse(s string) string {\n',
+  '/* Center a box both ways with flexbox. */\n.box {\n',
+  'The capital of France is',
+  'Clover leaves come in threes because',
+  'Three reasons to write tests before code:\n1.',
+  'Once upon a time, in a village by the sea, a baker',
+  'Der schnellste Weg, eine Sprache zu lernen, ist',
+  'To make a good cup of tea, first',
+  'Q: What is the difference between a stack and a queue?\nA:',
+  '| language | year |\n| --- | --- |\n| C | 1972 |\n| Python |',
+  '{"name": "trefoil", "version": "0.1.0", "dependencies": {',
+  'x = 1\ny = 2\nprint(x + y)  # prints 3\nx = 10\ny = 20\nprint(x * y)  # prints'
+]
+
+async function record() {
+  const { openPeer } = await import('../benches/peer.mjs')
+  const peer = await openPeer()
+  const models = {}
+  for (const name of MODELS) {
+    const model = await peer.open(await modelPath(name), { threads: 2, contextSize: 512 })
+    models[name] = []
+    for (const prompt of PROMPTS) {
+      const ids = model.tokenize(prompt)
+      const { tokens, leads } = await model.greedyWithLeads(ids, TOKENS)
+      models[name].push({ prompt, ids, tokens, leads, text: model.detokenize(tokens) })
+    }
+    await model.dispose()
+  }
+  const lines = Object.entries(models).map(
+    ([name, cases]) => `  ${JSON.stringify(name)}: [\n${cases.map((c) => `    ${JSON.stringify(c)}`).join(',\n')}\n  ]`
+  )
+  const by = JSON.stringify(`${peer.name} ${peer.version}, CPU, greedy`)
+  await writeFile(RECORD, `{\n  "by": ${by},\n${lines.join(',\n')}\n}\n`)
+}
+
+/** Compares one model's texts and prints where each first differs; resolves to the number that agree. */
+async function compare(name, cases) {
+  const { load } = await import('../esm/index.js')
+  const model = await load(await modelPath(name), { device: 'cpu', threads: 2, contextLength: 512 })
+  let agreed = 0
+  for (const { prompt, ids, tokens, leads } of cases) {
+    const title = JSON.stringify(prompt.slice(0, 40))
+    const mine = await model.tokenize(prompt)
+    if (mine.join() !== ids.join()) {
+      console.log(`  ${title}: the prompt's tokens differ: ${mine.join(' ')} against ${ids.join(' ')}`)
+      continue
+    }
+    const written = (await model.generate(prompt, { decoding: 'plain', maxTokens: TOKENS }).result).tokens
+    const length = Math.max(tokens.length, written.length)
+    const at = Array.from({ length }).findIndex((_, i) => tokens[i] !== written[i])
+    if (at < 0) agreed += 1
+    else console.log(`  ${title}: differs at ${at}: ${written[at] ?? 'end'} against ${tokens[at] ?? 'end'}, lead ${leads[at] ?? '–'}`)
+  }
+  await model.dispose()
+  console.log(`${name}: ${agreed} of ${cases.length} agree`)
+  return agreed
+}
+
+async function main(args) {
+  if (args.includes('--record')) return record()
+  const recorded = JSON.parse(await readFile(RECORD, 'utf8'))
+  for (const name of args.length > 0 ? args : MODELS) {
+    if (!recorded[name]) throw new Error(`no recording of ${JSON.stringify(name)}; there are ${MODELS.join(', ')}`)
+    await compare(name, recorded[name])
+  }
+}
+
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  main(process.argv.slice(2)).catch((error) => {
+    console.error(`agree: ${error.message}`)
+    process.exitCode = 1
+  })
+}
