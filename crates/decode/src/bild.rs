@@ -29,7 +29,7 @@ use crate::strategy::{Counters, Due, Live, Strategy, Verdict};
 /// The parameters of BiLD and of exact speculation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BildSettings {
-    /// α_FB: the little model writes on while the probability of its best token is at least this. 0 never falls back;
+    /// `α_FB`: the little model writes on while the probability of its best token is at least this. 0 never falls back;
     /// above 1 nothing is drafted.
     pub fallback: f64,
     /// Tokens of a chain, at most; at least 1.
@@ -45,7 +45,7 @@ pub enum Rule {
     Exact,
     /// Those and every token with −ln p ≤ `rollback` under the large model.
     Bild {
-        /// α_RB, in nats: 0 forgives nothing, infinity everything.
+        /// `α_RB`, in nats: 0 forgives nothing, infinity everything.
         rollback: f64,
         /// Whether the large model judges what was written since its last call before the little one ends the text.
         verify_tail: bool,
@@ -134,8 +134,15 @@ impl Strategy for Bild {
         Ok(())
     }
 
-    fn judge(&mut self, live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampler) -> Result<Verdict> {
-        let chain = self.chains.remove(&live.branch).ok_or_else(|| Error::internal("a branch without a chain"))?;
+    fn judge(
+        &mut self,
+        live: &Live<'_>,
+        draft: &Draft,
+        scores: &Scores,
+        sampler: &mut Sampler,
+    ) -> Result<Verdict> {
+        let chain =
+            self.chains.remove(&live.branch).ok_or_else(|| Error::internal("a branch without a chain"))?;
         let (mut row, mut path) = (live.root, vec![live.root]);
         let mut picks = Vec::with_capacity(chain.tokens.len() + 1);
         let drafted = chain.tokens.len();

@@ -115,7 +115,9 @@ impl Little {
                 let logits = path.last().and_then(|&last| scores.row(last));
                 let logits = logits.ok_or_else(|| Error::internal("a little row without scores"))?;
                 let (due, chain) = (&due[*place], &mut chains[*place]);
-                let branch = branches.get_mut(&due.branch).ok_or_else(|| Error::internal("a branch without a cache"))?;
+                let branch = branches
+                    .get_mut(&due.branch)
+                    .ok_or_else(|| Error::internal("a branch without a cache"))?;
                 chain.forwards += 1;
                 fresh.clear();
                 if let Some(token) = chain.extend(logits, due, &mut branch.sampler, reach)? {
@@ -177,7 +179,12 @@ impl Chain {
 }
 
 /// The cache branch of `due`, opened where it is new.
-fn open(branches: &mut HashMap<usize, Branch>, kv: &mut Kv, source: Option<&Arc<CrossKv>>, due: &Due<'_>) -> BranchId {
+fn open(
+    branches: &mut HashMap<usize, Branch>,
+    kv: &mut Kv,
+    source: Option<&Arc<CrossKv>>,
+    due: &Due<'_>,
+) -> BranchId {
     let new = || Branch { id: kv.open(source.cloned()), sampler: due.sampler.clone() };
     branches.entry(due.branch).or_insert_with(new).id
 }

@@ -79,10 +79,24 @@ impl Session {
     ///
     /// * `id`: an open branch of the cache that holds a (possibly empty) beginning of `prompt`, but not its last token.
     /// * `key`: the branch's part in the sampler's key.
-    pub fn add(&mut self, id: BranchId, prompt: Vec<Token>, limit: usize, sampling: Sampling, key: u64) -> usize {
+    pub fn add(
+        &mut self,
+        id: BranchId,
+        prompt: Vec<Token>,
+        limit: usize,
+        sampling: Sampling,
+        key: u64,
+    ) -> usize {
         let finish = (limit == 0).then_some(Finish::Length);
         let sampler = Sampler::new(sampling, key);
-        self.branches.push(Branch { id, text: Transcript::new(prompt), sampler, limit, finish, tally: Tally::default() });
+        self.branches.push(Branch {
+            id,
+            text: Transcript::new(prompt),
+            sampler,
+            limit,
+            finish,
+            tally: Tally::default(),
+        });
         self.branches.len() - 1
     }
 
@@ -136,7 +150,8 @@ impl Session {
         if self.prefill(model, kv)? {
             return Ok(Vec::new());
         }
-        let due: Vec<Due<'_>> = self.branches.iter().enumerate().filter_map(|(at, branch)| branch.due(at)).collect();
+        let due: Vec<Due<'_>> =
+            self.branches.iter().enumerate().filter_map(|(at, branch)| branch.due(at)).collect();
         if self.strategy.prefill(&due)? {
             return Ok(Vec::new());
         }

@@ -1,5 +1,7 @@
 //! BiLD against its own algorithm, written again over whole texts: no cache, no draft, no session.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 mod scripted;
 
 use std::sync::{Arc, Mutex};
@@ -33,7 +35,7 @@ impl Setting {
     fn random(random: &mut Random) -> Self {
         let count = 1 + random.below(4);
         let tasks = (0..count).map(|_| Task {
-            prompt: (0..1 + random.below(40)).map(|_| random.below(scripted::VOCABULARY) as Token).collect(),
+            prompt: (0..=random.below(40)).map(|_| random.below(scripted::VOCABULARY) as Token).collect(),
             limit: random.below(70),
         });
         let tasks = tasks.collect();
@@ -70,8 +72,14 @@ impl Setting {
     fn write(&self) -> (Vec<Written>, Vec<Took>) {
         let (little, pages) = Scripted::little(self.little, PAGES);
         let strategy = Bild::new(self.bild, little, [END].into());
-        let written =
-            write(&self.large, &mut self.large.kv(PAGES), Box::new(strategy), self.sampling, &self.tasks, &[END]);
+        let written = write(
+            &self.large,
+            &mut self.large.kv(PAGES),
+            Box::new(strategy),
+            self.sampling,
+            &self.tasks,
+            &[END],
+        );
         all_free(&pages);
         written
     }
@@ -154,7 +162,9 @@ fn algorithm(setting: &Setting, key: u64) -> Account {
                     text.truncate(at);
                     text.push(own);
                 }
-                None if unsure || (rule == Rule::Exact && !ended && chain == max_draft && text.len() < full) => {
+                None if unsure
+                    || (rule == Rule::Exact && !ended && chain == max_draft && text.len() < full) =>
+                {
                     text.push(choose(&setting.large.logits(&text), &text));
                 }
                 None => {}
@@ -185,7 +195,12 @@ fn texts_and_calls_are_those_of_the_algorithm() {
                 rollbacks: took.counters.rollbacks,
                 drafted: took.tally.drafted,
             };
-            assert_eq!(found, algorithm(&setting, key as u64), "round {round}, text {key}, {:?}", setting.bild);
+            assert_eq!(
+                found,
+                algorithm(&setting, key as u64),
+                "round {round}, text {key}, {:?}",
+                setting.bild
+            );
             rollbacks += found.rollbacks;
             fallbacks += found.fallbacks;
             drafted += found.drafted;
@@ -273,8 +288,14 @@ fn the_little_model_processes_a_token_once() {
         let kv = Arc::new(Mutex::new(Scripted::new(setting.little).kv(PAGES)));
         let shared = trefoil_decode::Little::new(Arc::clone(&little) as _, kv, None);
         let strategy = Bild::new(setting.bild, shared, [END].into());
-        let (texts, took) =
-            write(&setting.large, &mut setting.large.kv(PAGES), Box::new(strategy), setting.sampling, &setting.tasks, &[END]);
+        let (texts, took) = write(
+            &setting.large,
+            &mut setting.large.kv(PAGES),
+            Box::new(strategy),
+            setting.sampling,
+            &setting.tasks,
+            &[END],
+        );
         let most: usize = texts
             .iter()
             .zip(&took)

@@ -3,7 +3,9 @@
 mod scripted;
 
 use scripted::{Break, Scripted, Task, Took, Written, write};
-use trefoil_decode::{Bild, BildSettings, Jacobi, Lookahead, LookaheadSettings, Plain, Rule, Sampling, Strategy};
+use trefoil_decode::{
+    Bild, BildSettings, Jacobi, Lookahead, LookaheadSettings, Plain, Rule, Sampling, Strategy,
+};
 use trefoil_models::Token;
 
 struct Random(u64);
@@ -29,7 +31,7 @@ impl Setting {
     fn random(random: &mut Random) -> Self {
         let count = 1 + random.below(4);
         let tasks = (0..count).map(|_| Task {
-            prompt: (0..1 + random.below(40)).map(|_| random.below(scripted::VOCABULARY) as Token).collect(),
+            prompt: (0..=random.below(40)).map(|_| random.below(scripted::VOCABULARY) as Token).collect(),
             limit: random.below(70),
         });
         let tasks = tasks.collect();
@@ -70,7 +72,10 @@ fn strategy(random: &mut Random, setting: &Setting) -> (String, Box<dyn Strategy
         let fallback = random.below(40) as f64 / 100.0;
         let settings = BildSettings { fallback, max_draft: 1 + random.below(12), rule };
         let (little, _) = Scripted::little(random.below(9) as u64, 64);
-        return (format!("{settings:?}"), Box::new(Bild::new(settings, little, setting.ends.as_slice().into())));
+        return (
+            format!("{settings:?}"),
+            Box::new(Bild::new(settings, little, setting.ends.as_slice().into())),
+        );
     }
     if random.below(5) == 0 {
         let block = random.below(9);

@@ -4,6 +4,7 @@
 //! token too many or too few, or in another order, writes another text at once.
 
 #![allow(clippy::allow_attributes, reason = "shared by test files that each use a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(dead_code, reason = "shared by test files that each use a part of it")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -154,7 +155,10 @@ pub fn write(
     while !session.is_done() {
         let before: Vec<_> = (0..tasks.len()).map(|branch| session.text(branch).tokens().to_vec()).collect();
         for kept in session.step(model, kv).unwrap() {
-            assert!(session.text(kept.branch).tokens().starts_with(&before[kept.branch]), "a token was taken back");
+            assert!(
+                session.text(kept.branch).tokens().starts_with(&before[kept.branch]),
+                "a token was taken back"
+            );
             logprobs[kept.branch].extend(kept.picks.iter().map(|pick| pick.logprob));
         }
     }
