@@ -1,0 +1,23 @@
+/**
+ * Trefoil makes language models write faster without writing differently.
+ *
+ * @packageDocumentation
+ */
+
+export {
+  AbortedError,
+  ContextOverflowError,
+  DisposedError,
+  DownloadError,
+  InternalError,
+  InvalidOptionError,
+  ModelLoadError,
+  OutOfMemoryError,
+  OverloadedError,
+  TrefoilError
+} from './errors.js'
+export type { Generation } from './generation.js'
+export { load } from './load.js'
+export type { Model, ModelInfo } from './model.js'
+export type { ChatMessage, Decoding, GenerateOptions, LoadOptions, LoadProgress } from './options.js'
+export type { Chunk, ChunkToken, Result, Stats } from './result.js'

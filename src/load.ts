@@ -1,0 +1,69 @@
+/** Loading: find the model's files, then let the engine read them. */
+
+import { existsSync } from 'node:fs'
+
+import { AbortedError } from './errors.js'
+import { errorOf } from './failure.js'
+import { fetchModel, hubId } from './hub.js'
+import { LoadedModel, type Model } from './model.js'
+import { NativeLoading } from './native.js'
+import { refuse, takeListener, takeSignal, type LoadOptions, type LoadProgress } from './options.js'
+
+/**
+ * Loads a model.
+ *
+ * @param source a folder with `config.json`, `tokenizer.json` and safetensors; a `.gguf` file; or a model on the hub,
+ *   `owner/name` or `owner/name:file.gguf`, which is downloaded once into the cache folder (`TREFOIL_MODELS`, or
+ *   `trefoil` in the user's cache folder). What exists on disk is never looked for on the hub.
+ * @throws {InvalidOptionError} when an option is unknown or has a value that is not allowed
+ * @throws {ModelLoadError} when the files are missing, damaged or not supported
+ * @throws {OutOfMemoryError} when weights and cache would not fit the memory limit
+ * @throws {DownloadError} when the hub does not have or give the model
+ * @throws {AbortedError} when the signal ended the load
+ */
+export async function load(source: string, options?: LoadOptions): Promise<Model> {
+  if (typeof source !== 'string') refuse('source', source, 'a folder, a .gguf file or a hub id')
+  const { signal, data: rest } = takeSignal(options)
+  const { onProgress, data } = takeListener(rest)
+  const offline: unknown = options?.offline
+  if (offline !== undefined && typeof offline !== 'boolean') refuse('options.offline', offline, 'true or false')
+  const stop = new AbortController()
+  const abort = (): void => stop.abort(signal?.reason)
+  if (signal?.aborted) abort()
+  else signal?.addEventListener('abort', abort, { once: true })
+  let thrown: { error: unknown } | undefined
+  const heard = (progress: LoadProgress): void => {
+    // What the listener throws may not reach the engine's callback: nobody could catch it there.
+    try {
+      onProgress?.(progress)
+    } catch (error) {
+      thrown ??= { error }
+      stop.abort(error)
+    }
+  }
+  try {
+    const id = existsSync(source) ? undefined : hubId(source)
+    const path = id ? await fetchModel(id, offline === true, heard, stop.signal) : source
+    return await open(path, data, heard, stop.signal)
+  } catch (error) {
+    throw thrown ? thrown.error : error
+  } finally {
+    signal?.removeEventListener('abort', abort)
+  }
+}
+
+/** Lets the engine read the files at `path`. */
+async function open(path: string, data: unknown, heard: (progress: LoadProgress) => void, signal: AbortSignal): Promise<Model> {
+  const loading = new NativeLoading(path, data, ({ done, total }) => heard({ stage: 'load', done, total }))
+  const cancel = (): void => loading.cancel()
+  if (signal.aborted) cancel()
+  else signal.addEventListener('abort', cancel, { once: true })
+  const { model, failure } = await loading.wait()
+  if (signal.aborted) {
+    // A cancel that came too late for the engine still counts.
+    await model?.dispose()
+    throw new AbortedError('the load was aborted', { cause: signal.reason })
+  }
+  if (model) return new LoadedModel(model)
+  throw errorOf(failure ?? { kind: 'Internal', message: 'the engine gave no model', causes: [] })
+}

@@ -1,0 +1,90 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+/** A loaded model. */
+
+import { errorOf } from './failure.js'
+import { Writing, type Generation } from './generation.js'
+import type { NativeFailure, NativeModel } from './native.js'
+import { refuse, takeSignal, type ChatMessage, type GenerateOptions } from './options.js'
+
+/** What a model is. */
+export interface ModelInfo {
+  /** The architecture's name in the model's files: `llama`, `qwen2`, `t5`, … */
+  readonly architecture: string
+  /** `causal` models continue a text; `seq2seq` models answer one. */
+  readonly kind: 'causal' | 'seq2seq'
+  readonly parameters: number
+  /** Decoder layers. */
+  readonly layers: number
+  readonly vocabulary: number
+  /** Tokens that a text may have, its prompt included. */
+  readonly contextLength: number
+  readonly device: string
+  /** The type of most weights. */
+  readonly dtype: string
+  /** Memory that the weights take. */
+  readonly bytes: number
+}
+
+/** A loaded model. Generations can run at the same time; they take turns. */
+export interface Model extends AsyncDisposable {
+  readonly info: ModelInfo
+  /**
+   * Writes a text. It starts at once; what goes wrong is thrown where the generation is read.
+   *
+   * @param prompt text that is used as it is, or messages for the model's chat template
+   */
+  generate(prompt: string | readonly ChatMessage[], options?: GenerateOptions): Generation
+  /** The tokens of a prompt, with the special ones that the tokenizer adds. */
+  tokenize(text: string): Promise<number[]>
+  /** The text of tokens, without the special ones. */
+  detokenize(tokens: readonly number[]): Promise<string>
+  /** Ends all work and frees the model. Later calls fail with a `DisposedError`. */
+  dispose(): Promise<void>
+}
+
+/** A model over a native one. */
+export class LoadedModel implements Model {
+  readonly info: ModelInfo
+  readonly #native: NativeModel
+  #disposal: Promise<void> | undefined
+
+  constructor(native: NativeModel) {
+    this.#native = native
+    const { kind, ...info } = native.info()
+    this.info = Object.freeze({ ...info, kind: kind as ModelInfo['kind'] })
+  }
+
+  generate(prompt: string | readonly ChatMessage[], options?: GenerateOptions): Generation {
+    try {
+      const { signal, data } = takeSignal(options)
+      return new Writing(given(this.#native.generate(prompt, data), 'generation'), signal)
+    } catch (error) {
+      return Writing.failed(error)
+    }
+  }
+
+  async tokenize(text: string): Promise<number[]> {
+    if (typeof text !== 'string') refuse('text', text, 'a string')
+    return given(await this.#native.tokenize(text), 'tokens')
+  }
+
+  async detokenize(tokens: readonly number[]): Promise<string> {
+    return given(await this.#native.detokenize(tokens), 'text')
+  }
+
+  dispose(): Promise<void> {
+    this.#disposal ??= this.#native.dispose()
+    return this.#disposal
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose()
+  }
+}
+
+/** What a native answer gives under `name`; its failure as an error otherwise. */
+function given<K extends string, T>(answer: { failure?: NativeFailure } & { [key in K]?: T }, name: K): T {
+  const value = answer[name]
+  if (value !== undefined) return value
+  throw errorOf(answer.failure ?? { kind: 'Internal', message: `the engine gave no ${name}`, causes: [] })
+}

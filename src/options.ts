@@ -1,0 +1,126 @@
+/**
+ * What callers may ask for.
+ *
+ * Values are checked, and defaults filled in, by the engine, in one place for every binding. Here only what is no data
+ * is taken out: a signal, a listener.
+ */
+
+import { InvalidOptionError } from './errors.js'
+
+/** How a model is loaded. */
+export interface LoadOptions {
+  /** Where the model runs; `auto` by default. */
+  device?: 'auto' | 'cpu'
+  /** Precision of a safetensors model's weights; `auto`, the default, keeps the file's. GGUF keeps its own types. */
+  dtype?: 'auto' | 'f32' | 'bf16' | 'f16'
+  /** Threads of a step; by default one a core. */
+  threads?: number
+  /** Tokens that a text may have, its prompt included; by default the model's own limit, at most 8192. */
+  contextLength?: number
+  /** Bytes that weights, caches and logits may take; by default the machine's memory. */
+  memoryLimit?: number
+  /** Never ask the hub: a model that is not on this machine is a `DownloadError`. */
+  offline?: boolean
+  /** Ends the load with an `AbortedError`. */
+  signal?: AbortSignal
+  /** Hears how far the load is. What it throws ends the load and is thrown by `load`. */
+  onProgress?: (progress: LoadProgress) => void
+}
+
+/** How far a load is, in bytes. */
+export interface LoadProgress {
+  stage: 'download' | 'load'
+  /** The file being downloaded. */
+  file?: string
+  done: number
+  /** All there is to do; 0 where the hub does not say. */
+  total: number
+}
+
+/** One message of a conversation. */
+export interface ChatMessage {
+  role: string
+  content: string
+}
+
+/** How a text is decoded. */
+export type Decoding = 'plain' | { type: 'plain' }
+
+/** How a text is written. */
+export interface GenerateOptions {
+  /** `plain`, the default, writes one token a step. */
+  decoding?: Decoding
+  /** Tokens to write, at most; by default up to the end of the context. */
+  maxTokens?: number
+  /** Ends the text where one of these begins; the stop string is not part of the text. */
+  stop?: string | string[]
+  /** 0, the default, always takes the likeliest token. */
+  temperature?: number
+  /** Draw from the likeliest so many tokens only; 0 means all. */
+  topK?: number
+  /** Draw from the likeliest tokens that together have this probability. */
+  topP?: number
+  /** Draw from tokens at least this share as likely as the likeliest. */
+  minP?: number
+  /** Above 1, makes tokens that the text already has less likely. */
+  repetitionPenalty?: number
+  /** The same seed gives the same text. */
+  seed?: number
+  /** Give each token's log-probability. */
+  logprobs?: boolean
+  /** Ends the writing within a step. */
+  signal?: AbortSignal
+}
+
+/**
+ * Takes the signal out of `options`; what remains is data for the engine.
+ *
+ * @throws {InvalidOptionError} when the signal is none
+ */
+export function takeSignal(options: unknown): { signal: AbortSignal | undefined; data: unknown } {
+  if (!isObject(options)) return { signal: undefined, data: options }
+  const { signal, ...data } = options
+  if (signal === undefined || signal === null) return { signal: undefined, data }
+  if (!isSignal(signal)) refuse('options.signal', signal, 'an AbortSignal')
+  return { signal, data }
+}
+
+/**
+ * Takes the progress listener out of `options`.
+ *
+ * @throws {InvalidOptionError} when the listener is none
+ */
+export function takeListener(options: unknown): { onProgress: LoadOptions['onProgress']; data: unknown } {
+  if (!isObject(options)) return { onProgress: undefined, data: options }
+  const { onProgress, ...data } = options
+  if (onProgress === undefined || onProgress === null) return { onProgress: undefined, data }
+  if (typeof onProgress !== 'function') refuse('options.onProgress', onProgress, 'a function')
+  return { onProgress: onProgress as NonNullable<LoadOptions['onProgress']>, data }
+}
+
+/**
+ * Says that `name` can't be `value`, in the engine's words.
+ *
+ * @throws {InvalidOptionError} always
+ */
+export function refuse(name: string, value: unknown, allowed: string): never {
+  throw new InvalidOptionError(`${name} is ${shown(value)}; allowed: ${allowed}`)
+}
+
+// Lists have names too ('0', '1', …), but a list of options is a mistake that the engine reports.
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+// By shape: a signal of another realm or of a polyfill is no instance of this realm's class.
+function isSignal(value: unknown): value is AbortSignal {
+  return isObject(value) && typeof value['aborted'] === 'boolean' && typeof value['addEventListener'] === 'function'
+}
+
+function shown(value: unknown): string {
+  if (typeof value === 'string') return value.length > 60 ? `'${value.slice(0, 60)}…'` : `'${value}'`
+  if (Array.isArray(value)) return `a list of ${value.length}`
+  if (typeof value === 'object' && value !== null) return 'an object'
+  if (typeof value === 'function' || typeof value === 'symbol') return `a ${typeof value}`
+  return String(value)
+}
