@@ -37,7 +37,7 @@ impl Text {
     fn push(&mut self, kept: &Kept) -> Result<String> {
         let mut fresh = String::new();
         for pick in &kept.picks {
-            if let Some(piece) = self.pieces.push(pick.token)? {
+            if let Some(piece) = self.pieces.push(pick.token) {
                 self.release(&piece, &mut fresh);
             }
         }
@@ -56,7 +56,7 @@ impl Text {
     }
 
     fn flush(&mut self, fresh: &mut String) -> Result<()> {
-        let rest = self.pieces.finish()?;
+        let rest = self.pieces.finish();
         self.release(&rest, fresh);
         if !self.stopped {
             fresh.push_str(&self.stop.finish());

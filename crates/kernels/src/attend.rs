@@ -214,7 +214,7 @@ impl Work for Attend<'_> {
 impl Kernels {
     /// Attention of every row over its branch's committed keys and its path of staged ones.
     ///
-    /// * `q`: `[m, heads, d]`, contiguous; query head h uses key head h / (heads / kv_heads)
+    /// * `q`: `[m, heads, d]`, contiguous; query head h uses key head `h / (heads / kv_heads)`
     /// * `staged_k`, `staged_v`: `[m, kv_heads, d]`, this step's own keys and values
     /// * `store`: this layer's committed ones
     /// * `sight`: one row for each of the m

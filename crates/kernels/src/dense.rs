@@ -95,7 +95,7 @@ pub(crate) fn dense(found: Found, product: &Product<'_>, tiles: &[Tile], first: 
         WeightType::F32 => found.run(Dense::<{ WeightType::F32 as usize }> { product, tiles, first, count }),
         WeightType::F16 => found.run(Dense::<{ WeightType::F16 as usize }> { product, tiles, first, count }),
         WeightType::Bf16 => {
-            found.run(Dense::<{ WeightType::Bf16 as usize }> { product, tiles, first, count })
+            found.run(Dense::<{ WeightType::Bf16 as usize }> { product, tiles, first, count });
         }
         _ => {}
     }

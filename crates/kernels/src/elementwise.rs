@@ -34,7 +34,7 @@ pub enum Activation {
 }
 
 struct Gate<'a> {
-    gate: &'a [f32],
+    x: &'a [f32],
     up: Option<&'a [f32]>,
     activation: Activation,
     out: &'a mut [f32],
@@ -68,7 +68,7 @@ impl Work for Gate<'_> {
             let at = i * LANES..i * LANES + out.len();
             // A short last chunk goes through a full vector, so that its steps are the same.
             let mut x = [0.0; LANES];
-            x[..out.len()].copy_from_slice(&self.gate[at.clone()]);
+            x[..out.len()].copy_from_slice(&self.x[at.clone()]);
             let mut up = ones;
             if let Some(values) = self.up {
                 up[..out.len()].copy_from_slice(&values[at]);
@@ -127,7 +127,7 @@ impl Kernels {
             // SAFETY: stretches of vectors are disjoint.
             let out = unsafe { parts.part(from, to - from) };
             let up = up.map(|up| &up[from..to]);
-            self.found().run(Gate { gate: &values[from..to], up, activation, out });
+            self.found().run(Gate { x: &values[from..to], up, activation, out });
         })?;
         tensor(out, gate.dims())
     }

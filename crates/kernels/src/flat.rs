@@ -71,6 +71,7 @@ pub(crate) fn zeros(count: usize) -> Result<Vec<f32>> {
     if start.is_null() {
         return Err(no_room());
     }
+    let numbers = std::ptr::slice_from_raw_parts_mut(start.cast(), count);
     // SAFETY: the global allocator gave `count` numbers with this layout, and zero bytes are 0.0.
-    Ok(unsafe { Vec::from_raw_parts(start.cast(), count, count) })
+    Ok(unsafe { Box::from_raw(numbers) }.into_vec())
 }

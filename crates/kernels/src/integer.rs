@@ -149,7 +149,7 @@ fn dot<L: Lanes, const TY: usize>(
     let (groups, _) = x.codes.as_chunks::<4>();
     let mut sum = start;
     for g in from..to {
-        sum = if wide { l.dot_wide(sum, codes[g], &groups[g]) } else { l.dot(sum, codes[g], &groups[g]) };
+        sum = if wide { l.dot_wide(sum, codes[g], groups[g]) } else { l.dot(sum, codes[g], groups[g]) };
     }
     sum
 }

@@ -1,9 +1,11 @@
 //! Which instructions a kernel runs on, chosen when the program runs.
 //!
-//! A kernel is written once, over [`Lanes`](crate::lanes::Lanes), and compiled once for each
+//! A kernel is written once, over [`Lanes`], and compiled once for each
 //! instruction set. `target-cpu` is never set: one binary serves every machine.
 
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(target_arch = "aarch64")]
+use crate::lanes::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
 use crate::lanes::{Lanes, Portable};
@@ -17,7 +19,7 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and VNNI, as well as everything of [`Isa::Avx2`].
     Avx512Vnni,
-    /// aarch64 with the dot-product extension.
+    /// Any aarch64.
     Neon,
 }
 
@@ -50,7 +52,7 @@ impl Isa {
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512Vnni => false,
-            Self::Neon => false,
+            Self::Neon => cfg!(target_arch = "aarch64"),
         }
     }
 }
@@ -92,6 +94,9 @@ impl Found {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512Vnni => unsafe { on_avx512(work) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Isa::Neon => unsafe { on_neon(work) },
             _ => work.run(Portable),
         }
     }
@@ -109,4 +114,11 @@ fn on_avx2<W: Work>(work: W) -> W::Output {
 fn on_avx512<W: Work>(work: W) -> W::Output {
     // SAFETY: this function runs only where the features are.
     work.run(unsafe { Avx512::new() })
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+fn on_neon<W: Work>(work: W) -> W::Output {
+    // SAFETY: this function runs only where the features are.
+    work.run(unsafe { Neon::new() })
 }

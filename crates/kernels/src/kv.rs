@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor};
 
 use crate::Kernels;
 use crate::error::{Error, Result};
-use crate::flat::{dims, equal, tensor, zeros};
+use crate::flat::{Flat, dims, equal, tensor, zeros};
 
 /// Positions a page.
 pub const PAGE: usize = 32;
@@ -149,7 +149,8 @@ impl Kernels {
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes do not fit the store,
     /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a move names a row, page or slot that does
-    /// not exist; nothing is written then.
+    /// not exist, and [`ErrorKind::Backend`](crate::ErrorKind::Backend) if staged rows are a view
+    /// of the store; nothing is written then.
     pub fn write(&self, store: &KvStore, staged_k: &Tensor, staged_v: &Tensor, moves: &[Move]) -> Result<()> {
         let [pages, heads, d] = store.sizes()?;
         let [m, ..] = staged(staged_k, staged_v, heads, d)?;
@@ -190,6 +191,9 @@ pub(crate) fn staged(k: &Tensor, v: &Tensor, heads: usize, d: usize) -> Result<[
     if sizes != dims("staged values", v)? {
         return Err(Error::shape(format!("staged keys {:?} and values {:?} differ", k.dims(), v.dims())));
     }
+    // Borrowed and let go: a wrong type or layout is found before anything is written.
+    Flat::new("staged keys", k)?;
+    Flat::new("staged values", v)?;
     equal("heads of the staged keys", sizes[1], heads)?;
     equal("channels of the staged keys", sizes[2], d)?;
     Ok(sizes)

@@ -19,6 +19,11 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
+
 /// Lanes in a vector.
 pub(crate) const LANES: usize = 16;
 
@@ -65,9 +70,9 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Shifts each 32-bit lane left.
     fn shl(self, v: Self::I, bits: u32) -> Self::I;
     /// Adds to each lane the dot product of its four unsigned bytes, all below 128, with `x`.
-    fn dot(self, sum: Self::I, codes: Self::I, x: &[i8; 4]) -> Self::I;
+    fn dot(self, sum: Self::I, codes: Self::I, x: [i8; 4]) -> Self::I;
     /// [`Lanes::dot`] for any unsigned bytes.
-    fn dot_wide(self, sum: Self::I, codes: Self::I, x: &[i8; 4]) -> Self::I;
+    fn dot_wide(self, sum: Self::I, codes: Self::I, x: [i8; 4]) -> Self::I;
 
     /// The bits of `v` without the sign: ordered as integers, NaN above infinity above the rest.
     fn magnitude(self, v: Self::F) -> Self::I;

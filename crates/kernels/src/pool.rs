@@ -126,12 +126,11 @@ impl Pool {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
-        // SAFETY: only the lifetime changes. The pointer is used for claimed indices alone, and
+        // SAFETY: only the lifetime changes. The reference is used for claimed indices alone, and
         // this function waits for all of them.
-        let task: *const Task =
-            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const Task>(task) };
+        let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Task>(task) };
         let job = Arc::new(Job {
-            task,
+            task: std::ptr::from_ref(task),
             count,
             next: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
@@ -145,7 +144,7 @@ impl Pool {
         while job.done.load(Ordering::Acquire) < count {
             spins += 1;
             // A worker that the system took off its core needs this core to go on.
-            if spins.is_multiple_of(1 << 14) { thread::yield_now() } else { std::hint::spin_loop() }
+            if spins.is_multiple_of(1 << 10) { thread::yield_now() } else { std::hint::spin_loop() }
         }
         drop(turn);
         if job.panicked.load(Ordering::Relaxed) {

@@ -2,7 +2,7 @@
 //! number of turning channels.
 //!
 //! # Source
-//! Su et al., "RoFormer", 2021; the split into halves is GPT-NeoX's.
+//! Su et al., 2021, arXiv 2104.09864; the split into halves is that of `GPT-NeoX`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

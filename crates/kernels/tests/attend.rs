@@ -1,4 +1,5 @@
 //! Tree attention: right, and the same bits whether a token is scored in a draft or alone.
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
 mod sample;
 
@@ -328,6 +329,13 @@ fn mistakes_are_errors() {
     ] {
         assert_eq!(kernels.write(&store, &text.k, &text.v, &[at]).unwrap_err().kind(), ErrorKind::Range);
     }
+    let before = bits(&store.k);
+    let flipped = sample.tensor(&[2, 3, 64]).transpose(0, 1).unwrap();
+    assert_eq!(kernels.write(&store, &text.k, &flipped, &[]).unwrap_err().kind(), ErrorKind::Shape);
+    let view = store.k.flatten_all().unwrap().narrow(0, 0, 384).unwrap().reshape((3, 2, 64)).unwrap();
+    let zero = Move { row: 0, page: 0, offset: 0 };
+    assert_eq!(kernels.write(&store, &view, &text.v, &[zero]).unwrap_err().kind(), ErrorKind::Backend);
+    assert_eq!(bits(&store.k), before);
     assert_eq!(KvStore::new(&kernels, usize::MAX, 2, 64).unwrap_err().kind(), ErrorKind::Shape);
     assert_eq!(KvStore::new(&kernels, 1 << 50, 2, 64).unwrap_err().kind(), ErrorKind::Memory);
 }

@@ -1,4 +1,5 @@
 //! Weights are read as the format's own tools read them.
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
 mod sample;
 

@@ -1,4 +1,5 @@
 //! Products with packed weights: right, and the same bits whatever runs beside them.
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
 mod sample;
 

@@ -187,7 +187,7 @@ impl Lanes for Avx2 {
         halves!(_mm256_sllv_epi32, v, bits)
     }
     #[inline(always)]
-    fn dot(self, sum: I, codes: I, x: &[i8; 4]) -> I {
+    fn dot(self, sum: I, codes: I, x: [i8; 4]) -> I {
         // Two products of at most 127 * 127 fit 16 bits, so this never saturates.
         let x = self.splat_i(i32::from_le_bytes(x.map(|x| x as u8)));
         let one = unsafe { [_mm256_set1_epi16(1); 2] };
@@ -196,7 +196,7 @@ impl Lanes for Avx2 {
         halves!(_mm256_add_epi32, sum, quads)
     }
     #[inline(always)]
-    fn dot_wide(self, sum: I, codes: I, x: &[i8; 4]) -> I {
+    fn dot_wide(self, sum: I, codes: I, x: [i8; 4]) -> I {
         // Pairs of bytes up to 255 would saturate: widen even and odd bytes to 16 bits instead.
         let x = unsafe { _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))) };
         std::array::from_fn(|i| unsafe {

@@ -141,12 +141,12 @@ impl Lanes for Avx512 {
         unsafe { _mm512_sllv_epi32(v, _mm512_set1_epi32(bits as i32)) }
     }
     #[inline(always)]
-    fn dot(self, sum: __m512i, codes: __m512i, x: &[i8; 4]) -> __m512i {
+    fn dot(self, sum: __m512i, codes: __m512i, x: [i8; 4]) -> __m512i {
         let x = i32::from_le_bytes(x.map(|x| x as u8));
         unsafe { _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x)) }
     }
     #[inline(always)]
-    fn dot_wide(self, sum: __m512i, codes: __m512i, x: &[i8; 4]) -> __m512i {
+    fn dot_wide(self, sum: __m512i, codes: __m512i, x: [i8; 4]) -> __m512i {
         self.dot(sum, codes, x)
     }
 

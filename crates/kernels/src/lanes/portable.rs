@@ -127,12 +127,12 @@ impl Lanes for Portable {
         v.map(|x| ((x as u32) << bits) as i32)
     }
     #[inline(always)]
-    fn dot(self, sum: I, codes: I, x: &[i8; 4]) -> I {
-        dot(sum, codes, *x)
+    fn dot(self, sum: I, codes: I, x: [i8; 4]) -> I {
+        dot(sum, codes, x)
     }
     #[inline(always)]
-    fn dot_wide(self, sum: I, codes: I, x: &[i8; 4]) -> I {
-        dot(sum, codes, *x)
+    fn dot_wide(self, sum: I, codes: I, x: [i8; 4]) -> I {
+        dot(sum, codes, x)
     }
 
     #[inline(always)]

@@ -39,8 +39,8 @@ impl Work for Everything<'_> {
             l.to_f32(l.shr(v, 3)),
             l.to_f32(l.shl(v, 2)),
             l.to_f32(l.or(small, l.splat_i(77))),
-            l.to_f32(l.dot(l.splat_i(-9), small, &self.x)),
-            l.to_f32(l.dot_wide(l.splat_i(5), v, &self.x)),
+            l.to_f32(l.dot(l.splat_i(-9), small, self.x)),
+            l.to_f32(l.dot_wide(l.splat_i(5), v, self.x)),
             l.to_f32(l.max_i(l.magnitude(a), l.magnitude(b))),
         ];
         let mut bits = Vec::new();

@@ -1,0 +1,411 @@
+//! The operators, filters and methods that a template may use, each drawing from the budget what it makes.
+//!
+//! Names that no template can write (`~`, `[:]`, `==`) are the operators, which the renderer turns into filters.
+
+use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, Value, filters, functions, tests};
+use minijinja_contrib::pycompat;
+
+use super::budget::Budget;
+
+fn refused(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.into())
+}
+
+/// Fills an empty environment.
+pub(super) fn add_all(environment: &mut Environment<'_>, budget: &Budget) {
+    add_operators(environment, budget);
+    add_containers(environment, budget);
+    add_growing(environment, budget);
+    add_plain(environment, budget);
+    add_tests(environment);
+    let own = budget.clone();
+    environment.add_function("namespace", move |defaults: Option<Value>| {
+        own.walk(&defaults.clone().unwrap_or_default())?;
+        functions::namespace(defaults)
+    });
+    let own = budget.clone();
+    environment.add_function("dict", move |values: Option<Value>, more: Kwargs| {
+        own.walk(&values.clone().unwrap_or_default())?;
+        functions::dict(values, more)
+    });
+    environment.add_function("range", functions::range);
+    environment
+        .add_function("raise_exception", |what: String| -> Result<Value, Error> { Err(refused(what)) });
+    let methods = budget.clone();
+    environment.set_unknown_method_callback(move |state, value, method, args| {
+        match (method, value.as_str()) {
+            ("replace", Some(text)) => match args {
+                [from, to] => replace(&methods, text, &text_of(from)?, &text_of(to)?),
+                _ => Err(refused("replace() takes two texts")),
+            },
+            ("join", Some(between)) => match args {
+                [list] => join(&methods, list, between),
+                _ => Err(refused("join() takes one list")),
+            },
+            ("format", _) => Err(refused("format() is not allowed in a chat template")),
+            _ => pycompat::unknown_method_callback(state, value, method, args)
+                .and_then(|value| methods.draw_value(value)),
+        }
+    });
+}
+
+fn add_operators(environment: &mut Environment<'_>, budget: &Budget) {
+    let own = budget.clone();
+    environment.add_filter("~", move |left: &Value, right: &Value| own.text(&[left, right]));
+    let own = budget.clone();
+    environment.add_filter("+", move |left: &Value, right: &Value| add(&own, left, right));
+    let own = budget.clone();
+    environment.add_filter("*", move |left: &Value, right: &Value| multiply(&own, left, right));
+    let own = budget.clone();
+    environment.add_filter("[:]", move |value: &Value, start: &Value, stop: &Value, step: &Value| {
+        slice(&own, value, start, stop, step)
+    });
+}
+
+/// Lists, maps and the operators that look into them.
+fn add_containers(environment: &mut Environment<'_>, budget: &Budget) {
+    let own = budget.clone();
+    environment.add_filter("[,]", move |items: Rest<Value>| {
+        let list = Value::from(items.0);
+        own.walk(&list).map(|()| list)
+    });
+    let own = budget.clone();
+    environment.add_filter("{:}", move |pairs: Rest<Value>| {
+        pairs.iter().try_for_each(|value| own.walk(value))?;
+        let pairs = pairs.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+        Ok::<_, Error>(pairs.collect::<Value>())
+    });
+    let own = budget.clone();
+    environment
+        .add_filter("[]", move |value: &Value, key: &Value| own.walk(key).and_then(|()| value.get_item(key)));
+    let own = budget.clone();
+    let within = move |state: &State<'_, '_>, item: &Value, list: &Value| {
+        own.walk(item)?;
+        own.walk(list)?;
+        tests::is_in(state, item, list)
+    };
+    environment.add_test("in", within.clone());
+    environment.add_filter("in", within);
+    macro_rules! compare {
+        ($($names:tt $operator:tt),*) => {$(
+            let own = budget.clone();
+            let compare = move |left: &Value, right: &Value| {
+                own.walk(left)?;
+                own.walk(right)?;
+                Ok::<_, Error>(left $operator right)
+            };
+            for name in $names {
+                environment.add_test(name, compare.clone());
+            }
+            environment.add_filter($names[0], compare);
+        )*};
+    }
+    compare!(
+        ["==", "eq", "equalto"] ==,
+        ["!=", "ne"] !=,
+        ["<", "lt"] <,
+        ["<=", "le"] <=,
+        [">", "gt"] >,
+        [">=", "ge"] >=
+    );
+}
+
+fn is_list(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
+}
+
+fn is_number(value: &Value) -> bool {
+    value.kind() == ValueKind::Number
+}
+
+fn text_of(value: &Value) -> Result<&str, Error> {
+    value.as_str().ok_or_else(|| refused(format!("a text was expected, not {}", value.kind())))
+}
+
+fn float(value: &Value) -> Result<f64, Error> {
+    f64::try_from(value.clone())
+}
+
+fn add(budget: &Budget, left: &Value, right: &Value) -> Result<Value, Error> {
+    if let (Some(a), Some(b)) = (left.as_str(), right.as_str()) {
+        budget.draw(a.len() + b.len())?;
+        return Ok(Value::from([a, b].concat()));
+    }
+    if is_list(left) && is_list(right) {
+        let mut items = budget.items(left)?;
+        items.extend(budget.items(right)?);
+        return Ok(Value::from(items));
+    }
+    if !is_number(left) || !is_number(right) {
+        return Err(refused(format!("{} and {} cannot be added", left.kind(), right.kind())));
+    }
+    match (left.as_i64(), right.as_i64()) {
+        (Some(a), Some(b)) => a.checked_add(b).map(Value::from).ok_or_else(|| refused("a sum is too large")),
+        _ => Ok(Value::from(float(left)? + float(right)?)),
+    }
+}
+
+fn multiply(budget: &Budget, left: &Value, right: &Value) -> Result<Value, Error> {
+    let (text, count) = if left.as_str().is_some() { (left, right) } else { (right, left) };
+    if let Some(text) = text.as_str() {
+        let count = usize::try_from(count.as_i64().unwrap_or(0).max(0)).unwrap_or(usize::MAX);
+        budget.draw(text.len().saturating_mul(count))?;
+        return Ok(Value::from(text.repeat(count)));
+    }
+    if !is_number(left) || !is_number(right) {
+        return Err(refused(format!("{} and {} cannot be multiplied", left.kind(), right.kind())));
+    }
+    match (left.as_i64(), right.as_i64()) {
+        (Some(a), Some(b)) => {
+            a.checked_mul(b).map(Value::from).ok_or_else(|| refused("a product is too large"))
+        }
+        _ => Ok(Value::from(float(left)? * float(right)?)),
+    }
+}
+
+/// Python's slices of texts and lists.
+fn slice(budget: &Budget, value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value, Error> {
+    let bound = |value: &Value| -> Result<Option<i64>, Error> {
+        if value.is_none() || value.is_undefined() {
+            return Ok(None);
+        }
+        value.as_i64().map(Some).ok_or_else(|| refused("a slice takes whole numbers"))
+    };
+    let (start, stop, step) = (bound(start)?, bound(stop)?, bound(step)?.unwrap_or(1));
+    if value.is_none() || value.is_undefined() {
+        return Ok(Value::from(Vec::<Value>::new()));
+    }
+    if let Some(text) = value.as_str() {
+        budget.draw(text.len())?;
+        let characters: Vec<char> = text.chars().collect();
+        let picked = positions(characters.len(), start, stop, step)?;
+        return Ok(Value::from(picked.map(|at| characters[at]).collect::<String>()));
+    }
+    let items = budget.items(value)?;
+    let picked = positions(items.len(), start, stop, step)?;
+    Ok(Value::from(picked.map(|at| items[at].clone()).collect::<Vec<_>>()))
+}
+
+fn positions(
+    len: usize,
+    start: Option<i64>,
+    stop: Option<i64>,
+    step: i64,
+) -> Result<impl Iterator<Item = usize>, Error> {
+    let len = len as i64;
+    if step == 0 {
+        return Err(refused("a slice's step is 0; allowed is every other whole number"));
+    }
+    let (least, most) = if step > 0 { (0, len) } else { (-1, len - 1) };
+    let clamp = |bound: i64| (if bound < 0 { bound.saturating_add(len) } else { bound }).clamp(least, most);
+    let (first, last) = if step > 0 { (least, most) } else { (most, least) };
+    let stop = stop.map_or(last, clamp);
+    let mut next = start.map_or(first, clamp);
+    Ok(std::iter::from_fn(move || {
+        let at = next;
+        next = next.saturating_add(step);
+        let within = if step > 0 { at < stop } else { at > stop };
+        within.then_some(at as usize)
+    }))
+}
+
+/// Filters whose results can be longer than what goes in.
+fn add_growing(environment: &mut Environment<'_>, budget: &Budget) {
+    let own = budget.clone();
+    environment.add_filter("replace", move |text: &Value, from: &str, to: &str| {
+        replace(&own, &own.text(&[text])?, from, to)
+    });
+    let own = budget.clone();
+    environment.add_filter("join", move |list: &Value, between: Option<&str>| {
+        join(&own, list, between.unwrap_or(""))
+    });
+    let own = budget.clone();
+    environment.add_filter("string", move |value: &Value| own.text(&[value]));
+    let own = budget.clone();
+    environment.add_filter("indent", move |text: &str, width: Option<usize>, first: Option<bool>| {
+        indent(&own, text, width.unwrap_or(4), first.unwrap_or(false))
+    });
+    let own = budget.clone();
+    environment.add_filter("tojson", move |value: &Value, options: Kwargs| {
+        let indent: Option<usize> = options.get("indent")?;
+        // Python's further options do not change what a chat template is given to write.
+        json(&own, value, indent)
+    });
+}
+
+fn replace(budget: &Budget, text: &str, from: &str, to: &str) -> Result<Value, Error> {
+    let count = text.matches(from).count();
+    budget.draw(text.len().saturating_add(count.saturating_mul(to.len())))?;
+    Ok(Value::from(text.replace(from, to)))
+}
+
+fn join(budget: &Budget, list: &Value, between: &str) -> Result<Value, Error> {
+    let mut text = String::new();
+    for (at, item) in list.try_iter()?.enumerate() {
+        if at > 0 {
+            budget.draw(between.len())?;
+            text.push_str(between);
+        }
+        text.push_str(&budget.text(&[&item])?);
+    }
+    Ok(Value::from(text))
+}
+
+fn indent(budget: &Budget, text: &str, width: usize, first: bool) -> Result<Value, Error> {
+    budget.draw(text.len().saturating_add(text.lines().count().saturating_mul(width)))?;
+    let margin = " ".repeat(width);
+    let mut out = String::new();
+    for (at, line) in text.split('\n').enumerate() {
+        if at > 0 {
+            out.push('\n');
+        }
+        if (at > 0 || first) && !line.is_empty() {
+            out.push_str(&margin);
+        }
+        out.push_str(line);
+    }
+    Ok(Value::from(out))
+}
+
+/// JSON as Python's `json.dumps` writes it: with a space behind commas and colons, and nothing escaped for HTML.
+fn json(budget: &Budget, value: &Value, indent: Option<usize>) -> Result<Value, Error> {
+    budget.walk(value)?;
+    let mut out = Json { bytes: Vec::new(), budget };
+    let failed = |cause| Error::new(ErrorKind::InvalidOperation, "JSON cannot be written").with_source(cause);
+    match indent {
+        Some(width) => {
+            budget.draw(width)?;
+            let margin = " ".repeat(width);
+            let format = serde_json::ser::PrettyFormatter::with_indent(margin.as_bytes());
+            let mut writer = serde_json::Serializer::with_formatter(&mut out, format);
+            serde::Serialize::serialize(value, &mut writer).map_err(failed)?;
+        }
+        None => {
+            let mut writer = serde_json::Serializer::with_formatter(&mut out, Spaced);
+            serde::Serialize::serialize(value, &mut writer).map_err(failed)?;
+        }
+    }
+    String::from_utf8(out.bytes).map(Value::from).map_err(|_| refused("JSON is not UTF-8"))
+}
+
+struct Json<'a> {
+    bytes: Vec<u8>,
+    budget: &'a Budget,
+}
+
+impl std::io::Write for Json<'_> {
+    fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+        self.budget.draw(part.len()).map_err(std::io::Error::other)?;
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// Filters that make no more than they are given, which is drawn when it is made.
+fn add_plain(environment: &mut Environment<'_>, budget: &Budget) {
+    macro_rules! add {
+        ($walk:expr; $($name:literal $hidden:literal $filter:path),* $(,)?) => {$(
+            environment.add_filter($hidden, $filter);
+            let own = budget.clone();
+            environment.add_filter($name, move |state: &State<'_, '_>, args: Rest<Value>| {
+                if $walk {
+                    args.iter().try_for_each(|value| own.walk(value))?;
+                }
+                state.apply_filter($hidden, &args).and_then(|value| own.draw_value(value))
+            });
+        )*};
+    }
+    add!(false;
+        "abs" "=abs" filters::abs,
+        "bool" "=bool" filters::bool,
+        "capitalize" "=capitalize" filters::capitalize,
+        "count" "=count" filters::length,
+        "d" "=d" filters::default,
+        "default" "=default" filters::default,
+        "first" "=first" filters::first,
+        "float" "=float" filters::float,
+        "int" "=int" filters::int,
+        "last" "=last" filters::last,
+        "length" "=length" filters::length,
+        "lower" "=lower" filters::lower,
+        "round" "=round" filters::round,
+        "safe" "=safe" filters::safe,
+        "split" "=split" filters::split,
+        "title" "=title" filters::title,
+        "trim" "=trim" filters::trim,
+        "upper" "=upper" filters::upper,
+    );
+    // These compare what they are given, or make lists of it.
+    add!(true;
+        "dictsort" "=dictsort" filters::dictsort,
+        "items" "=items" filters::items,
+        "list" "=list" filters::list,
+        "map" "=map" filters::map,
+        "max" "=max" filters::max,
+        "min" "=min" filters::min,
+        "reject" "=reject" filters::reject,
+        "rejectattr" "=rejectattr" filters::rejectattr,
+        "reverse" "=reverse" filters::reverse,
+        "select" "=select" filters::select,
+        "selectattr" "=selectattr" filters::selectattr,
+        "sort" "=sort" filters::sort,
+        "unique" "=unique" filters::unique,
+    );
+}
+
+fn add_tests(environment: &mut Environment<'_>) {
+    macro_rules! add {
+        ($($name:literal $test:path),* $(,)?) => { $(environment.add_test($name, $test);)* };
+    }
+    add!(
+        "boolean" tests::is_boolean,
+        "defined" tests::is_defined,
+        "divisibleby" tests::is_divisibleby,
+        "endingwith" tests::is_endingwith,
+        "even" tests::is_even,
+        "false" tests::is_false,
+        "float" tests::is_float,
+        "integer" tests::is_integer,
+        "iterable" tests::is_iterable,
+        "lower" tests::is_lower,
+        "mapping" tests::is_mapping,
+        "none" tests::is_none,
+        "number" tests::is_number,
+        "odd" tests::is_odd,
+        "sequence" tests::is_sequence,
+        "startingwith" tests::is_startingwith,
+        "string" tests::is_string,
+        "true" tests::is_true,
+        "undefined" tests::is_undefined,
+        "upper" tests::is_upper,
+    );
+}
