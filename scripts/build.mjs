@@ -1,68 +1,108 @@
 /**
- * Builds the package: `npm run build [-- --profile dist]`.
+ * Builds the package.
  *
- * Compiles the addon with cargo, puts it and its generated loader and types at the root, and compiles `src` twice, to
- * `esm` and `cjs`. Cargo and its messages are left to themselves; what is up to date costs a second.
+ *   npm run build [-- --profile dist]
+ *
+ * The addon is compiled by cargo and put at the root under its platform's name, with the loader and the types that
+ * napi's generator makes of it; `src` is compiled twice, to `esm` and `cjs`. Cargo is called directly and not through
+ * `napi build`, which names a target and so compiles every dependency a second time beside what `cargo test` has.
+ * What is up to date costs a second or two.
  */
 import { spawn } from 'node:child_process'
-import { mkdir, rm, writeFile } from 'node:fs/promises'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { copyFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
-const { resolve } = createRequire(import.meta.url)
+const CRATE = 'trefoil-node'
+const LIBRARIES = { win32: 'trefoil_node.dll', darwin: 'libtrefoil_node.dylib' }
 
-/** Runs a command in the repository and resolves when it ended well. */
-function run(command, ...args) {
-  return new Promise((done, fail) => {
-    const child = spawn(command, args, { cwd: ROOT, stdio: 'inherit' })
-    child.once('error', fail)
+/** Runs a command in the repository; resolves to its output where `quiet`, and passes it through otherwise. */
+function run(command, args, { env = {}, quiet = false } = {}) {
+  return new Promise((resolve, reject) => {
+    const stdio = ['ignore', quiet ? 'pipe' : 'inherit', 'inherit']
+    const child = spawn(command, args, { cwd: ROOT, stdio, env: { ...process.env, ...env } })
+    let output = ''
+    child.stdout?.setEncoding('utf8').on('data', (text) => {
+      output += text
+    })
+    child.once('error', (cause) => reject(new Error(missing(command, cause), { cause })))
     child.once('close', (code, signal) => {
-      if (code === 0) done()
-      else fail(new Error(`${command} ${args[0]} ended with ${signal ?? `code ${code}`}`))
+      if (code === 0) resolve(output)
+      else reject(new Error(`${command} ${args[0]} ended with ${signal ?? `code ${code}`}`))
     })
   })
 }
 
-/** Runs a program of an installed package. */
-const tool = (file, ...args) => run(process.execPath, join(dirname(resolve(`${file.package}/package.json`)), file.path), ...args)
+function missing(command, cause) {
+  if (command !== 'cargo' || cause.code !== 'ENOENT') return `${command} can't be run: ${cause.message}`
+  return 'cargo is not installed; Trefoil needs Rust 1.88 or later, see https://rustup.rs'
+}
 
-async function needCargo() {
-  await run('cargo', '--version').catch((error) => {
-    if (error.code !== 'ENOENT') throw error
-    throw new Error('cargo is not installed; Trefoil needs Rust 1.88 or later, see https://rustup.rs')
+async function targetFolder() {
+  const metadata = await run('cargo', ['metadata', '--no-deps', '--format-version', '1'], { quiet: true })
+  return JSON.parse(metadata).target_directory
+}
+
+/** The platform's name in the addon's file name, as the generated loader asks for it. */
+function platform() {
+  const { platform, arch } = process
+  if (platform === 'darwin') return `darwin-${arch}`
+  if (platform === 'win32') return `win32-${arch}-msvc`
+  const glibc = process.report.getReport().header.glibcVersionRuntime
+  return `${platform}-${arch}-${glibc ? 'gnu' : 'musl'}`
+}
+
+/** The addon, its loader `index.js` and its types `index.d.ts`. */
+async function buildAddon(profile) {
+  const target = await targetFolder()
+  const types = join(target, 'napi-types', profile)
+  await mkdir(types, { recursive: true })
+  const env = { NAPI_TYPE_DEF_TMP_FOLDER: types }
+  // The types are written while the crate compiles; cargo alone would not know that they are gone.
+  if (!existsSync(join(types, CRATE))) env.NAPI_FORCE_BUILD_TREFOIL_NODE = String(Date.now())
+  await run('cargo', ['build', '--package', CRATE, '--profile', profile], { env })
+
+  const { napi, version } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'))
+  const built = join(target, profile, LIBRARIES[process.platform] ?? 'libtrefoil_node.so')
+  const addon = join(ROOT, `${napi.binaryName}.${platform()}.node`)
+  // Renamed into place, because overwriting the file under a process that has it loaded would end that process.
+  await copyFile(built, `${addon}.new`)
+  await rename(`${addon}.new`, addon)
+
+  const { generateTypeDef, writeJsBinding } = await import('@napi-rs/cli')
+  const { exports, dts } = await generateTypeDef({ typeDefDir: types, cwd: ROOT })
+  await writeFile(join(ROOT, 'index.d.ts'), dts)
+  await writeJsBinding({
+    platform: true,
+    idents: exports,
+    jsBinding: 'index.js',
+    binaryName: napi.binaryName,
+    packageName: napi.packageName,
+    version,
+    outputDir: ROOT
   })
 }
 
-/** The addon with its loader and types. */
-async function addon(profile) {
-  await tool(
-    { package: '@napi-rs/cli', path: 'dist/cli.js' },
-    ...['build', '--platform', '--profile', profile],
-    ...['--manifest-path', 'crates/node/Cargo.toml', '--package-json-path', 'package.json', '--output-dir', '.'],
-    ...['--js', 'index.js', '--dts', 'index.d.ts']
-  )
-}
-
-/** One compilation of `src`, in a folder that says which kind of module it holds. */
+/** Compiles `src` to a folder whose own package.json says which kind of module it holds. */
 async function compile(folder, type) {
   await rm(join(ROOT, folder), { recursive: true, force: true })
-  await tool({ package: 'typescript', path: 'bin/tsc' }, '--project', `tsconfig.${folder}.json`)
-  await mkdir(join(ROOT, folder), { recursive: true })
+  await run(process.execPath, [join(ROOT, 'node_modules/typescript/bin/tsc'), '--project', `tsconfig.${folder}.json`])
   await writeFile(join(ROOT, folder, 'package.json'), `${JSON.stringify({ type, sideEffects: false })}\n`)
 }
 
-async function main() {
-  const { values } = parseArgs({ options: { profile: { type: 'string', default: 'release' } } })
-  await needCargo()
-  await addon(values.profile)
-  await compile('esm', 'module')
-  await compile('cjs', 'commonjs')
+/** Builds everything; `profile` is one of cargo's. */
+export async function build(profile = 'release') {
+  await buildAddon(profile)
+  await Promise.all([compile('esm', 'module'), compile('cjs', 'commonjs')])
 }
 
-main().catch((error) => {
-  console.error(`build: ${error.message}`)
-  process.exitCode = 1
-})
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  const { values } = parseArgs({ options: { profile: { type: 'string', default: 'release' } } })
+  build(values.profile).catch((error) => {
+    console.error(`build: ${error.message}`)
+    process.exitCode = 1
+  })
+}

@@ -57,7 +57,8 @@ export class LoadedModel implements Model {
   generate(prompt: string | readonly ChatMessage[], options?: GenerateOptions): Generation {
     try {
       const { signal, data } = takeSignal(options)
-      return new Writing(given(this.#native.generate(prompt, data), 'generation'), signal)
+      const { generation, failure } = this.#native.generate(prompt, data)
+      return new Writing(given(generation, failure), signal)
     } catch (error) {
       return Writing.failed(error)
     }
@@ -65,11 +66,13 @@ export class LoadedModel implements Model {
 
   async tokenize(text: string): Promise<number[]> {
     if (typeof text !== 'string') refuse('text', text, 'a string')
-    return given(await this.#native.tokenize(text), 'tokens')
+    const { tokens, failure } = await this.#native.tokenize(text)
+    return given(tokens, failure)
   }
 
   async detokenize(tokens: readonly number[]): Promise<string> {
-    return given(await this.#native.detokenize(tokens), 'text')
+    const { text, failure } = await this.#native.detokenize(tokens)
+    return given(text, failure)
   }
 
   dispose(): Promise<void> {
@@ -82,9 +85,8 @@ export class LoadedModel implements Model {
   }
 }
 
-/** What a native answer gives under `name`; its failure as an error otherwise. */
-function given<K extends string, T>(answer: { failure?: NativeFailure } & { [key in K]?: T }, name: K): T {
-  const value = answer[name]
+/** What a native answer gives; its failure, as an error, where it gives nothing. */
+function given<T>(value: T | undefined, failure: NativeFailure | undefined): T {
   if (value !== undefined) return value
-  throw errorOf(answer.failure ?? { kind: 'Internal', message: `the engine gave no ${name}`, causes: [] })
+  throw errorOf(failure ?? { kind: 'Internal', message: 'the engine gave no answer', causes: [] })
 }

@@ -1,0 +1,115 @@
+/** The command line as a user runs it. */
+import { spawn } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import test from 'ava'
+import { load } from '../esm/index.js'
+import { LARGE, ROOT } from './support/models.mjs'
+
+const CLI = join(ROOT, 'esm/cli.js')
+const SENTENCE = 'Wo ist der Bahnhof?'
+
+function trefoil(args, { input = '', onOutput = () => {} } = {}) {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, [CLI, ...args], { cwd: ROOT })
+    const out = { stdout: '', stderr: '' }
+    for (const name of ['stdout', 'stderr']) {
+      child[name].setEncoding('utf8').on('data', (text) => {
+        out[name] += text
+        onOutput(child, out)
+      })
+    }
+    child.stdin.end(input)
+    child.once('close', (code, signal) => resolve({ code, signal, ...out }))
+  })
+}
+
+let answer
+test.before(async () => {
+  const model = await load(LARGE)
+  answer = await model.generate(SENTENCE).text()
+  await model.dispose()
+})
+
+test('generate writes the text and a line end', async (t) => {
+  t.deepEqual(await trefoil(['generate', LARGE, SENTENCE]), { code: 0, signal: null, stdout: `${answer}\n`, stderr: '' })
+})
+
+test('generate reads the prompt from standard input', async (t) => {
+  for (const args of [['generate', LARGE], ['generate', LARGE, '-']]) {
+    t.is((await trefoil(args, { input: SENTENCE })).stdout, `${answer}\n`)
+  }
+})
+
+test('generate --json prints the result', async (t) => {
+  const { code, stdout } = await trefoil(['generate', LARGE, SENTENCE, '--json', '--threads', '1', '--max-tokens', '4'])
+  t.is(code, 0)
+  const { text, tokens, finishReason, stats } = JSON.parse(stdout)
+  t.true(answer.startsWith(text))
+  t.is(tokens.length, 4)
+  t.is(finishReason, 'length')
+  t.is(stats.tokens, 4)
+})
+
+test('every option of generate reaches the engine', async (t) => {
+  const args = ['--temperature', '1', '--top-k', '5', '--top-p', '0.9', '--min-p', '0.05', '--repetition-penalty', '1.1']
+  const more = ['--seed', '3', '--stop', 'xyz', '--stop', 'zyx', '--decoding', 'plain', '--device', 'cpu', '--context', '99']
+  t.is((await trefoil(['generate', LARGE, SENTENCE, ...args, ...more, '--offline'])).code, 0)
+})
+
+test('help and version are printed', async (t) => {
+  const { version } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'))
+  t.is((await trefoil(['--version'])).stdout, `${version}\n`)
+  for (const args of [[], ['--help'], ['generate', '--help']]) {
+    const { code, stdout } = await trefoil(args)
+    t.is(code, 0)
+    t.regex(stdout, /Usage: trefoil/)
+  }
+})
+
+for (const [title, args, message] of [
+  ['an unknown command', ['fly'], /^trefoil: unknown command 'fly'; allowed: .*generate/],
+  ['no model', ['generate'], /^trefoil: a model is missing/],
+  ['an unknown option', ['generate', LARGE, 'a', '--fast'], /^trefoil: Unknown option '--fast'/],
+  ['an argument too many', ['generate', LARGE, 'Wo', 'ist'], /^trefoil: 'ist' is one argument too many/],
+  ['a number that is none', ['generate', LARGE, 'a', '--max-tokens', 'many'], /^trefoil: --max-tokens is 'many'/],
+  ['an empty number', ['generate', LARGE, 'a', '--seed', ''], /^trefoil: --seed is ''/],
+  ['a number out of range', ['generate', LARGE, 'a', '--max-tokens=-1'], /^trefoil: .*maxTokens is -1; allowed/],
+  ['a decoding that is none', ['generate', LARGE, 'a', '--decoding', 'magic'], /^trefoil: .*'magic'/],
+  ['a model that is not there', ['generate', './no/model', 'a'], /^trefoil: .*no\/model/],
+  ['a chat with a model that has no template', ['generate', LARGE, 'a', '--chat'], /^trefoil: .*chat template/]
+]) {
+  test(`${title} is one line and exit code 1`, async (t) => {
+    const { code, stdout, stderr } = await trefoil(args)
+    t.is(code, 1)
+    t.is(stdout, '')
+    t.regex(stderr, message)
+    t.is(stderr.trimEnd().split('\n').length, 1, stderr)
+  })
+}
+
+const LONG = ['--max-tokens', '4000', '--temperature', '5', '--seed', '7']
+
+test('an interrupt ends the text with exit code 130', async (t) => {
+  if (process.platform === 'win32') return t.pass('there are no signals to send')
+  let sent = false
+  const onOutput = (child, { stdout }) => {
+    if (sent || stdout.length < 10) return
+    sent = true
+    child.kill('SIGINT')
+  }
+  const { code, stderr } = await trefoil(['generate', LARGE, SENTENCE, ...LONG], { onOutput })
+  t.is(code, 130)
+  t.is(stderr, '')
+})
+
+test('a reader that has seen enough ends it quietly', async (t) => {
+  let closed = false
+  const onOutput = (child) => {
+    if (!closed) child.stdout.destroy()
+    closed = true
+  }
+  const { code, stderr } = await trefoil(['generate', LARGE, SENTENCE, ...LONG], { onOutput })
+  t.is(code, 0)
+  t.is(stderr, '')
+})

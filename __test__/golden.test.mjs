@@ -1,0 +1,58 @@
+/** Texts of the embedded models and of the fixtures against those that transformers wrote. */
+import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import test from 'ava'
+import { load } from '../esm/index.js'
+import { MODELS, cacheFolder } from '../scripts/models.mjs'
+import { LARGE, SMALL } from './support/models.mjs'
+
+async function lines(path) {
+  return (await readFile(path, 'utf8')).trimEnd().split('\n').map((line) => JSON.parse(line))
+}
+
+for (const [name, folder] of Object.entries({ large: LARGE, small: SMALL })) {
+  test(`the ${name} translation model writes its hundred goldens token by token`, async (t) => {
+    const goldens = await lines(join(folder, 'golden.jsonl'))
+    t.is(goldens.length, 100)
+    const model = await load(folder)
+    try {
+      const results = await Promise.all(goldens.map(({ de }) => model.generate(de, { maxTokens: 64 }).result))
+      for (const [at, { de, tokens, text }] of goldens.entries()) {
+        t.deepEqual(results[at].tokens, tokens, de)
+        t.is(results[at].text, text, de)
+      }
+    } finally {
+      await model.dispose()
+    }
+  })
+}
+
+const SMOLLM2 = join(cacheFolder(), MODELS.smollm2.file)
+const real = existsSync(SMOLLM2) ? test : test.skip
+
+real('SmolLM2 writes what was recorded of llama.cpp, wherever the pick was not close', async (t) => {
+  const recorded = JSON.parse(await readFile(new URL('../fixtures/agree.json', import.meta.url), 'utf8')).smollm2
+  const model = await load(SMOLLM2, { contextLength: 512 })
+  try {
+    for (const { prompt, ids, tokens, leads } of recorded) {
+      t.deepEqual(await model.tokenize(prompt), ids, prompt)
+      const result = await model.generate(prompt, { maxTokens: tokens.length }).result
+      const at = tokens.findIndex((token, index) => result.tokens[index] !== token)
+      // A lead within rounding of four-bit weights says nothing; a wider one is a mistake.
+      if (at >= 0) t.true(leads[at] < 0.2, `${JSON.stringify(prompt)} differs at ${at}, where the lead is ${leads[at]}`)
+    }
+  } finally {
+    await model.dispose()
+  }
+})
+
+real('SmolLM2 answers a message through its template', async (t) => {
+  const model = await load(SMOLLM2, { contextLength: 512 })
+  try {
+    const messages = [{ role: 'user', content: 'What is the capital of France?' }]
+    t.regex(await model.generate(messages, { maxTokens: 24 }).text(), /Paris/)
+  } finally {
+    await model.dispose()
+  }
+})

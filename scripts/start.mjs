@@ -1,0 +1,153 @@
+/**
+ * What Trefoil does, on a fresh clone, in one command.
+ *
+ *   npm start                            translates a few German sentences
+ *   npm start -- "Wo ist der Bahnhof?"   translates these
+ *
+ * Installs and builds what is missing, then runs the models that are part of the repository. Needs no download beyond
+ * the dependencies.
+ */
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { readdir, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url))
+const LARGE = join(ROOT, 'models/de-en/large')
+const SMALL = join(ROOT, 'models/de-en/small')
+
+const SENTENCES = [
+  'Wo ist der Bahnhof?',
+  'Ich habe heute keine Zeit.',
+  'Kannst du mir bitte helfen?',
+  'Tom hat gestern ein neues Auto gekauft.',
+  'Wir gehen morgen mit den Kindern in den Park.',
+  'Sie liest jeden Abend ein Buch.'
+]
+
+/** Runs a command quietly; what it printed is shown only when it fails. */
+function run(command, args, onLine = () => {}) {
+  return new Promise((resolve, reject) => {
+    // npm is a script on Windows, which only a shell can start.
+    const child = spawn(command, args, { cwd: ROOT, shell: process.platform === 'win32', stdio: ['ignore', 'pipe', 'pipe'] })
+    let output = ''
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8').on('data', (text) => {
+        output += text
+        const line = text.trimEnd().split('\n').at(-1)
+        if (line) onLine(line.trim())
+      })
+    }
+    child.once('error', reject)
+    child.once('close', (code) => {
+      if (code === 0) return resolve()
+      process.stderr.write(`\n${output.trimEnd()}\n`)
+      reject(new Error(`${command} ${args.join(' ')} ended with code ${code}`))
+    })
+  })
+}
+
+/** Runs a long command under a title: on a terminal its latest line beside it, elsewhere only title and time. */
+async function stage(title, command, args) {
+  const start = performance.now()
+  const seconds = () => `${((performance.now() - start) / 1000).toFixed(0)} s`
+  const { isTTY, columns = 80 } = process.stdout
+  process.stdout.write(isTTY ? title : `${title}\n`)
+  await run(command, args, (line) => {
+    if (isTTY) process.stdout.write(`\r\u001b[K${`${title} ${seconds()} ${line}`.slice(0, columns - 1)}`)
+  })
+  process.stdout.write(isTTY ? `\r\u001b[K${title} ${seconds()}\n` : `done in ${seconds()}\n`)
+}
+
+/** The latest change under some paths, in milliseconds; 0 where nothing is there. */
+async function latest(...paths) {
+  let newest = 0
+  for (const path of paths) {
+    const found = await stat(join(ROOT, path)).catch(() => undefined)
+    if (!found) continue
+    const inside = found.isDirectory() ? await readdir(join(ROOT, path)) : []
+    newest = Math.max(newest, found.isDirectory() ? 0 : found.mtimeMs, await latest(...inside.map((name) => join(path, name))))
+  }
+  return newest
+}
+
+async function prepare() {
+  if (!existsSync(join(ROOT, 'node_modules'))) await stage('Installing dependencies', 'npm', ['ci'])
+  const sources = await latest('crates', 'src', 'Cargo.toml', 'Cargo.lock', 'package.json')
+  const addons = (await readdir(ROOT)).filter((name) => name.endsWith('.node'))
+  const built = Math.min(await latest(...addons), await latest('esm/index.js'))
+  if (built < sources) await stage('Building (the first time takes some minutes)', process.execPath, ['scripts/build.mjs'])
+}
+
+/** Bold and grey on a terminal that wants them. */
+function paint() {
+  const colours = process.stdout.isTTY && !process.env.NO_COLOR
+  const with_ = (code) => (text) => (colours ? `\u001b[${code}m${text}\u001b[0m` : text)
+  return { bold: with_('1'), grey: with_('90'), green: with_('32') }
+}
+
+/** Translates `sentences` and gives the sums of their figures. */
+async function translate(model, sentences, show) {
+  const sums = { tokens: 0, steps: 0, decodeMs: 0, prefillMs: 0, sentences: sentences.length }
+  for (const sentence of sentences) {
+    const generation = model.generate(sentence, { maxTokens: 64 })
+    show.begin(sentence)
+    for await (const chunk of generation) show.text(chunk.text)
+    const { stats } = await generation.result
+    show.end()
+    for (const key of ['tokens', 'steps', 'decodeMs', 'prefillMs']) sums[key] += stats[key]
+  }
+  return sums
+}
+
+function table(rows) {
+  const texts = rows.map((row) => row.map(String))
+  const widths = texts[0].map((_, column) => Math.max(...texts.map((row) => row[column].length)))
+  return texts.map((row) => row.map((text, at) => (at === 0 ? text.padEnd(widths[at]) : text.padStart(widths[at]))).join('   '))
+}
+
+function figures(name, { info }, { tokens, steps, decodeMs, prefillMs, sentences }) {
+  return [
+    name,
+    `${(info.parameters / 1e6).toFixed(1)} M`,
+    tokens,
+    steps,
+    (tokens / Math.max(1, steps)).toFixed(2),
+    (prefillMs / sentences).toFixed(1),
+    (decodeMs / Math.max(1, tokens)).toFixed(2),
+    (1000 * tokens / Math.max(decodeMs, 1e-6)).toFixed(0)
+  ]
+}
+
+async function main(given) {
+  await prepare()
+  const { load } = await import(pathToFileURL(join(ROOT, 'esm/index.js')).href)
+  const sentences = given.length > 0 ? given : SENTENCES
+  const { bold, grey, green } = paint()
+  const write = (text) => process.stdout.write(text)
+
+  const large = await load(LARGE)
+  const { kind, device, dtype } = large.info
+  write(`\n${bold('German to English')} ${grey(`models/de-en/large, ${kind}, ${dtype} on ${device}`)}\n\n`)
+  const loud = {
+    begin: (sentence) => write(`  ${grey(sentence)}\n  ${green('→ ')}`),
+    text: write,
+    end: () => write('\n')
+  }
+  const sums = [await translate(large, sentences, loud)]
+  const small = await load(SMALL)
+  const quiet = { begin() {}, text() {}, end() {} }
+  sums.push(await translate(small, sentences, quiet))
+
+  const head = ['model', 'weights', 'tokens', 'steps', 'tokens/step', 'prompt ms', 'ms/token', 'tokens/s']
+  const [top, ...rows] = table([head, figures('large', large, sums[0]), figures('small', small, sums[1])])
+  write(`\n  ${bold(top)}\n${rows.map((row) => `  ${row}\n`).join('')}`)
+  write(grey('\n  Both models are tiny, were trained on everyday sentences only, and make mistakes.\n'))
+  await Promise.all([large.dispose(), small.dispose()])
+}
+
+main(process.argv.slice(2)).catch((error) => {
+  console.error(`start: ${error.message}`)
+  process.exitCode = 1
+})
