@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use trefoil_decode::{Plain, Session, Strategy};
-use trefoil_models::Token;
+use trefoil_decode::{Bild, Plain, Session, Strategy};
+use trefoil_models::{Seq2SeqLm, Token};
 
 use crate::engine::Request;
 use crate::error::{Error, ErrorKind, Result};
@@ -57,6 +57,16 @@ struct Opened {
 /// Opens a session, or gives `None` where the cache has no room for it now.
 fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
     let options = &request.options;
+    let drafting = match (options.decoding, &loaded.draft) {
+        (Decoding::Plain, _) => None,
+        (Decoding::Bild(settings), Some(draft)) => Some((settings, draft)),
+        (decoding, None) => {
+            let name = decoding.name();
+            return Err(Error::option(format!(
+                "options.decoding is '{name}' and the model was loaded without draft; allowed: 'plain'"
+            )));
+        }
+    };
     let context = loaded.info.context_length;
     let prompt = match request.tokens.take() {
         Some(tokens) => tokens,
@@ -84,15 +94,20 @@ fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
         request.tokens = Some(prompt);
         return Ok(None);
     }
-    let (source, encoder_forwards) = match &loaded.lm {
+    let (source, mut encoder_forwards) = match &loaded.lm {
         Lm::Causal(_) => (None, 0),
         Lm::Seq2Seq { model, .. } => (Some(model.encode(&prompt)?), 1),
     };
+    let strategy: Box<dyn Strategy> = match drafting {
+        None => Box::new(Plain),
+        Some((settings, draft)) => {
+            let (little, runs) = draft.little(&prompt, source.as_ref())?;
+            encoder_forwards += runs;
+            Box::new(Bild::new(settings, little, loaded.ends.clone()))
+        }
+    };
     let id = loaded.kv.open(source);
     loaded.kv.reserve(id, begin.len() + limit)?;
-    let strategy: Box<dyn Strategy> = match options.decoding {
-        Decoding::Plain => Box::new(Plain),
-    };
     let mut session = Session::new(strategy, loaded.ends.clone());
     session.add(id, begin, limit, options.sampling, 0);
     let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(options.stop.clone()));

@@ -4,6 +4,7 @@
 //! ([`Engine`]), a text being written ([`Generation`]), typed errors ([`Error`]).
 
 mod admit;
+mod draft;
 mod engine;
 mod error;
 mod loaded;
@@ -17,8 +18,8 @@ mod writing;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use loaded::{ModelInfo, Progress};
-pub use options::{Decoding, Dtype, GenerateOptions, LoadOptions};
+pub use options::{Decoding, DraftSource, Dtype, GenerateOptions, LoadOptions};
 pub use outbox::{Chunk, Event, Generation, Outcome, Stats};
 pub use prompt::{Prompt, tokens};
 pub use raw::{Raw, Reader};
-pub use trefoil_decode::{Finish, Pick};
+pub use trefoil_decode::{BildSettings, Finish, Pick, Rule};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use trefoil_decode::Sampling;
+use trefoil_decode::{BildSettings, Rule, Sampling};
 
 use crate::error::{Error, Result};
 use crate::raw::{Raw, Reader};
@@ -12,6 +12,21 @@ const STOPS: (usize, usize) = (64, 1024);
 
 /// The largest whole number that every caller's number type holds exactly: 2⁵³ − 1.
 const EXACT: u64 = (1 << 53) - 1;
+
+/// BiLD's `fallback` where nobody gives one.
+const FALLBACK: f64 = 0.5;
+
+/// BiLD's `rollback` where nobody gives one.
+const ROLLBACK: f64 = 3.0;
+
+/// Exact speculation stops drafting below this probability: such a token is not worth its rows.
+const DOUBT: f64 = 0.3;
+
+/// `maxDraft` where nobody gives one.
+const MAX_DRAFT: usize = 10;
+
+/// `maxDraft` at most: a chain and its root are as many rows as the memory budget counts.
+const LONGEST_DRAFT: u64 = 63;
 
 /// Precision in which dense weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +41,22 @@ pub enum Dtype {
     F16,
 }
 
+/// Where a draft model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DraftSource {
+    /// A folder or a `.gguf` file.
+    Model(PathBuf),
+    /// So many of the model's own first decoder layers, under its head.
+    Layers(usize),
+}
+
 /// How a model is loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadOptions {
     /// A folder or a `.gguf` file.
     pub source: PathBuf,
+    /// The little model of BiLD and exact speculation.
+    pub draft: Option<DraftSource>,
     /// Precision of dense weights.
     pub dtype: Dtype,
     /// Threads of a step, the engine's own included.
@@ -57,6 +83,7 @@ impl LoadOptions {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let options = Self {
             source: PathBuf::from(source),
+            draft: draft(&mut reader)?,
             dtype: dtype(&mut reader)?,
             threads: reader.whole("threads", 1, 1024)?.map_or(cores, |threads| threads as usize),
             context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
@@ -67,6 +94,24 @@ impl LoadOptions {
         reader.flag("offline")?;
         reader.finish()?;
         Ok(options)
+    }
+}
+
+fn draft(reader: &mut Reader) -> Result<Option<DraftSource>> {
+    let found = reader.take("draft");
+    match &found {
+        Raw::Absent => Ok(None),
+        Raw::Text(path) if !path.is_empty() && !path.contains('\0') => Ok(Some(DraftSource::Model(path.into()))),
+        Raw::Map(_) => {
+            let mut inner = Reader::new("options.draft", found.clone())?;
+            let layers = inner.whole("layers", 1, 1 << 16)?;
+            inner.finish()?;
+            match layers {
+                Some(layers) => Ok(Some(DraftSource::Layers(layers as usize))),
+                None => Err(reader.refuse("draft", &found, "a folder, a .gguf file, a hub id or { layers }")),
+            }
+        }
+        other => Err(reader.refuse("draft", other, "a folder, a .gguf file, a hub id or { layers }")),
     }
 }
 
@@ -91,10 +136,12 @@ fn device(reader: &mut Reader) -> Result<()> {
 }
 
 /// How a text is decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decoding {
     /// One token a step.
     Plain,
+    /// A draft model writes, the model judges, by either rule.
+    Bild(BildSettings),
 }
 
 impl Decoding {
@@ -102,6 +149,8 @@ impl Decoding {
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Bild(BildSettings { rule: Rule::Exact, .. }) => "speculative",
+            Self::Bild(BildSettings { rule: Rule::Bild { .. }, .. }) => "bild",
         }
     }
 }
@@ -171,18 +220,44 @@ fn stop(reader: &mut Reader) -> Result<Vec<String>> {
 
 fn decoding(reader: &mut Reader) -> Result<Decoding> {
     let found = reader.take("decoding");
-    let named = match found.clone() {
+    let (name, mut inner) = match found {
         Raw::Absent => return Ok(Decoding::Plain),
         Raw::Map(_) => {
-            let mut inner = Reader::new("options.decoding", found.clone())?;
-            let named = inner.take("type");
-            inner.finish()?;
-            named
+            let mut inner = Reader::new("options.decoding", found)?;
+            (inner.take("type"), inner)
         }
-        other => other,
+        name => (name, Reader::new("options.decoding", Raw::Absent)?),
     };
-    match &named {
-        Raw::Text(name) if name == "plain" => Ok(Decoding::Plain),
-        _ => Err(reader.refuse("decoding", &named, "'plain'")),
+    let decoding = match &name {
+        Raw::Text(name) if name == "plain" => Decoding::Plain,
+        Raw::Text(name) if name == "bild" => Decoding::Bild(BildSettings {
+            fallback: threshold(&mut inner, "fallback")?.unwrap_or(FALLBACK),
+            rule: Rule::Bild {
+                rollback: threshold(&mut inner, "rollback")?.unwrap_or(ROLLBACK),
+                verify_tail: inner.flag("verifyTail")?.unwrap_or(true),
+            },
+            max_draft: max_draft(&mut inner)?,
+        }),
+        Raw::Text(name) if name == "speculative" => Decoding::Bild(BildSettings {
+            fallback: DOUBT,
+            rule: Rule::Exact,
+            max_draft: max_draft(&mut inner)?,
+        }),
+        _ => return Err(reader.refuse("decoding", &name, "'plain', 'bild' or 'speculative'")),
+    };
+    inner.finish()?;
+    Ok(decoding)
+}
+
+/// A threshold: infinity is a value like any other, and so is 0.
+fn threshold(reader: &mut Reader, name: &'static str) -> Result<Option<f64>> {
+    match reader.take(name) {
+        Raw::Absent => Ok(None),
+        Raw::Number(value) if value >= 0.0 => Ok(Some(value)),
+        other => Err(reader.refuse(name, &other, "a number from 0, or Infinity")),
     }
+}
+
+fn max_draft(reader: &mut Reader) -> Result<usize> {
+    Ok(reader.whole("maxDraft", 1, LONGEST_DRAFT)?.map_or(MAX_DRAFT, |most| most as usize))
 }
