@@ -8,7 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use files::{Folder, Random, f32s, safetensors};
-use trefoil_models::{ErrorKind, WeightType, Weights};
+use trefoil_kernels::WeightType;
+use trefoil_models::{ErrorKind, Weights};
 
 const HEADER: &str = r#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[16,22]}}"#;
 

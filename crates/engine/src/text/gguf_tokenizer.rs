@@ -245,8 +245,7 @@ impl<'a> Vocabulary<'a> {
         }
         let frame = self.built(|| {
             TemplateProcessing::builder()
-                .try_single(parts)
-                .map_err(|cause| cause.to_string())?
+                .try_single(parts)?
                 .special_tokens(special)
                 .build()
                 .map_err(|cause| cause.to_string())

@@ -12,6 +12,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::normalizer::SplitDelimiterBehavior;
 
 /// How a byte-level tokenizer cuts text.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its name in a format")]
 pub(super) struct Cut {
     /// Applied one after the other, each within the words of the one before.
     patterns: &'static [&'static str],

@@ -2,6 +2,7 @@
 
 mod budget;
 mod filters;
+mod operators;
 mod render;
 
 use std::fs;

@@ -15,6 +15,13 @@ use crate::error::{Error, ErrorKind, Result};
 const FILE: &str = "tokenizer.json";
 /// The largest published vocabularies take about 35 MB.
 const LARGEST_FILE: u64 = 128 << 20;
+/// Encoding takes about half a second and up to 300 bytes of memory a byte for a text of a million.
+const LARGEST_TEXT: usize = 8 << 20;
+/// Texts are estimated by parts of this many bytes; a cut between parts costs a few tokens at most.
+const PART: usize = 64 << 10;
+const TOKENS_PER_CUT: usize = 16;
+/// Bytes that few texts reach as the mean of their tokens.
+const LONG_TOKEN: usize = 16;
 /// Token ids beyond this are not ids of any model, and tables run along them.
 const LARGEST_VOCABULARY: usize = 1 << 24;
 
@@ -81,11 +88,44 @@ impl Tokenizer {
     /// the model wants every text to begin and end.
     ///
     /// # Errors
-    /// Fails (`Internal`) where the tokenizer cannot cut the text.
+    /// Fails (`InvalidOption`) for a text of more than 8 MiB, and (`Internal`) where the tokenizer cannot cut the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        if text.len() > LARGEST_TEXT {
+            let message = format!("the text has {} bytes; allowed are {LARGEST_TEXT}", text.len());
+            return Err(Error::new(ErrorKind::InvalidOption, message));
+        }
         contained(|| self.encoder.encode_fast(text, special))
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|cause| Error::internal(format!("the text cannot be tokenized: {cause}")))
+    }
+
+    /// The tokens of `text`, which may be at most `most`. A text that is far too long is refused without reading it to
+    /// its end.
+    ///
+    /// # Errors
+    /// As [`Self::encode`], and (`ContextOverflow`) for a text of more tokens.
+    pub fn encode_within(&self, text: &str, special: bool, most: usize) -> Result<Vec<u32>> {
+        let overflow = |found: String| {
+            Err(Error::new(
+                ErrorKind::ContextOverflow,
+                format!("the text has {found} tokens; allowed are {most}"),
+            ))
+        };
+        // A text of ordinary length is cut once; only where tokens would have to be unusually long is it estimated first.
+        let mut rest = if text.len() > most.saturating_mul(LONG_TOKEN) { text } else { "" };
+        let (mut least, mut allowance) = (0, 0);
+        while rest.len() > PART {
+            let border = (1..=PART).rev().find(|&at| rest.is_char_boundary(at)).unwrap_or(PART);
+            let (part, after) = rest.split_at(border);
+            least += self.encode(part, false)?.len();
+            allowance += TOKENS_PER_CUT;
+            if least > most.saturating_add(allowance) {
+                return overflow(format!("more than {}", least - allowance));
+            }
+            rest = after;
+        }
+        let tokens = self.encode(text, special)?;
+        if tokens.len() > most { overflow(tokens.len().to_string()) } else { Ok(tokens) }
     }
 
     /// The text of `tokens`, without special tokens. Bytes that are no UTF-8 become U+FFFD.

@@ -5,7 +5,7 @@ use super::rope::RopeScaling;
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// A decoder-only model with rotary positions, RMS norms and SwiGLU feed-forward layers.
+/// A decoder-only model with rotary positions, RMS norms and gated feed-forward layers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlamaConfig {
     /// `llama`, `mistral`, `qwen2` or `qwen3`.

@@ -152,6 +152,7 @@ mod tests {
     use super::*;
 
     /// `ROPE_INIT_FUNCTIONS["llama3"]` of transformers 5.23, f32, for Llama 3.2 1B (base 500,000; 64 dimensions).
+    #[expect(clippy::unreadable_literal, reason = "bits")]
     const LLAMA_3_2: [u32; 32] = [
         1065353216, 1059709382, 1054963644, 1049992931, 1044812720, 1040434848, 1034871981, 1030233703,
         1025116360, 1020030793, 1015523779, 1010044269, 1005516623, 1000248322, 995260192, 984164251,

@@ -10,6 +10,7 @@
 )]
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -25,9 +26,13 @@ impl Folder {
         Self(path)
     }
 
+    /// Writes over what the file holds. To cut it to nothing first would make some file systems wait for the disk at
+    /// every one of thousands of cases.
     pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.join(name);
-        fs::write(&path, bytes).unwrap();
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path).unwrap();
+        file.write_all(bytes.as_ref()).unwrap();
+        file.set_len(bytes.as_ref().len() as u64).unwrap();
         path
     }
 }

@@ -11,8 +11,8 @@ use minijinja::{Error, ErrorKind, Value};
 #[derive(Clone)]
 pub(super) struct Budget(Arc<AtomicUsize>);
 
-/// What an item of a list counts for.
-const ITEM: usize = 8;
+/// What an item of a list counts for: the size of a value.
+const ITEM: usize = size_of::<Value>();
 /// How deep lists and maps may nest. Whatever takes a value apart recurses as deep, down to freeing it.
 const NESTING: usize = 64;
 

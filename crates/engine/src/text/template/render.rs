@@ -60,7 +60,7 @@ pub(super) fn render(
         out.write_str(&budget.text(&[value])?).map_err(Error::from)
     });
 
-    let tree = parse(source, "chat template", SyntaxConfig::default(), SPACE)?;
+    let tree = parse(source, "chat template", SyntaxConfig, SPACE)?;
     let mut generator = CodeGenerator::new("chat template", source);
     generator.compile_stmt(&tree);
     let (mut root, mut blocks) = generator.finish();
@@ -86,7 +86,7 @@ pub(super) fn render(
 /// Refuses what could not be bounded later; gives the length of the longest literal text.
 fn scan(source: &str) -> Result<usize, Error> {
     let (mut products, mut longest) = (0, 0);
-    for token in tokenize(source, false, SyntaxConfig::default(), SPACE) {
+    for token in tokenize(source, false, SyntaxConfig, SPACE) {
         match token?.0 {
             Token::Mul | Token::Pow => products += 1,
             Token::TemplateData(text) => longest = longest.max(text.len()),
