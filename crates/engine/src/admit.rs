@@ -7,7 +7,7 @@ use trefoil_models::Token;
 
 use crate::engine::Request;
 use crate::error::{Error, ErrorKind, Result};
-use crate::loaded::{Loaded, Lm};
+use crate::loaded::{Lm, Loaded};
 use crate::options::Decoding;
 use crate::outbox::Event;
 use crate::prompt::Prompt;
@@ -32,7 +32,8 @@ pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool)
             let Opened { session, text, prompt_tokens, encoder_forwards, prefill } = opened;
             let name = options.decoding.name();
             let texts = vec![text];
-            let writing = Writing::new(session, texts, outbox, name, prompt_tokens, encoder_forwards, prefill);
+            let writing =
+                Writing::new(session, texts, outbox, name, prompt_tokens, encoder_forwards, prefill);
             Admission::Writing(Box::new(writing))
         }
         Ok(None) if !alone => Admission::Later(request),
@@ -70,7 +71,9 @@ fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
         Lm::Seq2Seq { start, .. } => vec![*start],
     };
     if begin.is_empty() {
-        return Err(Error::option("prompt is empty and this model has no token to begin with; allowed: some text"));
+        return Err(Error::option(
+            "prompt is empty and this model has no token to begin with; allowed: some text",
+        ));
     }
     let limit = options.max_tokens.unwrap_or(usize::MAX).min(context - begin.len());
 
@@ -105,7 +108,9 @@ fn tokens(prompt: &Prompt, loaded: &Loaded) -> Result<Vec<Token>> {
         Prompt::Text(text) => loaded.tokenizer.encode_within(text, true, context),
         Prompt::Messages(messages) => {
             let template = loaded.template.as_ref().ok_or_else(|| {
-                Error::option("prompt is a list of messages, and this model has no chat template; allowed: a string")
+                Error::option(
+                    "prompt is a list of messages, and this model has no chat template; allowed: a string",
+                )
             })?;
             // The template writes the special tokens itself.
             loaded.tokenizer.encode_within(&template.render(messages, true)?, false, context)

@@ -91,10 +91,15 @@ impl Engine {
     /// Fails as [`Engine::load`] does.
     pub fn open(options: LoadOptions) -> Result<Engine> {
         let (sender, receiver) = sync_channel(1);
-        Self::load(options, Arc::default(), |_| (), move |engine| {
-            // The receiver waits below.
-            let _ = sender.send(engine);
-        });
+        Self::load(
+            options,
+            Arc::default(),
+            |_| (),
+            move |engine| {
+                // The receiver waits below.
+                let _ = sender.send(engine);
+            },
+        );
         receiver.recv().unwrap_or_else(|_| Err(Error::internal("the engine thread could not start")))
     }
 

@@ -84,7 +84,16 @@ impl Writing {
         encoder_forwards: usize,
         prefill: Duration,
     ) -> Self {
-        Self { session, texts, outbox, prompt_tokens, encoder_forwards, decoding, prefill, decode: Duration::ZERO }
+        Self {
+            session,
+            texts,
+            outbox,
+            prompt_tokens,
+            encoder_forwards,
+            decoding,
+            prefill,
+            decode: Duration::ZERO,
+        }
     }
 
     /// Whether the reader has to catch up before another step.
@@ -129,7 +138,11 @@ impl Writing {
                 self.session.end(kept.branch, Finish::Stop, &mut loaded.kv);
             }
             if !fresh.is_empty() || !kept.picks.is_empty() {
-                self.outbox.send(Event::Chunk(Chunk { prompt: kept.branch, text: fresh, tokens: kept.picks }));
+                self.outbox.send(Event::Chunk(Chunk {
+                    prompt: kept.branch,
+                    text: fresh,
+                    tokens: kept.picks,
+                }));
             }
         }
         Ok(())
