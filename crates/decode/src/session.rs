@@ -82,10 +82,24 @@ impl Session {
     ///
     /// * `id`: an open branch of the cache that holds a (possibly empty) beginning of `prompt`, but not its last token.
     /// * `key`: the branch's part in the sampler's key.
-    pub fn add(&mut self, id: BranchId, prompt: Vec<Token>, limit: usize, sampling: Sampling, key: u64) -> usize {
+    pub fn add(
+        &mut self,
+        id: BranchId,
+        prompt: Vec<Token>,
+        limit: usize,
+        sampling: Sampling,
+        key: u64,
+    ) -> usize {
         let finish = (limit == 0).then_some(Finish::Length);
         let sampler = Sampler::new(sampling, key);
-        self.branches.push(Branch { id, text: Transcript::new(prompt), sampler, limit, finish, tally: Tally::default() });
+        self.branches.push(Branch {
+            id,
+            text: Transcript::new(prompt),
+            sampler,
+            limit,
+            finish,
+            tally: Tally::default(),
+        });
         self.branches.len() - 1
     }
 
@@ -162,7 +176,13 @@ impl Session {
     }
 
     /// Judges one branch, commits what was kept, and ends the branch where its text ends.
-    fn settle(&mut self, number: usize, root: RowId, scores: &trefoil_models::Scores, kv: &mut Kv) -> Result<Kept> {
+    fn settle(
+        &mut self,
+        number: usize,
+        root: RowId,
+        scores: &trefoil_models::Scores,
+        kv: &mut Kv,
+    ) -> Result<Kept> {
         let branch = &mut self.branches[number];
         let live = Live { branch: number, text: &branch.text, root };
         let verdict = self.strategy.judge(&live, &self.draft, scores, &mut branch.sampler)?;

@@ -49,7 +49,13 @@ pub trait Strategy: Send {
     ///
     /// # Errors
     /// Fails where a row's scores are missing or not finite.
-    fn judge(&mut self, live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampler) -> Result<Verdict>;
+    fn judge(
+        &mut self,
+        live: &Live<'_>,
+        draft: &Draft,
+        scores: &Scores,
+        sampler: &mut Sampler,
+    ) -> Result<Verdict>;
 
     /// Hears that a branch has ended.
     fn close(&mut self, _branch: usize) {}

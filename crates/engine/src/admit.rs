@@ -7,7 +7,7 @@ use trefoil_models::Token;
 
 use crate::engine::Request;
 use crate::error::{Error, ErrorKind, Result};
-use crate::loaded::{Loaded, Lm};
+use crate::loaded::{Lm, Loaded};
 use crate::options::Decoding;
 use crate::outbox::Event;
 use crate::prompt::Prompt;
@@ -29,9 +29,12 @@ pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool)
     match open(&mut request, loaded) {
         Ok(Some(opened)) => {
             let Request { outbox, options, .. } = *request;
-            let Opened { session, text, encoder_forwards, prefill } = opened;
+            let Opened { session, text, prompt_tokens, encoder_forwards, prefill } = opened;
             let name = options.decoding.name();
-            Admission::Writing(Box::new(Writing::new(session, vec![text], outbox, name, encoder_forwards, prefill)))
+            let texts = vec![text];
+            let writing =
+                Writing::new(session, texts, outbox, name, prompt_tokens, encoder_forwards, prefill);
+            Admission::Writing(Box::new(writing))
         }
         Ok(None) if !alone => Admission::Later(request),
         Ok(None) => {
@@ -50,6 +53,7 @@ pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool)
 struct Opened {
     session: Session,
     text: Text,
+    prompt_tokens: usize,
     encoder_forwards: usize,
     prefill: Duration,
 }
@@ -62,16 +66,14 @@ fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
         Some(tokens) => tokens,
         None => tokens(&request.prompt, loaded)?,
     };
-    if prompt.len() > context {
-        let message = format!("the prompt has {} tokens; the context holds {context}", prompt.len());
-        return Err(Error::new(ErrorKind::ContextOverflow, message));
-    }
     let begin = match &loaded.lm {
         Lm::Causal(_) => prompt.clone(),
         Lm::Seq2Seq { start, .. } => vec![*start],
     };
     if begin.is_empty() {
-        return Err(Error::option("prompt is empty and this model has no token to begin with; allowed: some text"));
+        return Err(Error::option(
+            "prompt is empty and this model has no token to begin with; allowed: some text",
+        ));
     }
     let limit = options.max_tokens.unwrap_or(usize::MAX).min(context - begin.len());
 
@@ -96,18 +98,22 @@ fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
     let mut session = Session::new(strategy, loaded.ends.clone());
     session.add(id, begin, limit, options.sampling, 0);
     let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(options.stop.clone()));
-    Ok(Some(Opened { session, text, encoder_forwards, prefill: before.elapsed() }))
+    let prompt_tokens = prompt.len();
+    Ok(Some(Opened { session, text, prompt_tokens, encoder_forwards, prefill: before.elapsed() }))
 }
 
 fn tokens(prompt: &Prompt, loaded: &Loaded) -> Result<Vec<Token>> {
+    let context = loaded.info.context_length;
     match prompt {
-        Prompt::Text(text) => loaded.tokenizer.encode(text, true),
+        Prompt::Text(text) => loaded.tokenizer.encode_within(text, true, context),
         Prompt::Messages(messages) => {
             let template = loaded.template.as_ref().ok_or_else(|| {
-                Error::option("prompt is a list of messages, and this model has no chat template; allowed: a string")
+                Error::option(
+                    "prompt is a list of messages, and this model has no chat template; allowed: a string",
+                )
             })?;
             // The template writes the special tokens itself.
-            loaded.tokenizer.encode(&template.render(messages, true)?, false)
+            loaded.tokenizer.encode_within(&template.render(messages, true)?, false, context)
         }
     }
 }

@@ -51,7 +51,9 @@ impl LoadOptions {
     /// Fails (`InvalidOption`) for an unknown name or a value that is not allowed, naming both.
     pub fn resolve(source: &str, raw: Raw) -> Result<Self> {
         if source.is_empty() || source.contains('\0') {
-            return Err(Error::option("the model's source is empty; allowed: a folder, a .gguf file or a hub id"));
+            return Err(Error::option(
+                "the model's source is empty; allowed: a folder, a .gguf file or a hub id",
+            ));
         }
         let mut reader = Reader::new("options", raw)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -76,7 +78,9 @@ fn dtype(reader: &mut Reader) -> Result<Dtype> {
         Some("f32") => Ok(Dtype::F32),
         Some("bf16") => Ok(Dtype::Bf16),
         Some("f16") => Ok(Dtype::F16),
-        Some(other) => Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16' or 'f16'")),
+        Some(other) => {
+            Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16' or 'f16'"))
+        }
     }
 }
 

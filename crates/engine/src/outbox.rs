@@ -146,7 +146,12 @@ impl Outbox {
     pub(crate) fn close_if_cancelled(&self) -> bool {
         if self.is_cancelled() {
             let (text, tokens) = (String::new(), Vec::new());
-            self.send(Event::Done(vec![Outcome { text, tokens, finish: Finish::Abort, stats: Stats::default() }]));
+            self.send(Event::Done(vec![Outcome {
+                text,
+                tokens,
+                finish: Finish::Abort,
+                stats: Stats::default(),
+            }]));
         }
         self.is_cancelled()
     }

@@ -14,6 +14,7 @@ pub(crate) struct Writing {
     session: Session,
     texts: Vec<Text>,
     outbox: Outbox,
+    prompt_tokens: usize,
     encoder_forwards: usize,
     decoding: &'static str,
     prefill: Duration,
@@ -79,10 +80,20 @@ impl Writing {
         texts: Vec<Text>,
         outbox: Outbox,
         decoding: &'static str,
+        prompt_tokens: usize,
         encoder_forwards: usize,
         prefill: Duration,
     ) -> Self {
-        Self { session, texts, outbox, encoder_forwards, decoding, prefill, decode: Duration::ZERO }
+        Self {
+            session,
+            texts,
+            outbox,
+            prompt_tokens,
+            encoder_forwards,
+            decoding,
+            prefill,
+            decode: Duration::ZERO,
+        }
     }
 
     /// Whether the reader has to catch up before another step.
@@ -127,7 +138,11 @@ impl Writing {
                 self.session.end(kept.branch, Finish::Stop, &mut loaded.kv);
             }
             if !fresh.is_empty() || !kept.picks.is_empty() {
-                self.outbox.send(Event::Chunk(Chunk { prompt: kept.branch, text: fresh, tokens: kept.picks }));
+                self.outbox.send(Event::Chunk(Chunk {
+                    prompt: kept.branch,
+                    text: fresh,
+                    tokens: kept.picks,
+                }));
             }
         }
         Ok(())
@@ -148,7 +163,7 @@ impl Writing {
             tokens: text.written().to_vec(),
             finish,
             stats: Stats {
-                prompt_tokens: text.prompt_len(),
+                prompt_tokens: self.prompt_tokens,
                 tokens: text.written().len(),
                 steps: tally.steps,
                 draft_forwards: counters.draft_forwards,

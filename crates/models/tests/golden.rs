@@ -48,7 +48,10 @@ fn logits_are_the_recorded_ones_within_1e_4() {
             for (&position, expected) in logits.positions.iter().zip(expected.chunks(vocabulary)) {
                 for (token, (found, expected)) in rows[position].iter().zip(expected).enumerate() {
                     let off = (found - expected).abs();
-                    assert!(off <= 1e-4, "{name}: position {position}, token {token}: {found} for {expected}");
+                    assert!(
+                        off <= 1e-4,
+                        "{name}: position {position}, token {token}: {found} for {expected}"
+                    );
                 }
                 compared += 1;
             }

@@ -152,7 +152,11 @@ impl From<Stats> for NativeStats {
             encoder_forwards: stats.encoder_forwards as u32,
             prefill_ms: stats.prefill_ms,
             decode_ms: stats.decode_ms,
-            tokens_per_second: if stats.decode_ms > 0.0 { stats.tokens as f64 * 1e3 / stats.decode_ms } else { 0.0 },
+            tokens_per_second: if stats.decode_ms > 0.0 {
+                stats.tokens as f64 * 1e3 / stats.decode_ms
+            } else {
+                0.0
+            },
             decoding: stats.decoding.into(),
         }
     }

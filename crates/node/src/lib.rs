@@ -14,4 +14,4 @@ mod value;
 
 pub use events::{NativeEvent, NativeFailure, NativeGeneration, NativeResult, NativeStats};
 pub use loading::{NativeLoaded, NativeLoading, NativeProgress};
-pub use model::{NativeInfo, NativeModel, NativeText, NativeTokens, NativeStarted};
+pub use model::{NativeInfo, NativeModel, NativeStarted, NativeText, NativeTokens};
