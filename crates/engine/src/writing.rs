@@ -150,7 +150,7 @@ impl Writing {
     fn outcome(&mut self, branch: usize) -> Outcome {
         let text = self.session.text(branch);
         let tally = self.session.tally(branch);
-        let counters = self.session.strategy().counters();
+        let counters = self.session.strategy().counters(branch);
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         let finish = match self.session.finish(branch) {
             _ if self.texts[branch].stopped => Finish::Stop,
