@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use trefoil_decode::{Plain, Session, Strategy};
+use trefoil_decode::Session;
 use trefoil_models::Token;
 
 use crate::engine::Request;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loaded::{Lm, Loaded};
-use crate::options::Decoding;
 use crate::outbox::Event;
 use crate::prompt::Prompt;
 use crate::text::{Pieces, StopText};
@@ -92,10 +91,8 @@ fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
     };
     let id = loaded.kv.open(source);
     loaded.kv.reserve(id, begin.len() + limit)?;
-    let strategy: Box<dyn Strategy> = match options.decoding {
-        Decoding::Plain => Box::new(Plain),
-    };
-    let mut session = Session::new(strategy, loaded.ends.clone());
+    let written_about = if encoder_forwards > 0 { prompt.as_slice() } else { &[] };
+    let mut session = Session::new(options.decoding.strategy(written_about), loaded.ends.clone());
     session.add(id, begin, limit, options.sampling, 0);
     let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(options.stop.clone()));
     let prompt_tokens = prompt.len();

@@ -203,7 +203,9 @@ fn serve(mut loaded: Loaded, inbox: Receiver<Command>, disposals: &Disposals) {
     };
     desk.close(&mut loaded, &error);
     drop(loaded);
-    inbox.try_iter().for_each(|command| command.refuse(error.clone()));
+    for command in inbox.try_iter() {
+        command.refuse(error.clone());
+    }
     // Whoever asked before the inbox closed is answered here; whoever asks later finds it closed.
     drop(inbox);
     answer(disposals);
@@ -212,7 +214,9 @@ fn serve(mut loaded: Loaded, inbox: Receiver<Command>, disposals: &Disposals) {
 /// Tells everybody who waits for it that the model is freed.
 fn answer(disposals: &Disposals) {
     let waiting = std::mem::take(&mut *lock(disposals));
-    waiting.into_iter().for_each(|reply| reply(Ok(())));
+    for reply in waiting {
+        reply(Ok(()));
+    }
 }
 
 fn lock(disposals: &Disposals) -> MutexGuard<'_, Vec<Reply<()>>> {

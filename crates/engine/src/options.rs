@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use trefoil_decode::Sampling;
 
+use crate::decoding::Decoding;
 use crate::error::{Error, Result};
 use crate::raw::{Raw, Reader};
 
@@ -94,22 +95,6 @@ fn device(reader: &mut Reader) -> Result<()> {
     }
 }
 
-/// How a text is decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decoding {
-    /// One token a step.
-    Plain,
-}
-
-impl Decoding {
-    /// The name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-        }
-    }
-}
-
 /// How a text is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
@@ -131,7 +116,7 @@ impl GenerateOptions {
     pub fn resolve(raw: Raw) -> Result<Self> {
         let mut reader = Reader::new("options", raw)?;
         let options = Self {
-            decoding: decoding(&mut reader)?,
+            decoding: Decoding::resolve(&mut reader)?,
             max_tokens: reader.whole("maxTokens", 0, u64::from(u32::MAX))?.map(|limit| limit as usize),
             stop: stop(&mut reader)?,
             sampling: sampling(&mut reader)?,
@@ -171,22 +156,4 @@ fn stop(reader: &mut Reader) -> Result<Vec<String>> {
         other => Err(reader.refuse("stop", &other, &allowed)),
     });
     texts.collect()
-}
-
-fn decoding(reader: &mut Reader) -> Result<Decoding> {
-    let found = reader.take("decoding");
-    let named = match found.clone() {
-        Raw::Absent => return Ok(Decoding::Plain),
-        Raw::Map(_) => {
-            let mut inner = Reader::new("options.decoding", found.clone())?;
-            let named = inner.take("type");
-            inner.finish()?;
-            named
-        }
-        other => other,
-    };
-    match &named {
-        Raw::Text(name) if name == "plain" => Ok(Decoding::Plain),
-        _ => Err(reader.refuse("decoding", &named, "'plain'")),
-    }
 }

@@ -133,7 +133,9 @@ impl Outbox {
             }
             None => state.queue.push_back(event),
         }
-        late.into_iter().for_each(|deliver| deliver(None));
+        for deliver in late {
+            deliver(None);
+        }
     }
 
     /// Whether the reader is too far behind for another step.

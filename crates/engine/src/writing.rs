@@ -35,7 +35,7 @@ impl Text {
     }
 
     /// Takes a step's tokens and gives the text that they made final.
-    fn push(&mut self, kept: &Kept) -> Result<String> {
+    fn push(&mut self, kept: &Kept) -> String {
         let mut fresh = String::new();
         for pick in &kept.picks {
             if let Some(piece) = self.pieces.push(pick.token) {
@@ -43,26 +43,25 @@ impl Text {
             }
         }
         if kept.finish.is_some() {
-            self.flush(&mut fresh)?;
+            self.flush(&mut fresh);
         }
         self.written.push_str(&fresh);
-        Ok(fresh)
+        fresh
     }
 
     /// The whole text, with what was still held back for a longer token or a stop string.
-    fn finish(&mut self) -> Result<String> {
+    fn finish(&mut self) -> String {
         let mut rest = String::new();
-        self.flush(&mut rest)?;
-        Ok(std::mem::take(&mut self.written) + &rest)
+        self.flush(&mut rest);
+        std::mem::take(&mut self.written) + &rest
     }
 
-    fn flush(&mut self, fresh: &mut String) -> Result<()> {
+    fn flush(&mut self, fresh: &mut String) {
         let rest = self.pieces.finish();
         self.release(&rest, fresh);
         if !self.stopped {
             fresh.push_str(&self.stop.finish());
         }
-        Ok(())
     }
 
     fn release(&mut self, piece: &str, fresh: &mut String) {
@@ -115,8 +114,8 @@ impl Writing {
         if !self.session.is_done() {
             return Some(self);
         }
-        let outcomes: Result<Vec<_>> = (0..self.texts.len()).map(|branch| self.outcome(branch)).collect();
-        self.outbox.send(outcomes.map_or_else(Event::Failed, Event::Done));
+        let outcomes = (0..self.texts.len()).map(|branch| self.outcome(branch)).collect();
+        self.outbox.send(Event::Done(outcomes));
         None
     }
 
@@ -133,7 +132,7 @@ impl Writing {
         *spent += before.elapsed();
         for kept in kept {
             let text = &mut self.texts[kept.branch];
-            let fresh = text.push(&kept)?;
+            let fresh = text.push(&kept);
             if text.stopped && kept.finish.is_none() {
                 self.session.end(kept.branch, Finish::Stop, &mut loaded.kv);
             }
@@ -148,18 +147,18 @@ impl Writing {
         Ok(())
     }
 
-    fn outcome(&mut self, branch: usize) -> Result<Outcome> {
+    fn outcome(&mut self, branch: usize) -> Outcome {
         let text = self.session.text(branch);
         let tally = self.session.tally(branch);
-        let counters = self.session.strategy().counters();
+        let counters = self.session.strategy().counters(branch);
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         let finish = match self.session.finish(branch) {
             _ if self.texts[branch].stopped => Finish::Stop,
             Some(finish) => finish,
             None => Finish::Abort,
         };
-        Ok(Outcome {
-            text: self.texts[branch].finish()?,
+        Outcome {
+            text: self.texts[branch].finish(),
             tokens: text.written().to_vec(),
             finish,
             stats: Stats {
@@ -176,6 +175,6 @@ impl Writing {
                 decode_ms: milliseconds(self.decode),
                 decoding: self.decoding,
             },
-        })
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::error::Result;
 pub(crate) fn decoder_bias(config: &T5Config, buckets: &Weight, kernels: &Kernels) -> Result<Tensor> {
     let distances =
         (0..=config.max_distance).map(|distance| bucket(distance, config.buckets, config.max_distance));
-    table(distances.collect(), config, buckets, kernels)
+    table(&distances.collect::<Vec<_>>(), config, buckets, kernels)
 }
 
 /// The encoder's table: `[heads, 2 · max_distance + 1]` by `key position - row position + max_distance`.
@@ -26,7 +26,7 @@ pub(crate) fn encoder_bias(config: &T5Config, buckets: &Weight, kernels: &Kernel
         let ahead = if offset > reach { half } else { 0 };
         ahead + bucket(offset.abs_diff(reach), half, reach)
     });
-    table(offsets.collect(), config, buckets, kernels)
+    table(&offsets.collect::<Vec<_>>(), config, buckets, kernels)
 }
 
 /// The bucket of a distance: one each for the near half, logarithmic up to `max_distance`, the last one beyond.
@@ -40,7 +40,7 @@ fn bucket(distance: usize, buckets: usize, max_distance: usize) -> usize {
     (exact + step as usize).min(buckets - 1)
 }
 
-fn table(index: Vec<usize>, config: &T5Config, buckets: &Weight, kernels: &Kernels) -> Result<Tensor> {
+fn table(index: &[usize], config: &T5Config, buckets: &Weight, kernels: &Kernels) -> Result<Tensor> {
     let rows = (0..config.buckets).map(|bucket| buckets.row(bucket));
     let rows: Vec<Vec<f32>> = rows.collect::<std::result::Result<_, _>>()?;
     let values: Vec<f32> = (0..config.heads)

@@ -1,5 +1,8 @@
 //! Every architecture against what transformers answers with the same weights.
 
+#![allow(clippy::allow_attributes, reason = "not every test file needs each")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod fixture;
 
 use fixture::{CAUSAL, Fixture, SEQ2SEQ, argmax};
