@@ -25,6 +25,8 @@ pub struct Chunk {
     pub text: String,
     /// Every token that the step kept.
     pub tokens: Vec<Pick>,
+    /// How many of them, from the first, a draft had; the model wrote the others.
+    pub accepted: usize,
 }
 
 /// A finished text.
@@ -222,7 +224,7 @@ mod tests {
     use super::*;
 
     fn chunk(prompt: usize) -> Event {
-        Event::Chunk(Chunk { prompt, text: String::new(), tokens: Vec::new() })
+        Event::Chunk(Chunk { prompt, text: String::new(), tokens: Vec::new(), accepted: 0 })
     }
 
     #[test]

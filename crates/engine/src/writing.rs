@@ -141,6 +141,7 @@ impl Writing {
                     prompt: kept.branch,
                     text: fresh,
                     tokens: kept.picks,
+                    accepted: kept.accepted,
                 }));
             }
         }

@@ -51,6 +51,7 @@ pub struct NativeEvent {
     pub text: Option<String>,
     pub ids: Option<Vec<u32>>,
     pub logprobs: Option<Vec<f64>>,
+    pub accepted: Option<u32>,
     pub results: Option<Vec<NativeResult>>,
     pub failure: Option<NativeFailure>,
 }
@@ -95,7 +96,16 @@ impl From<Error> for NativeFailure {
 impl NativeEvent {
     fn empty(kind: &str) -> Self {
         let kind = kind.into();
-        Self { kind, prompt: None, text: None, ids: None, logprobs: None, results: None, failure: None }
+        Self {
+            kind,
+            prompt: None,
+            text: None,
+            ids: None,
+            logprobs: None,
+            accepted: None,
+            results: None,
+            failure: None,
+        }
     }
 }
 
@@ -109,6 +119,7 @@ impl From<Event> for NativeEvent {
                     text: Some(chunk.text),
                     ids: Some(chunk.tokens.iter().map(|pick| pick.token).collect()),
                     logprobs,
+                    accepted: Some(chunk.accepted as u32),
                     ..Self::empty("chunk")
                 }
             }
