@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use trefoil_decode::{Finish, Kept, Session};
+use trefoil_models::Token;
 
 use crate::error::{Error, Result};
 use crate::loaded::Loaded;
@@ -26,22 +27,35 @@ pub(crate) struct Text {
     pieces: Pieces,
     stop: StopText,
     written: String,
+    /// Tokens of the text; a step can keep more than a stop string lets in.
+    tokens: Vec<Token>,
+    accepted: usize,
     stopped: bool,
 }
 
 impl Text {
     pub(crate) fn new(pieces: Pieces, stop: StopText) -> Self {
-        Self { pieces, stop, written: String::new(), stopped: false }
+        Self { pieces, stop, written: String::new(), tokens: Vec::new(), accepted: 0, stopped: false }
     }
 
-    /// Takes a step's tokens and gives the text that they made final.
-    fn push(&mut self, kept: &Kept) -> String {
+    /// Takes a step's tokens, up to the one that completes a stop string; drops the others from `kept` and gives the
+    /// text that became final.
+    fn push(&mut self, kept: &mut Kept) -> String {
         let mut fresh = String::new();
+        let mut taken = 0;
         for pick in &kept.picks {
+            if self.stopped {
+                break;
+            }
+            taken += 1;
             if let Some(piece) = self.pieces.push(pick.token) {
                 self.release(&piece, &mut fresh);
             }
         }
+        kept.picks.truncate(taken);
+        kept.accepted = kept.accepted.min(taken);
+        self.tokens.extend(kept.picks.iter().map(|pick| pick.token));
+        self.accepted += kept.accepted;
         if kept.finish.is_some() {
             self.flush(&mut fresh);
         }
@@ -130,9 +144,9 @@ impl Writing {
         let kept = self.session.step(loaded.lm.decoder(), &mut loaded.kv)?;
         let spent = if kept.is_empty() { &mut self.prefill } else { &mut self.decode };
         *spent += before.elapsed();
-        for kept in kept {
+        for mut kept in kept {
             let text = &mut self.texts[kept.branch];
-            let fresh = text.push(&kept);
+            let fresh = text.push(&mut kept);
             if text.stopped && kept.finish.is_none() {
                 self.session.end(kept.branch, Finish::Stop, &mut loaded.kv);
             }
@@ -149,26 +163,25 @@ impl Writing {
     }
 
     fn outcome(&mut self, branch: usize) -> Outcome {
-        let text = self.session.text(branch);
         let tally = self.session.tally(branch);
         let counters = self.session.strategy().counters(branch);
+        let text = &mut self.texts[branch];
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         let finish = match self.session.finish(branch) {
-            _ if self.texts[branch].stopped => Finish::Stop,
+            _ if text.stopped => Finish::Stop,
             Some(finish) => finish,
             None => Finish::Abort,
         };
         Outcome {
-            text: self.texts[branch].finish(),
-            tokens: text.written().to_vec(),
+            text: text.finish(),
             finish,
             stats: Stats {
                 prompt_tokens: self.prompt_tokens,
-                tokens: text.written().len(),
+                tokens: text.tokens.len(),
                 steps: tally.steps,
                 draft_forwards: counters.draft_forwards,
                 drafted_tokens: tally.drafted,
-                accepted_tokens: tally.accepted,
+                accepted_tokens: text.accepted,
                 fallbacks: counters.fallbacks,
                 rollbacks: counters.rollbacks,
                 encoder_forwards: self.encoder_forwards,
@@ -176,6 +189,7 @@ impl Writing {
                 decode_ms: milliseconds(self.decode),
                 decoding: self.decoding,
             },
+            tokens: std::mem::take(&mut text.tokens),
         }
     }
 }
