@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use trefoil_decode::Session;
-use trefoil_models::Token;
+use trefoil_models::{Seq2SeqLm, Token};
 
 use crate::engine::Request;
 use crate::error::{Error, ErrorKind, Result};
@@ -60,6 +60,7 @@ struct Opened {
 /// Opens a session, or gives `None` where the cache has no room for it now.
 fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
     let options = &request.options;
+    options.decoding.check(loaded)?;
     let context = loaded.info.context_length;
     let prompt = match request.tokens.take() {
         Some(tokens) => tokens,
@@ -85,14 +86,15 @@ fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
         request.tokens = Some(prompt);
         return Ok(None);
     }
-    let (source, encoder_forwards) = match &loaded.lm {
+    let (source, mut encoder_forwards) = match &loaded.lm {
         Lm::Causal(_) => (None, 0),
         Lm::Seq2Seq { model, .. } => (Some(model.encode(&prompt)?), 1),
     };
+    let (strategy, runs) = options.decoding.strategy(&prompt, source.as_ref(), loaded)?;
+    encoder_forwards += runs;
     let id = loaded.kv.open(source);
     loaded.kv.reserve(id, begin.len() + limit)?;
-    let written_about = if encoder_forwards > 0 { prompt.as_slice() } else { &[] };
-    let mut session = Session::new(options.decoding.strategy(written_about), loaded.ends.clone());
+    let mut session = Session::new(strategy, loaded.ends.clone());
     session.add(id, begin, limit, options.sampling, 0);
     let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(options.stop.clone()));
     let prompt_tokens = prompt.len();

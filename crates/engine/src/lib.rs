@@ -5,6 +5,7 @@
 
 mod admit;
 mod decoding;
+mod draft;
 mod engine;
 mod error;
 mod loaded;
@@ -19,8 +20,8 @@ pub use decoding::Decoding;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use loaded::{ModelInfo, Progress};
-pub use options::{Dtype, GenerateOptions, LoadOptions};
+pub use options::{DraftSource, Dtype, GenerateOptions, LoadOptions};
 pub use outbox::{Chunk, Event, Generation, Outcome, Stats};
 pub use prompt::{Prompt, tokens};
 pub use raw::{Raw, Reader};
-pub use trefoil_decode::{Finish, Pick};
+pub use trefoil_decode::{BildSettings, Finish, Pick, Rule};

@@ -51,17 +51,17 @@ pub struct Stats {
     pub tokens: usize,
     /// Forward passes of the model after prefill.
     pub steps: usize,
-    /// Forward passes of a draft model.
+    /// Forward passes of the draft model after its prefill.
     pub draft_forwards: usize,
-    /// Draft tokens scored.
+    /// Tokens that were drafted.
     pub drafted_tokens: usize,
-    /// Draft tokens kept.
+    /// Drafted tokens that joined the text.
     pub accepted_tokens: usize,
     /// Takeovers by the large model.
     pub fallbacks: usize,
     /// Replacements by the large model.
     pub rollbacks: usize,
-    /// Runs of the encoder.
+    /// Runs of encoders, a draft model's included.
     pub encoder_forwards: usize,
     /// Milliseconds of encoding and prefill.
     pub prefill_ms: f64,
