@@ -29,7 +29,8 @@ pub(crate) struct Window {
 impl Window {
     /// A window of `columns` ≥ 1 columns and `n` − 1 levels, its first level drawn from `text`.
     pub(crate) fn new(columns: usize, n: usize, text: &[Token]) -> Self {
-        let mut window = Self { columns, depth: n - 1, levels: vec![Vec::new()], cells: Vec::new(), drawn: 0 };
+        let mut window =
+            Self { columns, depth: n - 1, levels: vec![Vec::new()], cells: Vec::new(), drawn: 0 };
         // Each step until the window is full takes a column off the first level.
         for _ in 0..columns + n - 3 {
             let token = window.draw(text);
@@ -43,7 +44,8 @@ impl Window {
         self.levels.len() == self.depth
     }
 
-    /// Hangs the window under `root` and asks for the scores of its deepest level.
+    /// Hangs the window under `root` and asks for the scores of its deepest level, and of the first column: that one
+    /// hangs under the pending token itself, so it is a guess at what comes next and can be kept like any other.
     pub(crate) fn hang(&mut self, root: RowId, draft: &mut Draft) {
         self.cells.clear();
         let mut spine = vec![root];
@@ -56,7 +58,8 @@ impl Window {
             let cells = above.iter().zip(level).map(|(&above, &token)| draft.extend(above, token)).collect();
             self.cells.push(cells);
         }
-        for &cell in &self.cells[self.cells.len() - 1] {
+        let first = self.cells[1..].iter().map(|level| &level[..1]);
+        for &cell in first.chain(self.cells.last().map(Vec::as_slice)).flatten() {
             draft.score(cell);
         }
     }

@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use trefoil_decode::{Bild, Plain, Session, Strategy};
+use trefoil_decode::Session;
 use trefoil_models::{Seq2SeqLm, Token};
 
 use crate::engine::Request;
 use crate::error::{Error, ErrorKind, Result};
-use crate::loaded::{Loaded, Lm};
-use crate::options::Decoding;
+use crate::loaded::{Lm, Loaded};
 use crate::outbox::Event;
 use crate::prompt::Prompt;
 use crate::text::{Pieces, StopText};
@@ -29,9 +28,12 @@ pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool)
     match open(&mut request, loaded) {
         Ok(Some(opened)) => {
             let Request { outbox, options, .. } = *request;
-            let Opened { session, text, encoder_forwards, prefill } = opened;
+            let Opened { session, text, prompt_tokens, encoder_forwards, prefill } = opened;
             let name = options.decoding.name();
-            Admission::Writing(Box::new(Writing::new(session, vec![text], outbox, name, encoder_forwards, prefill)))
+            let texts = vec![text];
+            let writing =
+                Writing::new(session, texts, outbox, name, prompt_tokens, encoder_forwards, prefill);
+            Admission::Writing(Box::new(writing))
         }
         Ok(None) if !alone => Admission::Later(request),
         Ok(None) => {
@@ -50,6 +52,7 @@ pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool)
 struct Opened {
     session: Session,
     text: Text,
+    prompt_tokens: usize,
     encoder_forwards: usize,
     prefill: Duration,
 }
@@ -57,31 +60,20 @@ struct Opened {
 /// Opens a session, or gives `None` where the cache has no room for it now.
 fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
     let options = &request.options;
-    let drafting = match (options.decoding, &loaded.draft) {
-        (Decoding::Plain, _) => None,
-        (Decoding::Bild(settings), Some(draft)) => Some((settings, draft)),
-        (decoding, None) => {
-            let name = decoding.name();
-            return Err(Error::option(format!(
-                "options.decoding is '{name}' and the model was loaded without draft; allowed: 'plain'"
-            )));
-        }
-    };
+    options.decoding.check(loaded)?;
     let context = loaded.info.context_length;
     let prompt = match request.tokens.take() {
         Some(tokens) => tokens,
         None => tokens(&request.prompt, loaded)?,
     };
-    if prompt.len() > context {
-        let message = format!("the prompt has {} tokens; the context holds {context}", prompt.len());
-        return Err(Error::new(ErrorKind::ContextOverflow, message));
-    }
     let begin = match &loaded.lm {
         Lm::Causal(_) => prompt.clone(),
         Lm::Seq2Seq { start, .. } => vec![*start],
     };
     if begin.is_empty() {
-        return Err(Error::option("prompt is empty and this model has no token to begin with; allowed: some text"));
+        return Err(Error::option(
+            "prompt is empty and this model has no token to begin with; allowed: some text",
+        ));
     }
     let limit = options.max_tokens.unwrap_or(usize::MAX).min(context - begin.len());
 
@@ -98,31 +90,29 @@ fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
         Lm::Causal(_) => (None, 0),
         Lm::Seq2Seq { model, .. } => (Some(model.encode(&prompt)?), 1),
     };
-    let strategy: Box<dyn Strategy> = match drafting {
-        None => Box::new(Plain),
-        Some((settings, draft)) => {
-            let (little, runs) = draft.little(&prompt, source.as_ref())?;
-            encoder_forwards += runs;
-            Box::new(Bild::new(settings, little, loaded.ends.clone()))
-        }
-    };
+    let (strategy, runs) = options.decoding.strategy(&prompt, source.as_ref(), loaded)?;
+    encoder_forwards += runs;
     let id = loaded.kv.open(source);
     loaded.kv.reserve(id, begin.len() + limit)?;
     let mut session = Session::new(strategy, loaded.ends.clone());
     session.add(id, begin, limit, options.sampling, 0);
     let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(options.stop.clone()));
-    Ok(Some(Opened { session, text, encoder_forwards, prefill: before.elapsed() }))
+    let prompt_tokens = prompt.len();
+    Ok(Some(Opened { session, text, prompt_tokens, encoder_forwards, prefill: before.elapsed() }))
 }
 
 fn tokens(prompt: &Prompt, loaded: &Loaded) -> Result<Vec<Token>> {
+    let context = loaded.info.context_length;
     match prompt {
-        Prompt::Text(text) => loaded.tokenizer.encode(text, true),
+        Prompt::Text(text) => loaded.tokenizer.encode_within(text, true, context),
         Prompt::Messages(messages) => {
             let template = loaded.template.as_ref().ok_or_else(|| {
-                Error::option("prompt is a list of messages, and this model has no chat template; allowed: a string")
+                Error::option(
+                    "prompt is a list of messages, and this model has no chat template; allowed: a string",
+                )
             })?;
             // The template writes the special tokens itself.
-            loaded.tokenizer.encode(&template.render(messages, true)?, false)
+            loaded.tokenizer.encode_within(&template.render(messages, true)?, false, context)
         }
     }
 }

@@ -41,7 +41,8 @@ impl DraftFiles {
             DraftSource::Layers(layers) => {
                 let most = large.config.kv_shape().layers.saturating_sub(1);
                 if *layers > most {
-                    let message = format!("options.draft.layers is {layers}; allowed: a whole number from 1 to {most}");
+                    let message =
+                        format!("options.draft.layers is {layers}; allowed: a whole number from 1 to {most}");
                     return Err(Error::option(message));
                 }
                 Ok(Self::Layers(*layers))
@@ -123,7 +124,10 @@ impl Files {
             (ModelConfig::Llama(_), ModelConfig::Llama(_)) => {}
             (ModelConfig::T5(little), ModelConfig::T5(large)) if little.start == large.start => {}
             (ModelConfig::T5(little), ModelConfig::T5(large)) => {
-                return refuse(format!("it begins texts with token {}, the model with {}", little.start, large.start));
+                return refuse(format!(
+                    "it begins texts with token {}, the model with {}",
+                    little.start, large.start
+                ));
             }
             _ => {
                 let kinds = (self.config.kind(), large.config.kind());

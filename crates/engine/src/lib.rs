@@ -4,6 +4,7 @@
 //! ([`Engine`]), a text being written ([`Generation`]), typed errors ([`Error`]).
 
 mod admit;
+mod decoding;
 mod draft;
 mod engine;
 mod error;
@@ -15,10 +16,11 @@ mod raw;
 pub mod text;
 mod writing;
 
+pub use decoding::Decoding;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use loaded::{ModelInfo, Progress};
-pub use options::{Decoding, DraftSource, Dtype, GenerateOptions, LoadOptions};
+pub use options::{DraftSource, Dtype, GenerateOptions, LoadOptions};
 pub use outbox::{Chunk, Event, Generation, Outcome, Stats};
 pub use prompt::{Prompt, tokens};
 pub use raw::{Raw, Reader};

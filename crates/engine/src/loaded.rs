@@ -158,7 +158,8 @@ impl Loaded {
     ) -> Result<Self> {
         let files = Files::open(&options.source, options.dtype)?;
         let draft = options.draft.as_ref().map(|source| DraftFiles::open(source, &files)).transpose()?;
-        let context = options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
+        let context =
+            options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
         let pages = budget(options, &files, draft.as_ref(), context)?;
         let kernels =
             Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
@@ -179,8 +180,7 @@ impl Loaded {
         let own = weights.total_bytes();
         let total = own + draft.as_ref().map_or(0, DraftFiles::weight_bytes);
         let mut hear = |done: f64| progress(Progress { done: done as u64, total });
-        let (lm, mut bytes) =
-            Lm::load(config, &weights, &kernels, &mut |share| hear(share * own as f64))?;
+        let (lm, mut bytes) = Lm::load(config, &weights, &kernels, &mut |share| hear(share * own as f64))?;
         let draft = match draft {
             None => None,
             Some(files) => {
@@ -246,7 +246,8 @@ fn budget(options: &LoadOptions, files: &Files, draft: Option<&DraftFiles>, cont
 
 /// The machine's memory in bytes, where the system says.
 fn physical_memory() -> Option<u64> {
-    let system =
-        sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()));
+    let system = sysinfo::System::new_with_specifics(
+        sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()),
+    );
     Some(system.total_memory()).filter(|&bytes| bytes > 0)
 }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use trefoil_decode::{BildSettings, Rule, Sampling};
+use trefoil_decode::Sampling;
 
+use crate::decoding::Decoding;
 use crate::error::{Error, Result};
 use crate::raw::{Raw, Reader};
 
@@ -12,21 +13,6 @@ const STOPS: (usize, usize) = (64, 1024);
 
 /// The largest whole number that every caller's number type holds exactly: 2⁵³ − 1.
 const EXACT: u64 = (1 << 53) - 1;
-
-/// BiLD's `fallback` where nobody gives one.
-const FALLBACK: f64 = 0.5;
-
-/// BiLD's `rollback` where nobody gives one.
-const ROLLBACK: f64 = 3.0;
-
-/// Exact speculation stops drafting below this probability: such a token is not worth its rows.
-const DOUBT: f64 = 0.3;
-
-/// `maxDraft` where nobody gives one.
-const MAX_DRAFT: usize = 10;
-
-/// `maxDraft` at most: a chain and its root are as many rows as the memory budget counts.
-const LONGEST_DRAFT: u64 = 63;
 
 /// Precision in which dense weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +63,9 @@ impl LoadOptions {
     /// Fails (`InvalidOption`) for an unknown name or a value that is not allowed, naming both.
     pub fn resolve(source: &str, raw: Raw) -> Result<Self> {
         if source.is_empty() || source.contains('\0') {
-            return Err(Error::option("the model's source is empty; allowed: a folder, a .gguf file or a hub id"));
+            return Err(Error::option(
+                "the model's source is empty; allowed: a folder, a .gguf file or a hub id",
+            ));
         }
         let mut reader = Reader::new("options", raw)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -101,7 +89,9 @@ fn draft(reader: &mut Reader) -> Result<Option<DraftSource>> {
     let found = reader.take("draft");
     match &found {
         Raw::Absent => Ok(None),
-        Raw::Text(path) if !path.is_empty() && !path.contains('\0') => Ok(Some(DraftSource::Model(path.into()))),
+        Raw::Text(path) if !path.is_empty() && !path.contains('\0') => {
+            Ok(Some(DraftSource::Model(path.into())))
+        }
         Raw::Map(_) => {
             let mut inner = Reader::new("options.draft", found.clone())?;
             let layers = inner.whole("layers", 1, 1 << 16)?;
@@ -121,7 +111,9 @@ fn dtype(reader: &mut Reader) -> Result<Dtype> {
         Some("f32") => Ok(Dtype::F32),
         Some("bf16") => Ok(Dtype::Bf16),
         Some("f16") => Ok(Dtype::F16),
-        Some(other) => Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16' or 'f16'")),
+        Some(other) => {
+            Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16' or 'f16'"))
+        }
     }
 }
 
@@ -131,26 +123,6 @@ fn device(reader: &mut Reader) -> Result<()> {
         Some(other) => {
             let allowed = "'auto' or 'cpu' (this build has no CUDA)";
             Err(reader.refuse("device", &Raw::Text(other.into()), allowed))
-        }
-    }
-}
-
-/// How a text is decoded.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Decoding {
-    /// One token a step.
-    Plain,
-    /// A draft model writes, the model judges, by either rule.
-    Bild(BildSettings),
-}
-
-impl Decoding {
-    /// The name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Bild(BildSettings { rule: Rule::Exact, .. }) => "speculative",
-            Self::Bild(BildSettings { rule: Rule::Bild { .. }, .. }) => "bild",
         }
     }
 }
@@ -176,7 +148,7 @@ impl GenerateOptions {
     pub fn resolve(raw: Raw) -> Result<Self> {
         let mut reader = Reader::new("options", raw)?;
         let options = Self {
-            decoding: decoding(&mut reader)?,
+            decoding: Decoding::resolve(&mut reader)?,
             max_tokens: reader.whole("maxTokens", 0, u64::from(u32::MAX))?.map(|limit| limit as usize),
             stop: stop(&mut reader)?,
             sampling: sampling(&mut reader)?,
@@ -216,48 +188,4 @@ fn stop(reader: &mut Reader) -> Result<Vec<String>> {
         other => Err(reader.refuse("stop", &other, &allowed)),
     });
     texts.collect()
-}
-
-fn decoding(reader: &mut Reader) -> Result<Decoding> {
-    let found = reader.take("decoding");
-    let (name, mut inner) = match found {
-        Raw::Absent => return Ok(Decoding::Plain),
-        Raw::Map(_) => {
-            let mut inner = Reader::new("options.decoding", found)?;
-            (inner.take("type"), inner)
-        }
-        name => (name, Reader::new("options.decoding", Raw::Absent)?),
-    };
-    let decoding = match &name {
-        Raw::Text(name) if name == "plain" => Decoding::Plain,
-        Raw::Text(name) if name == "bild" => Decoding::Bild(BildSettings {
-            fallback: threshold(&mut inner, "fallback")?.unwrap_or(FALLBACK),
-            rule: Rule::Bild {
-                rollback: threshold(&mut inner, "rollback")?.unwrap_or(ROLLBACK),
-                verify_tail: inner.flag("verifyTail")?.unwrap_or(true),
-            },
-            max_draft: max_draft(&mut inner)?,
-        }),
-        Raw::Text(name) if name == "speculative" => Decoding::Bild(BildSettings {
-            fallback: DOUBT,
-            rule: Rule::Exact,
-            max_draft: max_draft(&mut inner)?,
-        }),
-        _ => return Err(reader.refuse("decoding", &name, "'plain', 'bild' or 'speculative'")),
-    };
-    inner.finish()?;
-    Ok(decoding)
-}
-
-/// A threshold: infinity is a value like any other, and so is 0.
-fn threshold(reader: &mut Reader, name: &'static str) -> Result<Option<f64>> {
-    match reader.take(name) {
-        Raw::Absent => Ok(None),
-        Raw::Number(value) if value >= 0.0 => Ok(Some(value)),
-        other => Err(reader.refuse(name, &other, "a number from 0, or Infinity")),
-    }
-}
-
-fn max_draft(reader: &mut Reader) -> Result<usize> {
-    Ok(reader.whole("maxDraft", 1, LONGEST_DRAFT)?.map_or(MAX_DRAFT, |most| most as usize))
 }

@@ -25,6 +25,8 @@ pub struct Chunk {
     pub text: String,
     /// Every token that the step kept.
     pub tokens: Vec<Pick>,
+    /// How many of them, from the first, a draft had; the model wrote the others.
+    pub accepted: usize,
 }
 
 /// A finished text.
@@ -133,7 +135,9 @@ impl Outbox {
             }
             None => state.queue.push_back(event),
         }
-        late.into_iter().for_each(|deliver| deliver(None));
+        for deliver in late {
+            deliver(None);
+        }
     }
 
     /// Whether the reader is too far behind for another step.
@@ -146,7 +150,12 @@ impl Outbox {
     pub(crate) fn close_if_cancelled(&self) -> bool {
         if self.is_cancelled() {
             let (text, tokens) = (String::new(), Vec::new());
-            self.send(Event::Done(vec![Outcome { text, tokens, finish: Finish::Abort, stats: Stats::default() }]));
+            self.send(Event::Done(vec![Outcome {
+                text,
+                tokens,
+                finish: Finish::Abort,
+                stats: Stats::default(),
+            }]));
         }
         self.is_cancelled()
     }
@@ -215,7 +224,7 @@ mod tests {
     use super::*;
 
     fn chunk(prompt: usize) -> Event {
-        Event::Chunk(Chunk { prompt, text: String::new(), tokens: Vec::new() })
+        Event::Chunk(Chunk { prompt, text: String::new(), tokens: Vec::new(), accepted: 0 })
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use trefoil_decode::{Finish, Kept, Session};
+use trefoil_models::Token;
 
 use crate::error::{Error, Result};
 use crate::loaded::Loaded;
@@ -14,6 +15,7 @@ pub(crate) struct Writing {
     session: Session,
     texts: Vec<Text>,
     outbox: Outbox,
+    prompt_tokens: usize,
     encoder_forwards: usize,
     decoding: &'static str,
     prefill: Duration,
@@ -25,43 +27,55 @@ pub(crate) struct Text {
     pieces: Pieces,
     stop: StopText,
     written: String,
+    /// Tokens of the text; a step can keep more than a stop string lets in.
+    tokens: Vec<Token>,
+    accepted: usize,
     stopped: bool,
 }
 
 impl Text {
     pub(crate) fn new(pieces: Pieces, stop: StopText) -> Self {
-        Self { pieces, stop, written: String::new(), stopped: false }
+        Self { pieces, stop, written: String::new(), tokens: Vec::new(), accepted: 0, stopped: false }
     }
 
-    /// Takes a step's tokens and gives the text that they made final.
-    fn push(&mut self, kept: &Kept) -> Result<String> {
+    /// Takes a step's tokens, up to the one that completes a stop string; drops the others from `kept` and gives the
+    /// text that became final.
+    fn push(&mut self, kept: &mut Kept) -> String {
         let mut fresh = String::new();
+        let mut taken = 0;
         for pick in &kept.picks {
+            if self.stopped {
+                break;
+            }
+            taken += 1;
             if let Some(piece) = self.pieces.push(pick.token) {
                 self.release(&piece, &mut fresh);
             }
         }
+        kept.picks.truncate(taken);
+        kept.accepted = kept.accepted.min(taken);
+        self.tokens.extend(kept.picks.iter().map(|pick| pick.token));
+        self.accepted += kept.accepted;
         if kept.finish.is_some() {
-            self.flush(&mut fresh)?;
+            self.flush(&mut fresh);
         }
         self.written.push_str(&fresh);
-        Ok(fresh)
+        fresh
     }
 
     /// The whole text, with what was still held back for a longer token or a stop string.
-    fn finish(&mut self) -> Result<String> {
+    fn finish(&mut self) -> String {
         let mut rest = String::new();
-        self.flush(&mut rest)?;
-        Ok(std::mem::take(&mut self.written) + &rest)
+        self.flush(&mut rest);
+        std::mem::take(&mut self.written) + &rest
     }
 
-    fn flush(&mut self, fresh: &mut String) -> Result<()> {
+    fn flush(&mut self, fresh: &mut String) {
         let rest = self.pieces.finish();
         self.release(&rest, fresh);
         if !self.stopped {
             fresh.push_str(&self.stop.finish());
         }
-        Ok(())
     }
 
     fn release(&mut self, piece: &str, fresh: &mut String) {
@@ -79,10 +93,20 @@ impl Writing {
         texts: Vec<Text>,
         outbox: Outbox,
         decoding: &'static str,
+        prompt_tokens: usize,
         encoder_forwards: usize,
         prefill: Duration,
     ) -> Self {
-        Self { session, texts, outbox, encoder_forwards, decoding, prefill, decode: Duration::ZERO }
+        Self {
+            session,
+            texts,
+            outbox,
+            prompt_tokens,
+            encoder_forwards,
+            decoding,
+            prefill,
+            decode: Duration::ZERO,
+        }
     }
 
     /// Whether the reader has to catch up before another step.
@@ -104,8 +128,8 @@ impl Writing {
         if !self.session.is_done() {
             return Some(self);
         }
-        let outcomes: Result<Vec<_>> = (0..self.texts.len()).map(|branch| self.outcome(branch)).collect();
-        self.outbox.send(outcomes.map_or_else(Event::Failed, Event::Done));
+        let outcomes = (0..self.texts.len()).map(|branch| self.outcome(branch)).collect();
+        self.outbox.send(Event::Done(outcomes));
         None
     }
 
@@ -120,40 +144,44 @@ impl Writing {
         let kept = self.session.step(loaded.lm.decoder(), &mut loaded.kv)?;
         let spent = if kept.is_empty() { &mut self.prefill } else { &mut self.decode };
         *spent += before.elapsed();
-        for kept in kept {
+        for mut kept in kept {
             let text = &mut self.texts[kept.branch];
-            let fresh = text.push(&kept)?;
+            let fresh = text.push(&mut kept);
             if text.stopped && kept.finish.is_none() {
                 self.session.end(kept.branch, Finish::Stop, &mut loaded.kv);
             }
             if !fresh.is_empty() || !kept.picks.is_empty() {
-                self.outbox.send(Event::Chunk(Chunk { prompt: kept.branch, text: fresh, tokens: kept.picks }));
+                self.outbox.send(Event::Chunk(Chunk {
+                    prompt: kept.branch,
+                    text: fresh,
+                    tokens: kept.picks,
+                    accepted: kept.accepted,
+                }));
             }
         }
         Ok(())
     }
 
-    fn outcome(&mut self, branch: usize) -> Result<Outcome> {
-        let text = self.session.text(branch);
+    fn outcome(&mut self, branch: usize) -> Outcome {
         let tally = self.session.tally(branch);
         let counters = self.session.strategy().counters(branch);
+        let text = &mut self.texts[branch];
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         let finish = match self.session.finish(branch) {
-            _ if self.texts[branch].stopped => Finish::Stop,
+            _ if text.stopped => Finish::Stop,
             Some(finish) => finish,
             None => Finish::Abort,
         };
-        Ok(Outcome {
-            text: self.texts[branch].finish()?,
-            tokens: text.written().to_vec(),
+        Outcome {
+            text: text.finish(),
             finish,
             stats: Stats {
-                prompt_tokens: text.prompt_len(),
-                tokens: text.written().len(),
+                prompt_tokens: self.prompt_tokens,
+                tokens: text.tokens.len(),
                 steps: tally.steps,
                 draft_forwards: counters.draft_forwards,
                 drafted_tokens: tally.drafted,
-                accepted_tokens: tally.accepted,
+                accepted_tokens: text.accepted,
                 fallbacks: counters.fallbacks,
                 rollbacks: counters.rollbacks,
                 encoder_forwards: self.encoder_forwards,
@@ -161,6 +189,7 @@ impl Writing {
                 decode_ms: milliseconds(self.decode),
                 decoding: self.decoding,
             },
-        })
+            tokens: std::mem::take(&mut text.tokens),
+        }
     }
 }

@@ -94,7 +94,12 @@ impl Kv {
     /// Fails for a branch that is not open.
     pub fn fork(&mut self, from: BranchId) -> Result<BranchId> {
         let origin = self.branch(from)?;
-        let fork = Branch { pages: origin.pages.clone(), len: origin.len, reserved: 0, source: origin.source.clone() };
+        let fork = Branch {
+            pages: origin.pages.clone(),
+            len: origin.len,
+            reserved: 0,
+            source: origin.source.clone(),
+        };
         for &page in &fork.pages {
             self.shares[page as usize] += 1;
         }
@@ -137,7 +142,9 @@ impl Kv {
         let shares = &self.shares;
         let branch = slot(&mut self.branches, id)?;
         // A last page that is shared and not full is copied by the first write.
-        let copied = usize::from(branch.len % PAGE != 0 && branch.pages.last().is_some_and(|&p| shares[p as usize] > 1));
+        let copied = usize::from(
+            branch.len % PAGE != 0 && branch.pages.last().is_some_and(|&p| shares[p as usize] > 1),
+        );
         let wanted = (positions.div_ceil(PAGE) + copied).saturating_sub(branch.pages.len());
         let more = wanted.saturating_sub(branch.reserved);
         if more > available {
