@@ -4,11 +4,14 @@
 //! rest: one forward pass, one path kept per branch, the others dropped. This crate knows tokens and scores, neither
 //! devices nor text.
 
+mod bild;
 mod error;
 mod jacobi;
+mod little;
 mod lookahead;
 mod ngrams;
 mod plain;
+mod prefill;
 mod random;
 mod sampler;
 mod session;
@@ -16,12 +19,14 @@ mod strategy;
 mod transcript;
 mod window;
 
+pub use bild::{Bild, BildSettings, Rule};
 pub use error::{Error, Result};
 pub use jacobi::Jacobi;
+pub use little::Little;
 pub use lookahead::{Lookahead, LookaheadSettings};
 pub use ngrams::Ngrams;
 pub use plain::Plain;
 pub use sampler::{Pick, Sampler, Sampling};
 pub use session::{Finish, Kept, Session, Tally};
-pub use strategy::{Counters, Live, Strategy, Verdict, walk};
+pub use strategy::{Counters, Due, Live, Strategy, Verdict, walk};
 pub use transcript::Transcript;

@@ -179,6 +179,7 @@ impl Strategy for Lookahead {
         if self.settings.reference {
             verdict.picks.truncate(self.settings.ngram - 1);
             verdict.path.truncate(self.settings.ngram - 1);
+            verdict.accepted = verdict.path.len() - 1;
         }
         self.look(live, draft, scores, &verdict)?;
         Ok(verdict)

@@ -84,7 +84,12 @@ impl Sampler {
             self.penalised = penalised;
             token?
         };
-        Ok(Pick { token, logprob: self.sampling.logprobs.then(|| log_probability(logits, token)) })
+        Ok(self.note(logits, token))
+    }
+
+    /// `token` as a pick from `logits`, whoever chose it.
+    pub(crate) fn note(&self, logits: &[f32], token: Token) -> Pick {
+        Pick { token, logprob: self.sampling.logprobs.then(|| log_probability(logits, token) as f32) }
     }
 
     fn choose(&mut self, logits: &[f32], position: usize) -> Result<Token> {
@@ -188,10 +193,21 @@ pub(crate) fn argmax(logits: &[f32]) -> Result<Token> {
     if best.1.is_finite() { Ok(best.0 as Token) } else { Err(Error::internal("the model's scores are not finite")) }
 }
 
-fn log_probability(logits: &[f32], token: Token) -> f32 {
+/// The natural logarithm of `token`'s probability under these scores.
+pub(crate) fn log_probability(logits: &[f32], token: Token) -> f64 {
+    let (best, mass) = mass(logits);
+    f64::from(logits[token as usize] - best) - mass.ln()
+}
+
+/// The probability of the best token under these scores; not a number where a score is none.
+pub(crate) fn confidence(logits: &[f32]) -> f64 {
+    1.0 / mass(logits).1
+}
+
+/// The highest score, and the sum of all probabilities relative to its own.
+fn mass(logits: &[f32]) -> (f32, f64) {
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from((logit - best).exp())).sum();
-    logits[token as usize] - best - sum.ln() as f32
+    (best, logits.iter().map(|&logit| f64::from((logit - best).exp())).sum())
 }
 
 #[cfg(test)]

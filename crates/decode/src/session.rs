@@ -3,20 +3,17 @@
 //! > A step scores a forest of draft tokens in one forward pass, keeps one path per branch, and drops the rest.
 //!
 //! After every step a branch has cached all its tokens but the pending one. Whatever a branch has yet to cache beyond
-//! that (its prompt, at first) goes in through the same forward pass, as a chain without scores, some rows at a time
-//! so that a long prompt never keeps the engine from hearing a cancel.
+//! that (its prompt, at first) goes in through the same forward pass, as a chain without scores.
 
 use std::sync::Arc;
 
 use trefoil_models::{BranchId, CausalLm, Draft, Kv, RowId, Token};
 
 use crate::error::Result;
+use crate::prefill::fill;
 use crate::sampler::{Pick, Sampler, Sampling};
-use crate::strategy::{Live, Strategy};
+use crate::strategy::{Due, Live, Strategy, Verdict};
 use crate::transcript::Transcript;
-
-/// Rows of a prefill step, at most.
-const PREFILL_ROWS: usize = 256;
 
 /// Why a branch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +42,11 @@ pub struct Kept {
 pub struct Tally {
     /// Forward passes that filled the cache from prompts.
     pub prefills: usize,
-    /// Forward passes after prefill.
+    /// Forward passes of the model after prefill.
     pub steps: usize,
-    /// Draft rows beyond the roots.
+    /// Tokens that were drafted.
     pub drafted: usize,
-    /// Draft rows that were kept.
+    /// Drafted tokens that joined the text.
     pub accepted: usize,
 }
 
@@ -82,10 +79,24 @@ impl Session {
     ///
     /// * `id`: an open branch of the cache that holds a (possibly empty) beginning of `prompt`, but not its last token.
     /// * `key`: the branch's part in the sampler's key.
-    pub fn add(&mut self, id: BranchId, prompt: Vec<Token>, limit: usize, sampling: Sampling, key: u64) -> usize {
+    pub fn add(
+        &mut self,
+        id: BranchId,
+        prompt: Vec<Token>,
+        limit: usize,
+        sampling: Sampling,
+        key: u64,
+    ) -> usize {
         let finish = (limit == 0).then_some(Finish::Length);
         let sampler = Sampler::new(sampling, key);
-        self.branches.push(Branch { id, text: Transcript::new(prompt), sampler, limit, finish, tally: Tally::default() });
+        self.branches.push(Branch {
+            id,
+            text: Transcript::new(prompt),
+            sampler,
+            limit,
+            finish,
+            tally: Tally::default(),
+        });
         self.branches.len() - 1
     }
 
@@ -131,44 +142,52 @@ impl Session {
         }
     }
 
-    /// Moves the session on by one forward pass. A pass that fills the cache from prompts keeps nothing.
+    /// Moves the session on by one forward pass. A pass that fills a cache from prompts keeps nothing.
     ///
     /// # Errors
-    /// Fails where the model or the cache does; the session can't be continued then.
+    /// Fails where a model or a cache does; the session can't be continued then.
     pub fn step(&mut self, model: &dyn CausalLm, kv: &mut Kv) -> Result<Vec<Kept>> {
-        self.draft.clear();
         if self.prefill(model, kv)? {
             return Ok(Vec::new());
         }
-        let writing: Vec<usize> =
-            (0..self.branches.len()).filter(|&branch| self.branches[branch].finish.is_none()).collect();
-        let live: Vec<Live<'_>> = writing
-            .iter()
-            .filter_map(|&number| {
-                let branch = &self.branches[number];
-                let root = self.draft.root(branch.id, *branch.text.tokens().last()?);
-                self.draft.score(root);
-                Some(Live { branch: number, text: &branch.text, root })
-            })
-            .collect();
-        if live.is_empty() {
+        let due: Vec<Due<'_>> =
+            self.branches.iter().enumerate().filter_map(|(at, branch)| branch.due(at)).collect();
+        if self.strategy.prefill(&due)? {
             return Ok(Vec::new());
+        }
+        let mut kept = Vec::with_capacity(due.len());
+        for (number, verdict) in self.strategy.ahead(&due)? {
+            kept.push(self.settle(number, verdict, kv)?);
+        }
+        self.draft.clear();
+        let mut live = Vec::new();
+        for (number, branch) in self.branches.iter().enumerate() {
+            if let (None, Some(&pending)) = (branch.finish, branch.text.tokens().last()) {
+                let root = self.draft.root(branch.id, pending);
+                self.draft.score(root);
+                live.push(Live { branch: number, text: &branch.text, root });
+            }
+        }
+        if live.is_empty() {
+            return Ok(kept);
         }
         self.strategy.propose(&live, &mut self.draft)?;
         let scores = model.score(&self.draft, kv)?;
         let roots: Vec<(usize, RowId)> = live.iter().map(|live| (live.branch, live.root)).collect();
-        drop(live);
-        roots.into_iter().map(|(number, root)| self.settle(number, root, &scores, kv)).collect()
+        for (number, root) in roots {
+            let branch = &mut self.branches[number];
+            let live = Live { branch: number, text: &branch.text, root };
+            let verdict = self.strategy.judge(&live, &self.draft, &scores, &mut branch.sampler)?;
+            kept.push(self.settle(number, verdict, kv)?);
+        }
+        Ok(kept)
     }
 
-    /// Judges one branch, commits what was kept, and ends the branch where its text ends.
-    fn settle(&mut self, number: usize, root: RowId, scores: &trefoil_models::Scores, kv: &mut Kv) -> Result<Kept> {
+    /// Lets a verdict's tokens join the text, commits its path, and ends the branch where the text ends.
+    fn settle(&mut self, number: usize, verdict: Verdict, kv: &mut Kv) -> Result<Kept> {
         let branch = &mut self.branches[number];
-        let live = Live { branch: number, text: &branch.text, root };
-        let verdict = self.strategy.judge(&live, &self.draft, scores, &mut branch.sampler)?;
-
         let mut picks = verdict.picks;
-        let room = branch.limit - branch.text.written().len();
+        let room = branch.room();
         let end = picks.iter().position(|pick| self.ends.contains(&pick.token));
         let finish = match end {
             Some(end) if end < room => Some(Finish::Stop),
@@ -178,9 +197,9 @@ impl Session {
         for pick in &picks {
             branch.text.push(pick.token);
         }
-        branch.tally.steps += 1;
-        branch.tally.drafted += self.draft.rows().iter().filter(|row| row.branch == branch.id).count() - 1;
-        branch.tally.accepted += (verdict.path.len() - 1).min(picks.len());
+        branch.tally.steps += usize::from(!verdict.path.is_empty());
+        branch.tally.drafted += verdict.drafted;
+        branch.tally.accepted += verdict.accepted.min(picks.len());
         match finish {
             Some(finish) => self.end(number, finish, kv),
             None => kv.commit(branch.id, &verdict.path)?,
@@ -190,36 +209,29 @@ impl Session {
 
     /// Caches the next rows of prompts that are not cached yet; false where there are none.
     fn prefill(&mut self, model: &dyn CausalLm, kv: &mut Kv) -> Result<bool> {
-        let mut filled: Vec<(usize, Vec<RowId>)> = Vec::new();
-        for (number, branch) in self.branches.iter().enumerate() {
-            let room = PREFILL_ROWS - self.draft.len();
-            if branch.finish.is_some() || room == 0 {
-                continue;
-            }
-            let cached = kv.len(branch.id)?;
-            let tokens = branch.text.tokens();
-            let missing = &tokens[cached..tokens.len() - 1];
-            let mut path: Vec<RowId> = Vec::new();
-            for &token in &missing[..missing.len().min(room)] {
-                let row = match path.last() {
-                    None => self.draft.root(branch.id, token),
-                    Some(&above) => self.draft.child(above, token),
-                };
-                path.push(row);
-            }
-            if !path.is_empty() {
-                filled.push((number, path));
-            }
+        let open: Vec<usize> =
+            (0..self.branches.len()).filter(|&number| self.branches[number].finish.is_none()).collect();
+        let texts: Vec<(BranchId, &[Token])> = open
+            .iter()
+            .map(|&number| &self.branches[number])
+            .map(|branch| (branch.id, &branch.text.tokens()[..branch.text.len() - 1]))
+            .collect();
+        let filled = fill(model, kv, &mut self.draft, &texts)?;
+        for &place in &filled {
+            self.branches[open[place]].tally.prefills += 1;
         }
-        if filled.is_empty() {
-            return Ok(false);
-        }
-        model.score(&self.draft, kv)?;
-        for (number, path) in filled {
-            let branch = &mut self.branches[number];
-            kv.commit(branch.id, &path)?;
-            branch.tally.prefills += 1;
-        }
-        Ok(true)
+        Ok(!filled.is_empty())
+    }
+}
+
+impl Branch {
+    /// Tokens that the text may still take.
+    fn room(&self) -> usize {
+        self.limit - self.text.written().len()
+    }
+
+    fn due(&self, branch: usize) -> Option<Due<'_>> {
+        let due = || Due { branch, text: &self.text, sampler: &self.sampler, room: self.room() };
+        self.finish.is_none().then(due)
     }
 }

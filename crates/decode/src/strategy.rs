@@ -16,19 +16,36 @@ pub struct Live<'a> {
     pub root: RowId,
 }
 
+/// A branch whose next step is due: what a strategy may know before there are rows.
+pub struct Due<'a> {
+    /// The branch's number in its session.
+    pub branch: usize,
+    /// Its text, the pending token last.
+    pub text: &'a Transcript,
+    /// How its tokens are drawn.
+    pub sampler: &'a Sampler,
+    /// Tokens that the text may still take, at least one.
+    pub room: usize,
+}
+
 /// What a step decided for one branch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// The rows to commit, from the root down.
+    /// The rows to commit, from the root down; none where the branch took no part in the forward pass.
     pub path: Vec<RowId>,
-    /// The tokens that join the text: one for each kept child, and the model's own pick behind the last one.
+    /// The tokens that join the text, as many as the path has rows: one for each kept child, and behind the last one
+    /// the new pending token.
     pub picks: Vec<Pick>,
+    /// Tokens that were drafted.
+    pub drafted: usize,
+    /// How many of the picks, from the first, the draft had.
+    pub accepted: usize,
 }
 
-/// Counts that only some decodings have.
+/// Counts of one branch that only some decodings have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Forward passes of a draft model.
+    /// Forward passes of a draft model after prefill in which the branch took part.
     pub draft_forwards: usize,
     /// Times that the large model took over because the little one was unsure.
     pub fallbacks: usize,
@@ -38,6 +55,23 @@ pub struct Counters {
 
 /// A decoding, for all branches of one session.
 pub trait Strategy: Send {
+    /// Fills a draft model's cache by one forward pass of it; false where there is nothing to fill.
+    ///
+    /// # Errors
+    /// Fails where a draft model does.
+    fn prefill(&mut self, _due: &[Due<'_>]) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Writes ahead of the step with a draft model. Gives the verdicts that need no scores; their branches take no
+    /// part in the step.
+    ///
+    /// # Errors
+    /// Fails where a draft model does.
+    fn ahead(&mut self, _due: &[Due<'_>]) -> Result<Vec<(usize, Verdict)>> {
+        Ok(Vec::new())
+    }
+
     /// Hangs rows under the roots of the live branches and marks the rows whose scores it needs; the roots are
     /// marked already.
     ///
@@ -49,13 +83,19 @@ pub trait Strategy: Send {
     ///
     /// # Errors
     /// Fails where a row's scores are missing or not finite.
-    fn judge(&mut self, live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampler) -> Result<Verdict>;
+    fn judge(
+        &mut self,
+        live: &Live<'_>,
+        draft: &Draft,
+        scores: &Scores,
+        sampler: &mut Sampler,
+    ) -> Result<Verdict>;
 
     /// Hears that a branch has ended.
     fn close(&mut self, _branch: usize) {}
 
-    /// What happened so far, beyond steps and tokens.
-    fn counters(&self) -> Counters {
+    /// What happened to a branch so far, beyond steps and tokens.
+    fn counters(&self, _branch: usize) -> Counters {
         Counters::default()
     }
 }
@@ -67,6 +107,7 @@ pub trait Strategy: Send {
 /// Fails where the root has no scores or a row's scores are not finite.
 pub fn walk(live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampler) -> Result<Verdict> {
     let mut row = live.root;
+    let branch = draft.row(row).branch;
     let mut path = vec![row];
     let mut picks: Vec<Pick> = Vec::new();
     let mut between: Vec<Token> = Vec::new();
@@ -76,7 +117,10 @@ pub fn walk(live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampl
         picks.push(pick);
         // A kept child without scores would have no successor, so the pick stays pending instead.
         let kept = draft.child_with(row, pick.token).and_then(|child| Some((child, scores.row(child)?)));
-        let Some((child, next)) = kept else { return Ok(Verdict { path, picks }) };
+        let Some((child, next)) = kept else {
+            let drafted = draft.rows().iter().filter(|row| row.branch == branch).count() - 1;
+            return Ok(Verdict { accepted: path.len() - 1, path, picks, drafted });
+        };
         row = child;
         logits = next;
         path.push(child);

@@ -2,8 +2,10 @@
 
 mod scripted;
 
-use scripted::{Break, Scripted, Task, Written, write};
-use trefoil_decode::{Jacobi, Lookahead, LookaheadSettings, Plain, Sampling, Strategy};
+use scripted::{Break, Scripted, Task, Took, Written, write};
+use trefoil_decode::{
+    Bild, BildSettings, Jacobi, Lookahead, LookaheadSettings, Plain, Rule, Sampling, Strategy,
+};
 use trefoil_models::Token;
 
 struct Random(u64);
@@ -29,7 +31,7 @@ impl Setting {
     fn random(random: &mut Random) -> Self {
         let count = 1 + random.below(4);
         let tasks = (0..count).map(|_| Task {
-            prompt: (0..1 + random.below(40)).map(|_| random.below(scripted::VOCABULARY) as Token).collect(),
+            prompt: (0..=random.below(40)).map(|_| random.below(scripted::VOCABULARY) as Token).collect(),
             limit: random.below(70),
         });
         let tasks = tasks.collect();
@@ -49,18 +51,32 @@ impl Setting {
         }
     }
 
-    fn write(&self, strategy: Box<dyn Strategy>) -> (Vec<Written>, Vec<usize>) {
+    fn write(&self, strategy: Box<dyn Strategy>) -> (Vec<Written>, Vec<Took>) {
         let mut kv = self.model.kv(64);
         write(&self.model, &mut kv, strategy, self.sampling, &self.tasks, &self.ends)
     }
 
-    fn plain(&self) -> (Vec<Written>, Vec<usize>) {
+    fn plain(&self) -> (Vec<Written>, Vec<Took>) {
         self.write(Box::new(Plain))
     }
 }
 
 /// A random lossless strategy, with its description.
 fn strategy(random: &mut Random, setting: &Setting) -> (String, Box<dyn Strategy>) {
+    if random.below(3) == 0 {
+        // Rolling back at any doubt forgives nothing either.
+        let rule = match random.below(2) {
+            0 => Rule::Exact,
+            _ => Rule::Bild { rollback: 0.0, verify_tail: true },
+        };
+        let fallback = random.below(40) as f64 / 100.0;
+        let settings = BildSettings { fallback, max_draft: 1 + random.below(12), rule };
+        let (little, _) = Scripted::little(random.below(9) as u64, 64);
+        return (
+            format!("{settings:?}"),
+            Box::new(Bild::new(settings, little, setting.ends.as_slice().into())),
+        );
+    }
     if random.below(5) == 0 {
         let block = random.below(9);
         return (format!("jacobi {block}"), Box::new(Jacobi::new(block)));
@@ -79,17 +95,18 @@ fn strategy(random: &mut Random, setting: &Setting) -> (String, Box<dyn Strategy
 fn texts_are_those_of_plain_decoding() {
     let mut random = Random(1);
     let (mut plain_steps, mut steps) = (0, 0);
-    for round in 0..1500 {
+    for round in 0..2500 {
         let setting = Setting::random(&mut random);
         let (expected, before) = setting.plain();
         let (name, strategy) = strategy(&mut random, &setting);
         let (found, after) = setting.write(strategy);
         assert_eq!(found, expected, "round {round}, {name}");
         for (before, after) in before.iter().zip(&after) {
+            let (before, after) = (before.tally.steps, after.tally.steps);
             assert!(after <= before, "round {round}, {name}: {after} steps for {before}");
         }
-        plain_steps += before.iter().sum::<usize>();
-        steps += after.iter().sum::<usize>();
+        plain_steps += before.iter().map(|took| took.tally.steps).sum::<usize>();
+        steps += after.iter().map(|took| took.tally.steps).sum::<usize>();
     }
     assert!(steps * 10 < plain_steps * 9, "drafts are accepted: {steps} steps for {plain_steps}");
 }

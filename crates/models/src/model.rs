@@ -8,7 +8,7 @@ use crate::kv::{CrossKv, Kv, KvShape};
 use crate::scores::Scores;
 
 /// A model that scores the rows of a draft.
-pub trait CausalLm: Send {
+pub trait CausalLm: Send + Sync {
     /// The shape of the cache that the model writes.
     fn kv_shape(&self) -> KvShape;
 

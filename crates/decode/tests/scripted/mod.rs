@@ -4,10 +4,14 @@
 //! token too many or too few, or in another order, writes another text at once.
 
 #![allow(clippy::allow_attributes, reason = "shared by test files that each use a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(dead_code, reason = "shared by test files that each use a part of it")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
 use candle_core::Tensor;
-use trefoil_decode::{Finish, Sampling, Session, Strategy};
+use trefoil_decode::{Counters, Finish, Little, Sampling, Session, Strategy, Tally};
 use trefoil_kernels::{Kernels, PAGE};
 use trefoil_models::{CausalLm, Draft, Kv, KvShape, Result, Scores, Token};
 
@@ -42,8 +46,15 @@ impl Scripted {
         Kv::new(&self.kernels, self.kv_shape(), pages).unwrap()
     }
 
+    /// A draft model with this habit, and its cache.
+    pub fn little(habit: u64, pages: usize) -> (Little, Arc<Mutex<Kv>>) {
+        let model = Self::new(habit);
+        let kv = Arc::new(Mutex::new(model.kv(pages)));
+        (Little::new(Arc::new(model), Arc::clone(&kv), None), kv)
+    }
+
     /// The scores after a row that sees `tokens`.
-    fn logits(&self, tokens: &[Token]) -> Vec<f32> {
+    pub fn logits(&self, tokens: &[Token]) -> Vec<f32> {
         let all = tokens.iter().fold(17, |hash, &token| mix(hash ^ u64::from(token)));
         let last = tokens.last().map_or(3, |&token| mix(u64::from(token)));
         let key = if all % 8 < self.habit { last } else { all };
@@ -119,7 +130,14 @@ pub struct Written {
     pub finish: Finish,
 }
 
-/// Writes all tasks as branches of one session; gives the texts and the number of steps that each took.
+/// What it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Took {
+    pub tally: Tally,
+    pub counters: Counters,
+}
+
+/// Writes all tasks as branches of one session; gives the texts and what each took.
 pub fn write(
     model: &dyn CausalLm,
     kv: &mut Kv,
@@ -127,7 +145,7 @@ pub fn write(
     sampling: Sampling,
     tasks: &[Task],
     ends: &[Token],
-) -> (Vec<Written>, Vec<usize>) {
+) -> (Vec<Written>, Vec<Took>) {
     let mut session = Session::new(strategy, ends.into());
     for (key, task) in tasks.iter().enumerate() {
         let id = kv.open(None);
@@ -135,7 +153,12 @@ pub fn write(
     }
     let mut logprobs = vec![Vec::new(); tasks.len()];
     while !session.is_done() {
+        let before: Vec<_> = (0..tasks.len()).map(|branch| session.text(branch).tokens().to_vec()).collect();
         for kept in session.step(model, kv).unwrap() {
+            assert!(
+                session.text(kept.branch).tokens().starts_with(&before[kept.branch]),
+                "a token was taken back"
+            );
             logprobs[kept.branch].extend(kept.picks.iter().map(|pick| pick.logprob));
         }
     }
@@ -145,5 +168,37 @@ pub fn write(
         logprobs,
         finish: session.finish(branch).unwrap(),
     });
-    (texts.collect(), (0..tasks.len()).map(|branch| session.tally(branch).steps).collect())
+    let took = |branch| Took { tally: session.tally(branch), counters: session.strategy().counters(branch) };
+    (texts.collect(), (0..tasks.len()).map(took).collect())
+}
+
+/// A scripted model that counts the rows it has processed.
+pub struct Counted {
+    model: Scripted,
+    rows: AtomicUsize,
+}
+
+impl Counted {
+    pub fn new(habit: u64) -> Self {
+        Self { model: Scripted::new(habit), rows: AtomicUsize::new(0) }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows.load(Ordering::Relaxed)
+    }
+}
+
+impl CausalLm for Counted {
+    fn kv_shape(&self) -> KvShape {
+        self.model.kv_shape()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.model.vocabulary()
+    }
+
+    fn score(&self, draft: &Draft, kv: &mut Kv) -> Result<Scores> {
+        self.rows.fetch_add(draft.len(), Ordering::Relaxed);
+        self.model.score(draft, kv)
+    }
 }
