@@ -12,30 +12,27 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use trefoil_models::Token;
 
-use crate::admit::{Admission, admit};
+use crate::admit::{Admission, Request, Subject, admit};
 use crate::error::{Error, ErrorKind, Result};
+use crate::library::Document;
 use crate::loaded::{Loaded, ModelInfo, Progress};
 use crate::options::{GenerateOptions, LoadOptions};
-use crate::outbox::{Event, Generation, Outbox, channel};
+use crate::outbox::{Event, Generation, channel};
 use crate::prompt::Prompt;
+use crate::reading::Reading;
 use crate::writing::Writing;
 
 /// Commands that may wait for the engine thread.
 const COMMANDS: usize = 1024;
 
-/// A text to be written.
-pub(crate) struct Request {
-    pub(crate) prompt: Prompt,
-    pub(crate) options: GenerateOptions,
-    pub(crate) outbox: Outbox,
-    /// The prompt's tokens, once they are known.
-    pub(crate) tokens: Option<Vec<Token>>,
-}
+/// Prompts that one call may ask.
+const PROMPTS: usize = 1 << 16;
 
-type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
+pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
 enum Command {
-    Generate(Box<Request>),
+    Write(Box<Request>),
+    Read(Box<Reading>),
     Tokenize(String, Reply<Vec<Token>>),
     Detokenize(Vec<Token>, Reply<String>),
     Dispose(Reply<()>),
@@ -102,13 +99,44 @@ impl Engine {
 
     /// Starts writing. Whatever goes wrong arrives as an event.
     pub fn generate(&self, prompt: Prompt, options: GenerateOptions) -> Generation {
+        self.write(Subject::Prompt(prompt), options)
+    }
+
+    /// Reads a document, so that prompts can be asked about it; `reply` is called once, from the engine's thread or
+    /// this one. Setting `cancel` ends the reading of a long text with an `Aborted` error.
+    pub fn read(
+        &self,
+        text: String,
+        cancel: Arc<AtomicBool>,
+        reply: impl FnOnce(Result<Document>) + Send + 'static,
+    ) {
+        self.send(Command::Read(Box::new(Reading::new(text, cancel, self.waker(), Box::new(reply)))));
+    }
+
+    /// Asks every prompt about `document`: all are answered in parallel, each as if it were alone. Chunks name their
+    /// prompt, and outcomes come in prompt order. Whatever goes wrong arrives as an event.
+    pub fn ask(&self, document: &Document, prompts: Vec<String>, options: GenerateOptions) -> Generation {
+        self.write(Subject::Asked { document: document.clone(), prompts }, options)
+    }
+
+    fn write(&self, subject: Subject, options: GenerateOptions) -> Generation {
+        let (outbox, generation) = channel(Box::new(self.waker()), subject.prompts());
+        match &subject {
+            Subject::Asked { prompts, .. } if prompts.len() > PROMPTS => {
+                let message = format!("prompts is a list of {}; allowed: at most {PROMPTS}", prompts.len());
+                outbox.send(Event::Failed(Error::option(message)));
+            }
+            _ => self.send(Command::Write(Box::new(Request { subject, options, outbox, tokens: None }))),
+        }
+        generation
+    }
+
+    fn waker(&self) -> impl Fn() + Clone + Send + Sync + 'static {
         let commands = self.commands.clone();
-        let (outbox, generation) = channel(Box::new(move || {
+        move || {
             // A full queue wakes the engine just as well.
             let _ = commands.try_send(Command::Wake);
-        }));
-        self.send(Command::Generate(Box::new(Request { prompt, options, outbox, tokens: None })));
-        generation
+        }
     }
 
     /// Encodes `text`, with the special tokens that the tokenizer adds to a prompt.
@@ -160,7 +188,8 @@ impl Command {
     /// Answers the caller without doing the work.
     fn refuse(self, error: Error) {
         match self {
-            Self::Generate(request) => request.outbox.send(Event::Failed(error)),
+            Self::Write(request) => request.outbox.send(Event::Failed(error)),
+            Self::Read(reading) => reading.fail(error),
             Self::Tokenize(_, reply) => reply(Err(error)),
             Self::Detokenize(_, reply) => reply(Err(error)),
             // There is nothing left to free.
@@ -173,6 +202,7 @@ impl Command {
 /// The sessions of one engine thread.
 #[derive(Default)]
 struct Desk {
+    reading: VecDeque<Box<Reading>>,
     waiting: VecDeque<Box<Request>>,
     writing: VecDeque<Writing>,
 }
@@ -211,16 +241,18 @@ enum Heard {
 impl Desk {
     /// Takes all commands that are there; first waits for one where no session can move.
     fn listen(&mut self, loaded: &Loaded, inbox: &Receiver<Command>) -> Heard {
-        // With nothing being written the first in the queue is admitted or refused; it never waits for a command.
-        let stuck = self.waiting.is_empty() || !self.writing.is_empty();
-        let idle = stuck && self.writing.iter().all(Writing::is_paused);
+        // With nothing being written the first in the queues is admitted or refused; it never waits for a command.
+        let stuck = (self.waiting.is_empty() && self.reading.is_empty()) || !self.writing.is_empty();
+        let moving = self.reading.front().is_some_and(|reading| reading.is_moving());
+        let idle = stuck && !moving && self.writing.iter().all(Writing::is_paused);
         let first = if idle { inbox.recv().ok() } else { None };
         if idle && first.is_none() {
             return Heard::Hangup;
         }
         for command in first.into_iter().chain(inbox.try_iter()) {
             match command {
-                Command::Generate(request) => self.waiting.push_back(request),
+                Command::Write(request) => self.waiting.push_back(request),
+                Command::Read(reading) => self.reading.push_back(reading),
                 Command::Tokenize(text, reply) => reply(loaded.tokenizer.encode(&text, true)),
                 Command::Detokenize(tokens, reply) => reply(loaded.tokenizer.decode(&tokens)),
                 Command::Dispose(reply) => return Heard::Dispose(reply),
@@ -230,11 +262,17 @@ impl Desk {
         Heard::Nothing
     }
 
-    /// Admits what fits, then moves one session on by one step.
+    /// Reads on, admits what fits, then moves one session on by one step.
     fn turn(&mut self, loaded: &mut Loaded) {
+        loaded.library.trim(&mut loaded.kv);
+        // One at a time, so that the same text asked for twice is read once.
+        let alone = self.writing.is_empty();
+        if let Some(reading) = self.reading.pop_front().and_then(|reading| reading.step(loaded, alone)) {
+            self.reading.push_front(reading);
+        }
         self.waiting.retain(|request| !request.outbox.close_if_cancelled());
         while let Some(request) = self.waiting.pop_front() {
-            match admit(request, loaded, self.writing.is_empty()) {
+            match admit(request, loaded, self.writing.is_empty() && self.reading.is_empty()) {
                 Admission::Writing(writing) => self.writing.push_back(*writing),
                 Admission::Refused => {}
                 Admission::Later(request) => {
@@ -253,6 +291,9 @@ impl Desk {
     fn close(&mut self, loaded: &mut Loaded, error: &Error) {
         for writing in self.writing.drain(..) {
             writing.fail(loaded, error.clone());
+        }
+        for reading in self.reading.drain(..) {
+            reading.close(loaded, error.clone());
         }
         for request in self.waiting.drain(..) {
             request.outbox.send(Event::Failed(error.clone()));

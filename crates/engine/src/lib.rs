@@ -6,16 +6,20 @@
 mod admit;
 mod engine;
 mod error;
+mod library;
 mod loaded;
 mod options;
 mod outbox;
 mod prompt;
 mod raw;
+mod reading;
+mod seats;
 pub mod text;
 mod writing;
 
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
+pub use library::Document;
 pub use loaded::{ModelInfo, Progress};
 pub use options::{Decoding, Dtype, GenerateOptions, LoadOptions};
 pub use outbox::{Chunk, Event, Generation, Outcome, Stats};

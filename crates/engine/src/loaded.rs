@@ -6,6 +6,7 @@ use trefoil_kernels::Kernels;
 use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, Seq2SeqLm, T5, Token, Weights};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::library::Library;
 use crate::options::{DEFAULT_CONTEXT, Dtype, LoadOptions};
 use crate::text::{Template, Tokenizer};
 
@@ -13,7 +14,7 @@ use crate::text::{Template, Tokenizer};
 const CONTEXTS: usize = 4;
 
 /// Rows whose logits a step may hold at once, for the memory budget.
-const SCORED_ROWS: usize = 64;
+pub(crate) const SCORED_ROWS: usize = 64;
 
 /// A model of either kind.
 pub(crate) enum Lm {
@@ -100,6 +101,7 @@ pub struct Progress {
 pub(crate) struct Loaded {
     pub(crate) lm: Lm,
     pub(crate) kv: Kv,
+    pub(crate) library: Library,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<Template>,
     pub(crate) ends: Arc<[Token]>,
@@ -127,9 +129,10 @@ impl Loaded {
             )));
         }
         let context = options.context_length.unwrap_or_else(|| default_context(&config));
-        let pages = budget(options, &config, weights.total_bytes(), context)?;
+        let (pages, room) = budget(options, &config, weights.total_bytes(), context)?;
         let kernels = Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
         let kv = Kv::new(&kernels, config.kv_shape(), pages)?;
+        let library = Library::new(options.document_cache, room);
         let info = ModelInfo {
             architecture: config.architecture().to_owned(),
             kind: if matches!(config, ModelConfig::T5(_)) { "seq2seq" } else { "causal" },
@@ -144,7 +147,7 @@ impl Loaded {
         let ends = config.eos().into();
         let (lm, bytes) = Lm::load(config, &weights, &kernels, progress)?;
         let info = ModelInfo { bytes: bytes as u64, ..info };
-        Ok(Self { lm, kv, tokenizer, template, ends, info })
+        Ok(Self { lm, kv, library, tokenizer, template, ends, info })
     }
 }
 
@@ -168,26 +171,30 @@ fn default_context(config: &ModelConfig) -> usize {
     }
 }
 
-/// Pages of cache that the budget allows beside the weights and a step's logits: room for [`CONTEXTS`] full contexts,
-/// fewer where memory is short, and never less than one.
-fn budget(options: &LoadOptions, config: &ModelConfig, weights: u64, context: usize) -> Result<usize> {
+/// Pages of cache, and bytes of encoded documents, that the budget allows beside the weights and a step's logits: room
+/// for [`CONTEXTS`] full contexts, fewer where memory is short, and never less than one. An encoder-decoder model's
+/// document takes a position's bytes for each of its tokens, beside the pages.
+fn budget(options: &LoadOptions, config: &ModelConfig, weights: u64, context: usize) -> Result<(usize, u64)> {
     let page = config.kv_shape().page_bytes() as u64;
-    let pages = context.div_ceil(trefoil_kernels::PAGE) as u64;
+    // A branch of a document copies the document's last page before it writes there.
+    let pages = context.div_ceil(trefoil_kernels::PAGE) as u64 + 1;
     let logits = (SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64;
+    let sides = if matches!(config, ModelConfig::T5(_)) { 2 } else { 1 };
     let limit = options.memory_limit.or_else(physical_memory).unwrap_or(u64::MAX);
-    let least = weights.saturating_add(logits).saturating_add(pages.saturating_mul(page));
+    let cache = pages.saturating_mul(page).saturating_mul(sides);
+    let least = weights.saturating_add(logits).saturating_add(cache);
     if least > limit {
         return Err(Error::new(
             ErrorKind::OutOfMemory,
             format!(
-                "the model needs {least} bytes ({weights} of weights, {logits} of logits, {} of cache for {context} \
-                 tokens); the limit is {limit}",
-                pages.saturating_mul(page)
+                "the model needs {least} bytes ({weights} of weights, {logits} of logits, {cache} of cache for {context} \
+                 tokens); the limit is {limit}"
             ),
         ));
     }
-    let affordable = (limit - weights - logits) / page.max(1);
-    Ok(affordable.min(pages * CONTEXTS as u64) as usize)
+    let affordable = limit - weights - logits;
+    let pages = (affordable / sides / page.max(1)).min(pages * CONTEXTS as u64);
+    Ok((pages as usize, affordable - pages * page))
 }
 
 /// The machine's memory in bytes, where the system says.

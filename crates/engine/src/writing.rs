@@ -6,22 +6,45 @@ use trefoil_decode::{Finish, Kept, Session};
 
 use crate::error::{Error, Result};
 use crate::loaded::Loaded;
+use crate::options::GenerateOptions;
 use crate::outbox::{Chunk, Event, Outbox, Outcome, Stats};
+use crate::seats::Seats;
 use crate::text::{Pieces, StopText};
 
 /// One generation that has been admitted.
 pub(crate) struct Writing {
     session: Session,
-    texts: Vec<Text>,
+    seats: Seats,
+    answers: Vec<Answer>,
     outbox: Outbox,
-    encoder_forwards: usize,
+    stop: Vec<String>,
     decoding: &'static str,
+    prompt_tokens: usize,
+    encoder_forwards: usize,
     prefill: Duration,
     decode: Duration,
 }
 
+/// What a writing is made of.
+pub(crate) struct Beginning {
+    pub(crate) session: Session,
+    pub(crate) seats: Seats,
+    pub(crate) prompts: usize,
+    /// Tokens that were read before the branches' own.
+    pub(crate) prompt_tokens: usize,
+    pub(crate) encoder_forwards: usize,
+    pub(crate) prefill: Duration,
+}
+
+/// Where the answer to one prompt stands.
+enum Answer {
+    Waiting,
+    Writing(Box<Text>),
+    Written(Outcome),
+}
+
 /// The text side of one branch.
-pub(crate) struct Text {
+struct Text {
     pieces: Pieces,
     stop: StopText,
     written: String,
@@ -29,7 +52,7 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    pub(crate) fn new(pieces: Pieces, stop: StopText) -> Self {
+    fn new(pieces: Pieces, stop: StopText) -> Self {
         Self { pieces, stop, written: String::new(), stopped: false }
     }
 
@@ -74,15 +97,20 @@ impl Text {
 }
 
 impl Writing {
-    pub(crate) fn new(
-        session: Session,
-        texts: Vec<Text>,
-        outbox: Outbox,
-        decoding: &'static str,
-        encoder_forwards: usize,
-        prefill: Duration,
-    ) -> Self {
-        Self { session, texts, outbox, encoder_forwards, decoding, prefill, decode: Duration::ZERO }
+    pub(crate) fn new(beginning: Beginning, outbox: Outbox, options: &GenerateOptions) -> Self {
+        let Beginning { session, seats, prompts, prompt_tokens, encoder_forwards, prefill } = beginning;
+        Self {
+            session,
+            seats,
+            answers: (0..prompts).map(|_| Answer::Waiting).collect(),
+            outbox,
+            stop: options.stop.clone(),
+            decoding: options.decoding.name(),
+            prompt_tokens,
+            encoder_forwards,
+            prefill,
+            decode: Duration::ZERO,
+        }
     }
 
     /// Whether the reader has to catch up before another step.
@@ -92,19 +120,17 @@ impl Writing {
 
     /// Moves on by one step and sends what it kept. Gives the writing back while there is more to do.
     pub(crate) fn step(mut self, loaded: &mut Loaded) -> Option<Self> {
-        if self.outbox.is_cancelled() {
+        let cancelled = self.outbox.is_cancelled();
+        if cancelled {
             self.session.end_all(Finish::Abort, &mut loaded.kv);
-        }
-        if !self.session.is_done()
-            && let Err(error) = self.advance(loaded)
-        {
+        } else if let Err(error) = self.advance(loaded) {
             self.fail(loaded, error);
             return None;
         }
-        if !self.session.is_done() {
+        if !cancelled && !(self.session.is_done() && self.seats.is_empty()) {
             return Some(self);
         }
-        let outcomes: Result<Vec<_>> = (0..self.texts.len()).map(|branch| self.outcome(branch)).collect();
+        let outcomes: Result<Vec<_>> = (0..self.answers.len()).map(|branch| self.outcome(branch)).collect();
         self.outbox.send(outcomes.map_or_else(Event::Failed, Event::Done));
         None
     }
@@ -121,34 +147,58 @@ impl Writing {
         let spent = if kept.is_empty() { &mut self.prefill } else { &mut self.decode };
         *spent += before.elapsed();
         for kept in kept {
-            let text = &mut self.texts[kept.branch];
-            let fresh = text.push(&kept)?;
-            if text.stopped && kept.finish.is_none() {
-                self.session.end(kept.branch, Finish::Stop, &mut loaded.kv);
-            }
-            if !fresh.is_empty() || !kept.picks.is_empty() {
-                self.outbox.send(Event::Chunk(Chunk { prompt: kept.branch, text: fresh, tokens: kept.picks }));
-            }
+            self.take(kept, loaded)?;
+        }
+        self.seats.settle(&mut self.session, loaded)
+    }
+
+    /// Sends what a step added to a text.
+    fn take(&mut self, kept: Kept, loaded: &mut Loaded) -> Result<()> {
+        let branch = kept.branch;
+        let answer = &mut self.answers[branch];
+        if matches!(answer, Answer::Waiting) {
+            let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(self.stop.clone()));
+            *answer = Answer::Writing(Box::new(text));
+        }
+        let Answer::Writing(text) = answer else { return Err(Error::internal("an answer goes on after its end")) };
+        let fresh = text.push(&kept)?;
+        let ended = kept.finish.is_some() || text.stopped;
+        if ended && kept.finish.is_none() {
+            self.session.end(branch, Finish::Stop, &mut loaded.kv);
+        }
+        if !fresh.is_empty() || !kept.picks.is_empty() {
+            self.outbox.send(Event::Chunk(Chunk { prompt: branch, text: fresh, tokens: kept.picks }));
+        }
+        if ended {
+            self.answers[branch] = Answer::Written(self.outcome(branch)?);
+            self.session.forget(branch);
         }
         Ok(())
     }
 
+    /// The outcome of an answer that has ended, or of what there is of it.
     fn outcome(&mut self, branch: usize) -> Result<Outcome> {
+        let (written, stopped) = match std::mem::replace(&mut self.answers[branch], Answer::Waiting) {
+            Answer::Written(outcome) => return Ok(outcome),
+            Answer::Waiting if branch >= self.session.len() => return Ok(Outcome::unwritten()),
+            Answer::Waiting => (String::new(), false),
+            Answer::Writing(mut text) => (text.finish()?, text.stopped),
+        };
         let text = self.session.text(branch);
         let tally = self.session.tally(branch);
-        let counters = self.session.strategy().counters();
+        let counters = self.session.strategy().counters(branch);
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         let finish = match self.session.finish(branch) {
-            _ if self.texts[branch].stopped => Finish::Stop,
+            _ if stopped => Finish::Stop,
             Some(finish) => finish,
             None => Finish::Abort,
         };
         Ok(Outcome {
-            text: self.texts[branch].finish()?,
+            text: written,
             tokens: text.written().to_vec(),
             finish,
             stats: Stats {
-                prompt_tokens: text.prompt_len(),
+                prompt_tokens: self.prompt_tokens + text.prompt_len(),
                 tokens: text.written().len(),
                 steps: tally.steps,
                 draft_forwards: counters.draft_forwards,
@@ -156,7 +206,8 @@ impl Writing {
                 accepted_tokens: tally.accepted,
                 fallbacks: counters.fallbacks,
                 rollbacks: counters.rollbacks,
-                encoder_forwards: self.encoder_forwards,
+                // One run served all: the first answer shows it, so that the sum over answers is the truth.
+                encoder_forwards: if branch == 0 { self.encoder_forwards } else { 0 },
                 prefill_ms: milliseconds(self.prefill),
                 decode_ms: milliseconds(self.decode),
                 decoding: self.decoding,
