@@ -158,7 +158,7 @@ test('a failure that nobody awaits does not end the process', async (t) => {
   const listen = (reason) => unhandled.push(reason)
   process.on('unhandledRejection', listen)
   const failure = { kind: 'Internal', message: 'broken', causes: [] }
-  new Writing(fakeSource({ steps: 1, failure }))
+  void new Writing(fakeSource({ steps: 1, failure }))
   void new Writing(fakeSource({ steps: 1, failure })).result
   void Writing.failed(new Error('never begun')).result
   await sleep(60)

@@ -47,11 +47,18 @@ real('SmolLM2 writes what was recorded of llama.cpp, wherever the pick was not c
   }
 })
 
-real('SmolLM2 answers a message through its template', async (t) => {
+real('SmolLM2 reads messages as its template writes them', async (t) => {
   const model = await load(SMOLLM2, { contextLength: 512 })
   try {
-    const messages = [{ role: 'user', content: 'What is the capital of France?' }]
-    t.regex(await model.generate(messages, { maxTokens: 24 }).text(), /Paris/)
+    const content = 'What is the capital of France?'
+    const written = `<|im_start|>user\n${content}<|im_end|>\n<|im_start|>assistant\n`
+    const system = 'You are a terse assistant.'
+    const messages = [{ role: 'system', content: system }, { role: 'user', content }]
+    const templated = await model.generate(messages, { maxTokens: 24 }).result
+    const plain = await model.generate(`<|im_start|>system\n${system}<|im_end|>\n${written}`, { maxTokens: 24 }).result
+    t.deepEqual(templated.tokens, plain.tokens)
+    t.is(templated.stats.promptTokens, plain.stats.promptTokens)
+    t.regex(await model.generate(written, { maxTokens: 24 }).text(), /Paris/)
   } finally {
     await model.dispose()
   }

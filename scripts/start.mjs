@@ -83,20 +83,21 @@ async function prepare() {
 /** Bold and grey on a terminal that wants them. */
 function paint() {
   const colours = process.stdout.isTTY && !process.env.NO_COLOR
-  const with_ = (code) => (text) => (colours ? `\u001b[${code}m${text}\u001b[0m` : text)
-  return { bold: with_('1'), grey: with_('90'), green: with_('32') }
+  const wrap = (code) => (text) => (colours ? `\u001b[${code}m${text}\u001b[0m` : text)
+  return { bold: wrap('1'), grey: wrap('90'), green: wrap('32') }
 }
 
-/** Translates `sentences` and gives the sums of their figures. */
+/** Translates `sentences` and gives the sums of their figures. The mark that ends a text is a token that a step wrote. */
 async function translate(model, sentences, show) {
   const sums = { tokens: 0, steps: 0, decodeMs: 0, prefillMs: 0, sentences: sentences.length }
   for (const sentence of sentences) {
     const generation = model.generate(sentence, { maxTokens: 64 })
     show.begin(sentence)
     for await (const chunk of generation) show.text(chunk.text)
-    const { stats } = await generation.result
+    const { stats, finishReason } = await generation.result
     show.end()
     for (const key of ['tokens', 'steps', 'decodeMs', 'prefillMs']) sums[key] += stats[key]
+    if (finishReason === 'stop') sums.tokens += 1
   }
   return sums
 }

@@ -8,6 +8,7 @@
  * failure for every phase that broke without naming a failed test. The exit code says the same.
  */
 import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
@@ -95,6 +96,7 @@ async function runPhase({ name, commands, count, optional = [] }) {
 async function main(names) {
   const unknown = names.find((name) => !PHASES.some((phase) => phase.name === name))
   if (unknown) throw new Error(`unknown phase ${JSON.stringify(unknown)}; phases: ${PHASES.map((p) => p.name).join(', ')}`)
+  if (!existsSync(`${ROOT}node_modules`)) await run(['npm', 'ci', '--no-audit', '--no-fund'])
   const total = { passed: 0, failed: 0 }
   const lines = []
   for (const phase of PHASES) {

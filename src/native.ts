@@ -1,14 +1,4 @@
 /** The native addon. This is the one file that knows where it is. */
 
 export { NativeLoading } from '../index.js'
-export type {
-  NativeEvent,
-  NativeFailure,
-  NativeGeneration,
-  NativeInfo,
-  NativeLoaded,
-  NativeModel,
-  NativeProgress,
-  NativeResult,
-  NativeStarted
-} from '../index.js'
+export type { NativeEvent, NativeFailure, NativeGeneration, NativeModel, NativeResult } from '../index.js'

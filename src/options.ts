@@ -44,7 +44,32 @@ export interface ChatMessage {
 }
 
 /** How a text is decoded. */
-export type Decoding = 'plain' | { type: 'plain' }
+export type Decoding =
+  | 'plain'
+  | 'lookahead'
+  | { type: 'plain' }
+  | LookaheadDecoding
+  | {
+      /** Guesses a block and iterates on it; exact, for comparison. */
+      type: 'jacobi'
+      /** Tokens guessed a step; 8 by default. */
+      block?: number
+    }
+
+/** Lookahead decoding: exact, without a draft model. A step has at most (window + guesses) · (ngram − 1) rows. */
+export interface LookaheadDecoding {
+  type: 'lookahead'
+  /** W, the columns of the Jacobi window; 0 decodes from the n-gram pool alone. */
+  window?: number
+  /** N, the tokens of an n-gram, at least 2. */
+  ngram?: number
+  /** G, the n-grams that a step verifies; 0 never drafts. */
+  guesses?: number
+  /** Whether the n-grams of the prompt and of the text itself are guesses too; true by default. */
+  poolFromPrompt?: boolean
+  /** The published method to the letter, for comparison. */
+  reference?: boolean
+}
 
 /** How a text is written. */
 export interface GenerateOptions {

@@ -13,6 +13,8 @@ export interface Chunk {
 /** A token of a chunk. */
 export interface ChunkToken {
   id: number
+  /** Who had it first: `draft` for a token that the step confirmed, `model` for one that it wrote itself. */
+  from: 'draft' | 'model'
   /** Natural logarithm of the model's probability for it; given where `logprobs` was asked for. */
   logprob?: number
 }
@@ -50,10 +52,11 @@ export interface Stats {
 }
 
 /** The chunk that a native event carries. */
-export function chunkOf({ text = '', ids = [], logprobs }: NativeEvent): Chunk {
+export function chunkOf({ text = '', ids = [], logprobs, accepted = 0 }: NativeEvent): Chunk {
   const tokens = ids.map((id, at): ChunkToken => {
+    const token: ChunkToken = { id, from: at < accepted ? 'draft' : 'model' }
     const logprob = logprobs?.[at]
-    return logprob === undefined ? { id } : { id, logprob }
+    return logprob === undefined ? token : { ...token, logprob }
   })
   return { text, tokens }
 }

@@ -5,5 +5,4 @@ const at = (path) => fileURLToPath(new URL(`../../${path}`, import.meta.url))
 
 export const LARGE = at('models/de-en/large')
 export const SMALL = at('models/de-en/small')
-export const SMOLLM2 = at('fixtures/smollm2')
 export const ROOT = at('')

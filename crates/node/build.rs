@@ -1,3 +1,5 @@
+//! Tells the linker about Node.
+
 fn main() {
     napi_build::setup();
 }

@@ -5,7 +5,9 @@ import { text as readAll } from 'node:stream/consumers'
 import { parseArgs } from 'node:util'
 
 import { load } from '../load.js'
+import type { Model } from '../model.js'
 import type { ChatMessage, GenerateOptions, LoadOptions } from '../options.js'
+import type { Chunk } from '../result.js'
 import { given, numberOf, type Command } from './command.js'
 import { progressBar } from './progress.js'
 
@@ -22,7 +24,8 @@ PROMPT is read from standard input where it is left out or is -.
                               draw from the likeliest tokens only
   --repetition-penalty X      above 1, repeat less
   --seed N                    the same seed writes the same text
-  --decoding NAME             how to decode
+  --decoding NAME             how to decode: plain, lookahead
+  --show                      colour the tokens that a draft had first
   --device NAME               where to run: auto, cpu
   --threads N                 threads of a step
   --context N                 tokens that prompt and text may have together
@@ -44,6 +47,7 @@ const OPTIONS = {
   'repetition-penalty': { type: 'string' },
   seed: { type: 'string' },
   decoding: { type: 'string' },
+  show: { type: 'boolean' },
   device: { type: 'string' },
   threads: { type: 'string' },
   context: { type: 'string' },
@@ -86,10 +90,32 @@ async function write(source: string, prompt: string | ChatMessage[], values: Val
       stdout.write(`${JSON.stringify(await generation.result)}\n`)
       return
     }
-    for await (const chunk of generation) stdout.write(chunk.text)
+    const paint = values.show ? painter(model) : (chunk: Chunk) => chunk.text
+    for await (const chunk of generation) stdout.write(await paint(chunk))
     stdout.write('\n')
   } finally {
     await model.dispose()
+  }
+}
+
+/**
+ * Spells a chunk token by token, those of a draft in green. A character that several tokens share comes out as they
+ * hold it; without `--show` the text is exact.
+ */
+function painter(model: Model): (chunk: Chunk) => Promise<string> {
+  const ids: number[] = []
+  let shown = ''
+  return async ({ tokens }) => {
+    let painted = ''
+    for (const { id, from } of tokens) {
+      ids.push(id)
+      // A token's spelling can depend on the one before it: a leading space is dropped at the start of a text.
+      const text = await model.detokenize(ids)
+      const piece = text.slice(shown.length)
+      painted += from === 'draft' ? `\u001b[32m${piece}\u001b[0m` : piece
+      shown = text
+    }
+    return painted
   }
 }
 

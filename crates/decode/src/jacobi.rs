@@ -40,14 +40,21 @@ impl Strategy for Jacobi {
         Ok(())
     }
 
-    fn judge(&mut self, live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampler) -> Result<Verdict> {
+    fn judge(
+        &mut self,
+        live: &Live<'_>,
+        draft: &Draft,
+        scores: &Scores,
+        sampler: &mut Sampler,
+    ) -> Result<Verdict> {
         let verdict = walk(live, draft, scores, sampler)?;
         let guess = self.guesses.entry(live.branch).or_default();
         guess.clear();
         // What the model said behind the last kept row guesses what comes after the new pending token.
         let first = live.root.0 + verdict.path.len() as u32;
         for row in first..=live.root.0 + self.block as u32 {
-            let logits = scores.row(RowId(row)).ok_or_else(|| Error::internal("a block row without scores"))?;
+            let logits =
+                scores.row(RowId(row)).ok_or_else(|| Error::internal("a block row without scores"))?;
             guess.push(argmax(logits)?);
         }
         Ok(verdict)

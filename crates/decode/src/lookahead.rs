@@ -174,7 +174,13 @@ impl Strategy for Lookahead {
         Ok(())
     }
 
-    fn judge(&mut self, live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampler) -> Result<Verdict> {
+    fn judge(
+        &mut self,
+        live: &Live<'_>,
+        draft: &Draft,
+        scores: &Scores,
+        sampler: &mut Sampler,
+    ) -> Result<Verdict> {
         let mut verdict = walk(live, draft, scores, sampler)?;
         if self.settings.reference {
             verdict.picks.truncate(self.settings.ngram - 1);

@@ -247,7 +247,8 @@ mod tests {
     fn it_agrees_with_a_plain_list_and_never_grows() {
         for (per_key, bytes) in [(1, 400), (3, 900), (4, 3000)] {
             let mut pool = Ngrams::new(3, per_key, bytes);
-            let (entries, tokens, keys) = (pool.entries.capacity(), pool.tokens.capacity(), pool.keys.capacity());
+            let (entries, tokens, keys) =
+                (pool.entries.capacity(), pool.tokens.capacity(), pool.keys.capacity());
             let mut naive = Naive::default();
             let mut state = 1u64;
             let mut random = |below: u64| {

@@ -15,7 +15,13 @@ impl Strategy for Plain {
         Ok(())
     }
 
-    fn judge(&mut self, live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampler) -> Result<Verdict> {
+    fn judge(
+        &mut self,
+        live: &Live<'_>,
+        draft: &Draft,
+        scores: &Scores,
+        sampler: &mut Sampler,
+    ) -> Result<Verdict> {
         walk(live, draft, scores, sampler)
     }
 }

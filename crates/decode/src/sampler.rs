@@ -143,9 +143,10 @@ impl Sampler {
         penalised.clear();
         penalised.extend_from_slice(logits);
         let penalty = self.sampling.repetition_penalty;
-        let fresh = path.iter().enumerate().filter(|&(at, token)| {
-            !text.distinct().contains(token) && !path[..at].contains(token)
-        });
+        let fresh = path
+            .iter()
+            .enumerate()
+            .filter(|&(at, token)| !text.distinct().contains(token) && !path[..at].contains(token));
         for &token in text.distinct().iter().chain(fresh.map(|(_, token)| token)) {
             if let Some(logit) = penalised.get_mut(token as usize) {
                 *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
@@ -190,7 +191,11 @@ pub(crate) fn argmax(logits: &[f32]) -> Result<Token> {
             best = (token, logit);
         }
     }
-    if best.1.is_finite() { Ok(best.0 as Token) } else { Err(Error::internal("the model's scores are not finite")) }
+    if best.1.is_finite() {
+        Ok(best.0 as Token)
+    } else {
+        Err(Error::internal("the model's scores are not finite"))
+    }
 }
 
 /// The natural logarithm of `token`'s probability under these scores.
@@ -295,7 +300,9 @@ mod tests {
         let logits = vec![0.0; 100];
         let sampling = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
         let text = Transcript::new(vec![1, 2]);
-        let pick = |sampling, branch, path: &[Token]| Sampler::new(sampling, branch).pick(&logits, &text, path).unwrap();
+        let pick = |sampling, branch, path: &[Token]| {
+            Sampler::new(sampling, branch).pick(&logits, &text, path).unwrap()
+        };
         let mut longer = text.clone();
         longer.push(3);
         let later = Sampler::new(sampling, 0).pick(&logits, &longer, &[]).unwrap();

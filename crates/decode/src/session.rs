@@ -33,6 +33,8 @@ pub struct Kept {
     pub branch: usize,
     /// The tokens that joined its text, without an end-of-text token.
     pub picks: Vec<Pick>,
+    /// How many of them, from the first, a draft had.
+    pub accepted: usize,
     /// Set where the branch ended in this step.
     pub finish: Option<Finish>,
 }
@@ -235,12 +237,13 @@ impl Session {
         }
         branch.tally.steps += usize::from(!verdict.path.is_empty());
         branch.tally.drafted += verdict.drafted;
-        branch.tally.accepted += verdict.accepted.min(picks.len());
+        let accepted = verdict.accepted.min(picks.len());
+        branch.tally.accepted += accepted;
         match finish {
             Some(finish) => self.end(number, finish, kv),
             None => branch.seat.map_or(Ok(()), |id| kv.commit(id, &verdict.path))?,
         }
-        Ok(Kept { branch: number, picks, finish })
+        Ok(Kept { branch: number, picks, accepted, finish })
     }
 
     /// Caches the next rows of prompts that are not cached yet; false where there are none.

@@ -29,7 +29,8 @@ pub(crate) struct Window {
 impl Window {
     /// A window of `columns` ≥ 1 columns and `n` − 1 levels, its first level drawn from `text`.
     pub(crate) fn new(columns: usize, n: usize, text: &[Token]) -> Self {
-        let mut window = Self { columns, depth: n - 1, levels: vec![Vec::new()], cells: Vec::new(), drawn: 0 };
+        let mut window =
+            Self { columns, depth: n - 1, levels: vec![Vec::new()], cells: Vec::new(), drawn: 0 };
         // Each step until the window is full takes a column off the first level.
         for _ in 0..columns + n - 3 {
             let token = window.draw(text);

@@ -1,5 +1,8 @@
 //! Every lossless decoding writes the text of plain decoding, on a scripted model, over random settings.
 
+#![allow(clippy::allow_attributes, reason = "not every test file needs each")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod scripted;
 
 use scripted::{Break, Scripted, Task, Took, Written, write};

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use trefoil_decode::{Plain, Session, Strategy};
+use trefoil_decode::Session;
 use trefoil_kernels::PAGE;
 use trefoil_models::Token;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::Document;
 use crate::loaded::{Lm, Loaded};
-use crate::options::{Decoding, GenerateOptions};
+use crate::options::GenerateOptions;
 use crate::outbox::{Event, Outbox};
 use crate::prompt::Prompt;
 use crate::seats::{Ground, Seats};
@@ -39,8 +39,16 @@ pub(crate) struct Request {
     pub(crate) subject: Subject,
     pub(crate) options: GenerateOptions,
     pub(crate) outbox: Outbox,
-    /// The prompts' tokens, once they are known.
-    pub(crate) tokens: Option<VecDeque<Vec<Token>>>,
+    /// The subject's tokens, once they are known.
+    pub(crate) tokens: Option<Tokens>,
+}
+
+/// A subject in tokens.
+pub(crate) struct Tokens {
+    /// What an encoder is still to read.
+    source: Vec<Token>,
+    /// What each text begins with, behind the ground that all stand on.
+    prompts: VecDeque<Vec<Token>>,
 }
 
 /// What becomes of a request.
@@ -81,75 +89,80 @@ pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool)
 fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>> {
     let before = Instant::now();
     let Request { subject, options, tokens, .. } = request;
-    let prompts = match tokens.take() {
-        Some(prompts) => prompts,
+    let Tokens { source, prompts } = match tokens.take() {
+        Some(tokens) => tokens,
         None => tokenize(subject, loaded)?,
     };
+    let start = loaded.lm.start();
+    let mut ground = match subject {
+        Subject::Prompt(_) => Ground::bare(start),
+        Subject::Asked { document, .. } => Ground::of(document, start, &loaded.library)?,
+    };
     let context = loaded.info.context_length;
-    let start = match &loaded.lm {
-        Lm::Causal(_) => None,
-        Lm::Seq2Seq { start, .. } => Some(*start),
-    };
-    let limit = options.max_tokens.unwrap_or(usize::MAX);
-    let (ground, branches, read) = match (&*subject, start) {
-        (Subject::Asked { document, .. }, _) => {
-            let read = start.map_or(0, |_| document.tokens());
-            (Ground::of(document.clone(), loaded, start)?, prompts.clone(), read)
-        }
-        (Subject::Prompt(_), Some(start)) => {
-            let source = prompts.front().map_or(0, Vec::len);
-            (Ground::bare([start].into()), VecDeque::from([Vec::new()]), source)
-        }
-        (Subject::Prompt(_), None) => (Ground::bare([].into()), prompts.clone(), 0),
-    };
-    for (at, prompt) in branches.iter().enumerate() {
-        let length = ground.tokens.len() + prompt.len();
-        if length.max(read) > context {
-            let whose = if let Subject::Asked { .. } = subject { format!("prompts[{at}]") } else { "the prompt".into() };
-            let (length, behind) = (length.max(read), ground.tokens.len());
-            let message = format!("{whose} has {length} tokens, {behind} before it included; the context holds {context}");
-            return Err(Error::new(ErrorKind::ContextOverflow, message));
-        }
-        if length == 0 {
-            return Err(Error::option("prompt is empty and this model has no token to begin with; allowed: some text"));
-        }
-    }
-    let mut seats = Seats::new(ground, branches, limit, context, options.sampling);
-    if !seats.fit(loaded)? {
-        *tokens = Some(prompts);
+    let longest = longest(&ground, &prompts, context)?;
+    let longest = longest.saturating_add(options.max_tokens.unwrap_or(usize::MAX)).min(context);
+    if !prompts.is_empty() && !ground.fits(longest, loaded)? {
+        *tokens = Some(Tokens { source, prompts });
         return Ok(None);
     }
-    let encoder_forwards = match (subject, &loaded.lm) {
+    let encoder_forwards = match (&*subject, &loaded.lm) {
         (Subject::Asked { document, .. }, _) => loaded.library.report(document)?,
         (Subject::Prompt(_), Lm::Causal(_)) => 0,
         (Subject::Prompt(_), Lm::Seq2Seq { model, .. }) => {
-            seats.read(model.encode(prompts.front().map_or(&[], Vec::as_slice))?);
+            ground.source = Some((model.encode(&source)?, source.into()));
             1
         }
     };
-    let mut session = Session::new(strategy(options), loaded.ends.clone());
+    let source = ground.source.as_ref().map_or(&[] as &[Token], |(_, tokens)| tokens);
+    let (count, source_tokens) = (prompts.len(), source.len());
+    let mut session = Session::new(options.decoding.strategy(source), loaded.ends.clone());
+    let mut seats = Seats::new(ground, prompts, longest, context, options);
     seats.settle(&mut session, loaded)?;
-    let (prompts, prefill) = (prompts.len(), before.elapsed());
-    Ok(Some(Beginning { session, seats, prompts, prompt_tokens: read, encoder_forwards, prefill }))
+    Ok(Some(Beginning { session, seats, prompts: count, source_tokens, encoder_forwards, prefill: before.elapsed() }))
 }
 
-fn strategy(options: &GenerateOptions) -> Box<dyn Strategy> {
-    match options.decoding {
-        Decoding::Plain => Box::new(Plain),
+/// The length of the longest text before anything is written.
+///
+/// # Errors
+/// Fails (`ContextOverflow`) for one beyond the context, and (`InvalidOption`) for one without a token.
+fn longest(ground: &Ground, prompts: &VecDeque<Vec<Token>>, context: usize) -> Result<usize> {
+    let before = ground.tokens.len();
+    let mut longest = 0;
+    for (at, prompt) in prompts.iter().enumerate() {
+        let length = before + prompt.len();
+        if length > context {
+            let message = format!("prompts[{at}] makes a text of {length} tokens; the context holds {context}");
+            return Err(Error::new(ErrorKind::ContextOverflow, message));
+        }
+        longest = longest.max(length);
     }
+    if longest == 0 && !prompts.is_empty() {
+        let message = "prompt is empty and this model has no token to begin with; allowed: some text";
+        return Err(Error::option(message));
+    }
+    Ok(longest)
 }
 
-fn tokenize(subject: &Subject, loaded: &Loaded) -> Result<VecDeque<Vec<Token>>> {
-    let tokenizer = &loaded.tokenizer;
-    match subject {
-        Subject::Prompt(Prompt::Text(text)) => Ok(VecDeque::from([tokenizer.encode(text, true)?])),
+fn tokenize(subject: &Subject, loaded: &Loaded) -> Result<Tokens> {
+    let (tokenizer, context) = (&loaded.tokenizer, loaded.info.context_length);
+    let read = match subject {
+        Subject::Asked { prompts, .. } => {
+            let prompts = prompts.iter().map(|prompt| tokenizer.encode_within(prompt, false, context));
+            return Ok(Tokens { source: Vec::new(), prompts: prompts.collect::<Result<_>>()? });
+        }
+        Subject::Prompt(Prompt::Text(text)) => tokenizer.encode_within(text, true, context)?,
         Subject::Prompt(Prompt::Messages(messages)) => {
             let template = loaded.template.as_ref().ok_or_else(|| {
-                Error::option("prompt is a list of messages, and this model has no chat template; allowed: a string")
+                Error::option(
+                    "prompt is a list of messages, and this model has no chat template; allowed: a string",
+                )
             })?;
             // The template writes the special tokens itself.
-            Ok(VecDeque::from([tokenizer.encode(&template.render(messages, true)?, false)?]))
+            tokenizer.encode_within(&template.render(messages, true)?, false, context)?
         }
-        Subject::Asked { prompts, .. } => prompts.iter().map(|prompt| tokenizer.encode(prompt, false)).collect(),
-    }
+    };
+    Ok(match &loaded.lm {
+        Lm::Causal(_) => Tokens { source: Vec::new(), prompts: VecDeque::from([read]) },
+        Lm::Seq2Seq { .. } => Tokens { source: read, prompts: VecDeque::from([Vec::new()]) },
+    })
 }

@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trefoil_models::Token;
 
@@ -20,6 +20,7 @@ use crate::options::{GenerateOptions, LoadOptions};
 use crate::outbox::{Event, Generation, channel};
 use crate::prompt::Prompt;
 use crate::reading::Reading;
+use crate::usage::Usage;
 use crate::writing::Writing;
 
 /// Commands that may wait for the engine thread.
@@ -33,17 +34,21 @@ pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
 enum Command {
     Write(Box<Request>),
     Read(Box<Reading>),
+    Usage(Reply<Usage>),
     Tokenize(String, Reply<Vec<Token>>),
     Detokenize(Vec<Token>, Reply<String>),
-    Dispose(Reply<()>),
     /// Nothing to do but to look at the sessions again.
     Wake,
 }
+
+/// Who waits for the model to be freed. Beside the queue, because a full queue must not keep a model alive.
+type Disposals = Arc<Mutex<Vec<Reply<()>>>>;
 
 /// A loaded model, from outside its thread.
 #[derive(Clone)]
 pub struct Engine {
     commands: SyncSender<Command>,
+    disposals: Disposals,
     info: Arc<ModelInfo>,
 }
 
@@ -85,10 +90,15 @@ impl Engine {
     /// Fails as [`Engine::load`] does.
     pub fn open(options: LoadOptions) -> Result<Engine> {
         let (sender, receiver) = sync_channel(1);
-        Self::load(options, Arc::default(), |_| (), move |engine| {
-            // The receiver waits below.
-            let _ = sender.send(engine);
-        });
+        Self::load(
+            options,
+            Arc::default(),
+            |_| (),
+            move |engine| {
+                // The receiver waits below.
+                let _ = sender.send(engine);
+            },
+        );
         receiver.recv().unwrap_or_else(|_| Err(Error::internal("the engine thread could not start")))
     }
 
@@ -139,6 +149,11 @@ impl Engine {
         }
     }
 
+    /// Says what is in memory between this step and the next.
+    pub fn usage(&self, reply: impl FnOnce(Result<Usage>) + Send + 'static) {
+        self.send(Command::Usage(Box::new(reply)));
+    }
+
     /// Encodes `text`, with the special tokens that the tokenizer adds to a prompt.
     pub fn tokenize(&self, text: String, reply: impl FnOnce(Result<Vec<Token>>) + Send + 'static) {
         self.send(Command::Tokenize(text, Box::new(reply)));
@@ -151,7 +166,11 @@ impl Engine {
 
     /// Ends all work, frees the model, and replies when that is done. Later calls fail with `Disposed`.
     pub fn dispose(&self, reply: impl FnOnce(Result<()>) + Send + 'static) {
-        self.send(Command::Dispose(Box::new(reply)));
+        lock(&self.disposals).push(Box::new(reply));
+        // A full queue wakes the engine just as well; one that is gone has nothing left to free.
+        if let Err(TrySendError::Disconnected(_)) = self.commands.try_send(Command::Wake) {
+            answer(&self.disposals);
+        }
     }
 
     fn send(&self, command: Command) {
@@ -178,8 +197,10 @@ fn load(
         Err(error) => ready(Err(error)),
         Ok(loaded) => {
             let (commands, inbox) = sync_channel(COMMANDS);
-            ready(Ok(Engine { commands, info: Arc::new(loaded.info.clone()) }));
-            serve(loaded, &inbox);
+            let disposals = Disposals::default();
+            let info = Arc::new(loaded.info.clone());
+            ready(Ok(Engine { commands, disposals: Arc::clone(&disposals), info }));
+            serve(loaded, inbox, &disposals);
         }
     }
 }
@@ -190,10 +211,9 @@ impl Command {
         match self {
             Self::Write(request) => request.outbox.send(Event::Failed(error)),
             Self::Read(reading) => reading.fail(error),
+            Self::Usage(reply) => reply(Err(error)),
             Self::Tokenize(_, reply) => reply(Err(error)),
             Self::Detokenize(_, reply) => reply(Err(error)),
-            // There is nothing left to free.
-            Self::Dispose(reply) => reply(Ok(())),
             Self::Wake => {}
         }
     }
@@ -208,58 +228,63 @@ struct Desk {
 }
 
 /// Serves commands until the model is disposed or nobody can send any more and all work is done.
-fn serve(mut loaded: Loaded, inbox: &Receiver<Command>) {
+fn serve(mut loaded: Loaded, inbox: Receiver<Command>, disposals: &Disposals) {
     let mut desk = Desk::default();
     let served = catch_unwind(AssertUnwindSafe(|| {
-        loop {
-            match desk.listen(&loaded, inbox) {
-                Heard::Nothing => desk.turn(&mut loaded),
-                Heard::Dispose(reply) => return Some(reply),
-                Heard::Hangup => return None,
-            }
+        while desk.listen(&loaded, &inbox) && lock(disposals).is_empty() {
+            desk.turn(&mut loaded);
         }
     }));
-    let error = match &served {
-        Ok(_) => Error::disposed(),
+    let error = match served {
+        Ok(()) => Error::disposed(),
         Err(_) => Error::internal("the engine stopped unexpectedly"),
     };
     desk.close(&mut loaded, &error);
     drop(loaded);
-    if let Ok(Some(reply)) = served {
-        reply(Ok(()));
+    for command in inbox.try_iter() {
+        command.refuse(error.clone());
     }
-    inbox.try_iter().for_each(|command| command.refuse(error.clone()));
+    // Whoever asked before the inbox closed is answered here; whoever asks later finds it closed.
+    drop(inbox);
+    answer(disposals);
 }
 
-/// What the inbox asks of the loop.
-enum Heard {
-    Nothing,
-    Dispose(Reply<()>),
-    Hangup,
+/// Tells everybody who waits for it that the model is freed.
+fn answer(disposals: &Disposals) {
+    let waiting = std::mem::take(&mut *lock(disposals));
+    for reply in waiting {
+        reply(Ok(()));
+    }
+}
+
+fn lock(disposals: &Disposals) -> MutexGuard<'_, Vec<Reply<()>>> {
+    // A push or a take leaves the list whole, so a poisoned lock still guards a sound one.
+    disposals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Desk {
-    /// Takes all commands that are there; first waits for one where no session can move.
-    fn listen(&mut self, loaded: &Loaded, inbox: &Receiver<Command>) -> Heard {
+    /// Takes all commands that are there; first waits for one where no session can move. False once nothing can come
+    /// any more.
+    fn listen(&mut self, loaded: &Loaded, inbox: &Receiver<Command>) -> bool {
         // With nothing being written the first in the queues is admitted or refused; it never waits for a command.
         let stuck = (self.waiting.is_empty() && self.reading.is_empty()) || !self.writing.is_empty();
         let moving = self.reading.front().is_some_and(|reading| reading.is_moving());
         let idle = stuck && !moving && self.writing.iter().all(Writing::is_paused);
         let first = if idle { inbox.recv().ok() } else { None };
         if idle && first.is_none() {
-            return Heard::Hangup;
+            return false;
         }
         for command in first.into_iter().chain(inbox.try_iter()) {
             match command {
                 Command::Write(request) => self.waiting.push_back(request),
                 Command::Read(reading) => self.reading.push_back(reading),
+                Command::Usage(reply) => reply(Ok(Usage::of(loaded))),
                 Command::Tokenize(text, reply) => reply(loaded.tokenizer.encode(&text, true)),
                 Command::Detokenize(tokens, reply) => reply(loaded.tokenizer.decode(&tokens)),
-                Command::Dispose(reply) => return Heard::Dispose(reply),
                 Command::Wake => {}
             }
         }
-        Heard::Nothing
+        true
     }
 
     /// Reads on, admits what fits, then moves one session on by one step.

@@ -4,6 +4,7 @@
 //! ([`Engine`]), a text being written ([`Generation`]), typed errors ([`Error`]).
 
 mod admit;
+mod decoding;
 mod engine;
 mod error;
 mod library;
@@ -15,14 +16,17 @@ mod raw;
 mod reading;
 mod seats;
 pub mod text;
+mod usage;
 mod writing;
 
+pub use decoding::Decoding;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use library::Document;
 pub use loaded::{ModelInfo, Progress};
-pub use options::{Decoding, Dtype, GenerateOptions, LoadOptions};
+pub use options::{Dtype, GenerateOptions, LoadOptions};
 pub use outbox::{Chunk, Event, Generation, Outcome, Stats};
 pub use prompt::{Prompt, tokens};
 pub use raw::{Raw, Reader};
 pub use trefoil_decode::{Finish, Pick};
+pub use usage::Usage;

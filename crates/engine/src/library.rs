@@ -166,6 +166,11 @@ impl Library {
         self.entries.iter().map(|entry| entry.bytes).sum()
     }
 
+    /// What the documents are in memory.
+    pub(crate) fn bodies(&self) -> impl Iterator<Item = &Body> {
+        self.entries.iter().map(|entry| &entry.body)
+    }
+
     /// Frees unclaimed documents until the budget holds.
     pub(crate) fn trim(&mut self, kv: &mut Kv) {
         let kept = |library: &Self| -> u64 {

@@ -56,6 +56,14 @@ impl Lm {
         loaded.map_err(|error| interrupted.unwrap_or_else(|| error.into()))
     }
 
+    /// The token that begins every decoder text, where the model has an encoder.
+    pub(crate) fn start(&self) -> Option<Token> {
+        match self {
+            Self::Causal(_) => None,
+            Self::Seq2Seq { start, .. } => Some(*start),
+        }
+    }
+
     /// The part that writes.
     pub(crate) fn decoder(&self) -> &dyn CausalLm {
         match self {
@@ -110,7 +118,10 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     /// Loads what `options` name. `progress` can end the load with an error of its own.
-    pub(crate) fn open(options: &LoadOptions, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Self> {
+    pub(crate) fn open(
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<Self> {
         let source = options.source.as_path();
         let mut weights = Weights::open(source)?;
         if let Some(ty) = options.dtype.dense() {
@@ -130,7 +141,8 @@ impl Loaded {
         }
         let context = options.context_length.unwrap_or_else(|| default_context(&config));
         let (pages, room) = budget(options, &config, weights.total_bytes(), context)?;
-        let kernels = Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
+        let kernels =
+            Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
         let kv = Kv::new(&kernels, config.kv_shape(), pages)?;
         let library = Library::new(options.document_cache, room);
         let info = ModelInfo {
@@ -199,7 +211,8 @@ fn budget(options: &LoadOptions, config: &ModelConfig, weights: u64, context: us
 
 /// The machine's memory in bytes, where the system says.
 fn physical_memory() -> Option<u64> {
-    let system =
-        sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()));
+    let system = sysinfo::System::new_with_specifics(
+        sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()),
+    );
     Some(system.total_memory()).filter(|&bytes| bytes > 0)
 }

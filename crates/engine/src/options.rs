@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use trefoil_decode::Sampling;
 
+use crate::decoding::Decoding;
 use crate::error::{Error, Result};
 use crate::raw::{Raw, Reader};
 
@@ -56,7 +57,9 @@ impl LoadOptions {
     /// Fails (`InvalidOption`) for an unknown name or a value that is not allowed, naming both.
     pub fn resolve(source: &str, raw: Raw) -> Result<Self> {
         if source.is_empty() || source.contains('\0') {
-            return Err(Error::option("the model's source is empty; allowed: a folder, a .gguf file or a hub id"));
+            return Err(Error::option(
+                "the model's source is empty; allowed: a folder, a .gguf file or a hub id",
+            ));
         }
         let mut reader = Reader::new("options", raw)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -82,7 +85,9 @@ fn dtype(reader: &mut Reader) -> Result<Dtype> {
         Some("f32") => Ok(Dtype::F32),
         Some("bf16") => Ok(Dtype::Bf16),
         Some("f16") => Ok(Dtype::F16),
-        Some(other) => Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16' or 'f16'")),
+        Some(other) => {
+            Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16' or 'f16'"))
+        }
     }
 }
 
@@ -92,22 +97,6 @@ fn device(reader: &mut Reader) -> Result<()> {
         Some(other) => {
             let allowed = "'auto' or 'cpu' (this build has no CUDA)";
             Err(reader.refuse("device", &Raw::Text(other.into()), allowed))
-        }
-    }
-}
-
-/// How a text is decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decoding {
-    /// One token a step.
-    Plain,
-}
-
-impl Decoding {
-    /// The name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
         }
     }
 }
@@ -133,7 +122,7 @@ impl GenerateOptions {
     pub fn resolve(raw: Raw) -> Result<Self> {
         let mut reader = Reader::new("options", raw)?;
         let options = Self {
-            decoding: decoding(&mut reader)?,
+            decoding: Decoding::resolve(&mut reader)?,
             max_tokens: reader.whole("maxTokens", 0, u64::from(u32::MAX))?.map(|limit| limit as usize),
             stop: stop(&mut reader)?,
             sampling: sampling(&mut reader)?,
@@ -173,22 +162,4 @@ fn stop(reader: &mut Reader) -> Result<Vec<String>> {
         other => Err(reader.refuse("stop", &other, &allowed)),
     });
     texts.collect()
-}
-
-fn decoding(reader: &mut Reader) -> Result<Decoding> {
-    let found = reader.take("decoding");
-    let named = match found.clone() {
-        Raw::Absent => return Ok(Decoding::Plain),
-        Raw::Map(_) => {
-            let mut inner = Reader::new("options.decoding", found.clone())?;
-            let named = inner.take("type");
-            inner.finish()?;
-            named
-        }
-        other => other,
-    };
-    match &named {
-        Raw::Text(name) if name == "plain" => Ok(Decoding::Plain),
-        _ => Err(reader.refuse("decoding", &named, "'plain'")),
-    }
 }

@@ -25,6 +25,8 @@ pub struct Chunk {
     pub text: String,
     /// Every token that the step kept.
     pub tokens: Vec<Pick>,
+    /// How many of them, from the first, a draft had; the model wrote the others.
+    pub accepted: usize,
 }
 
 /// A finished text.
@@ -142,7 +144,9 @@ impl Outbox {
             }
             None => state.queue.push_back(event),
         }
-        late.into_iter().for_each(|deliver| deliver(None));
+        for deliver in late {
+            deliver(None);
+        }
     }
 
     /// Whether the reader is too far behind for another step.
@@ -223,7 +227,7 @@ mod tests {
     use super::*;
 
     fn chunk(prompt: usize) -> Event {
-        Event::Chunk(Chunk { prompt, text: String::new(), tokens: Vec::new() })
+        Event::Chunk(Chunk { prompt, text: String::new(), tokens: Vec::new(), accepted: 0 })
     }
 
     #[test]

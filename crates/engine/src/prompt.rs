@@ -24,7 +24,9 @@ impl Prompt {
                 let messages = items.into_iter().enumerate().map(|(at, item)| message(at, item));
                 Ok(Self::Messages(messages.collect::<Result<_>>()?))
             }
-            other => Err(Error::option(format!("prompt is {other}; allowed: a string or a list of chat messages"))),
+            other => {
+                Err(Error::option(format!("prompt is {other}; allowed: a string or a list of chat messages")))
+            }
         }
     }
 }
@@ -50,7 +52,10 @@ pub fn tokens(raw: Raw) -> Result<Vec<u32>> {
     };
     let ids = items.iter().enumerate().map(|(at, item)| match item {
         Raw::Number(id) if id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(id) => Ok(*id as u32),
-        other => Err(Error::option(format!("tokens[{at}] is {other}; allowed: a whole number from 0 to {}", u32::MAX))),
+        other => Err(Error::option(format!(
+            "tokens[{at}] is {other}; allowed: a whole number from 0 to {}",
+            u32::MAX
+        ))),
     });
     ids.collect()
 }

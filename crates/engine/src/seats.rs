@@ -15,39 +15,59 @@ use trefoil_kernels::PAGE;
 use trefoil_models::{BranchId, CrossKv, Kv, Token};
 
 use crate::error::{Error, Result};
-use crate::library::{Body, Document};
+use crate::library::{Body, Document, Library};
 use crate::loaded::{Loaded, SCORED_ROWS};
+use crate::options::GenerateOptions;
 
-/// Positions that a branch has pages for beyond its text: more than any step keeps.
-const AHEAD: usize = 2 * PAGE;
+/// Rows that a step of many branches may have; draft rows count, and a single branch may have more.
+const STEP_ROWS: usize = 4 * SCORED_ROWS;
 
 /// What all branches of a session stand on.
 pub(crate) struct Ground {
     /// The tokens that every text begins with.
     pub(crate) tokens: Arc<[Token]>,
-    /// The source that cross-attention reads.
-    pub(crate) source: Option<Arc<CrossKv>>,
+    /// The source that cross-attention reads, and its tokens.
+    pub(crate) source: Option<(Arc<CrossKv>, Arc<[Token]>)>,
     /// A branch that holds a beginning of `tokens`.
-    pub(crate) prefix: Option<BranchId>,
-    /// Keeps the document that all this is from.
-    pub(crate) document: Option<Document>,
+    prefix: Option<BranchId>,
+    #[expect(dead_code, reason = "a claim: the library keeps the document while it is there")]
+    document: Option<Document>,
 }
 
 impl Ground {
-    /// The ground of prompts about a document; `start` begins an encoder-decoder model's texts.
-    pub(crate) fn of(document: Document, loaded: &Loaded, start: Option<Token>) -> Result<Self> {
-        let (tokens, body) = loaded.library.get(&document)?;
-        let (tokens, source, prefix) = match body {
-            Body::Encoded(source) => (start.into_iter().collect(), Some(source), None),
-            Body::Prefix(id) => (tokens, None, Some(id)),
-        };
-        Ok(Self { tokens, source, prefix, document: Some(document) })
+    /// No document: texts begin with the start token, where the model has one, and their prompt.
+    pub(crate) fn bare(start: Option<Token>) -> Self {
+        Self { tokens: start.into_iter().collect(), source: None, prefix: None, document: None }
+    }
+
+    /// A document that has been read; behind an encoder, texts begin with the start token.
+    ///
+    /// # Errors
+    /// Fails (`InvalidOption`) for a document of another model.
+    pub(crate) fn of(document: &Document, start: Option<Token>, library: &Library) -> Result<Self> {
+        let (tokens, body) = library.get(document)?;
+        let bare = Self { document: Some(document.clone()), ..Self::bare(start) };
+        Ok(match body {
+            Body::Encoded(source) => Self { source: Some((source, tokens)), ..bare },
+            Body::Prefix(id) => Self { tokens, prefix: Some(id), ..bare },
+        })
+    }
+
+    /// Whether the cache has room for a text of `positions` now.
+    ///
+    /// # Errors
+    /// Fails where the cache does.
+    pub(crate) fn fits(&self, positions: usize, loaded: &mut Loaded) -> Result<bool> {
+        let id = self.open(&mut loaded.kv)?;
+        let fits = loaded.library.reserve(id, positions, &mut loaded.kv);
+        loaded.kv.close(id);
+        fits
     }
 
     fn open(&self, kv: &mut Kv) -> Result<BranchId> {
         match self.prefix {
             Some(prefix) => Ok(kv.fork(prefix)?),
-            None => Ok(kv.open(self.source.clone())),
+            None => Ok(kv.open(self.source.as_ref().map(|(source, _)| Arc::clone(source)))),
         }
     }
 }
@@ -62,6 +82,10 @@ pub(crate) struct Seats {
     limit: usize,
     /// Positions of the longest possible text.
     longest: usize,
+    /// Positions that a branch has pages for beyond its text: more than any step keeps.
+    ahead: usize,
+    /// Branches in the cache, at most.
+    most: usize,
     /// Prompts that no branch was made for yet.
     waiting: VecDeque<Vec<Token>>,
     /// Branches that were sent back, the eldest first.
@@ -72,27 +96,32 @@ pub(crate) struct Seats {
 
 impl Seats {
     /// Seats for `prompts`, each of which, behind the ground's tokens, fits into `context`.
+    ///
+    /// * `longest`: positions of the longest possible text.
     pub(crate) fn new(
         ground: Ground,
         prompts: VecDeque<Vec<Token>>,
-        limit: usize,
+        longest: usize,
         context: usize,
-        sampling: Sampling,
+        options: &GenerateOptions,
     ) -> Self {
-        let prompt = prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let longest = (ground.tokens.len() + prompt).saturating_add(limit).min(context);
-        let (parked, seated) = (VecDeque::new(), VecDeque::new());
-        Self { ground, sampling, context, limit, longest, waiting: prompts, parked, seated }
+        Self {
+            ground,
+            sampling: options.sampling,
+            context,
+            limit: options.max_tokens.unwrap_or(usize::MAX),
+            longest,
+            ahead: PAGE + options.decoding.reach(),
+            most: (STEP_ROWS / options.decoding.rows()).clamp(1, SCORED_ROWS),
+            waiting: prompts,
+            parked: VecDeque::new(),
+            seated: VecDeque::new(),
+        }
     }
 
     /// Whether every prompt has had its branch.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.parked.is_empty()
-    }
-
-    /// Whether some branch is in the cache.
-    pub(crate) fn is_seated(&self) -> bool {
-        !self.seated.is_empty()
     }
 
     /// Takes the seats of branches that have ended, makes sure that the others can go on, and seats who fits.
@@ -113,7 +142,7 @@ impl Seats {
                 return Err(Error::internal("the eldest text has no pages to go on"));
             }
         }
-        while self.seated.len() < SCORED_ROWS && self.seat(session, loaded)? {}
+        while self.seated.len() < self.most && self.seat(session, loaded)? {}
         Ok(())
     }
 
@@ -157,6 +186,6 @@ impl Seats {
 
     /// Positions that a text of this length needs pages for.
     fn positions(&self, length: usize, eldest: bool) -> usize {
-        if eldest { self.longest } else { self.longest.min(length + AHEAD) }
+        if eldest { self.longest } else { self.longest.min(length + self.ahead) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use trefoil_decode::{Finish, Kept, Session};
+use trefoil_decode::{Finish, Kept, Pick, Session};
 
 use crate::error::{Error, Result};
 use crate::loaded::Loaded;
@@ -19,7 +19,7 @@ pub(crate) struct Writing {
     outbox: Outbox,
     stop: Vec<String>,
     decoding: &'static str,
-    prompt_tokens: usize,
+    source_tokens: usize,
     encoder_forwards: usize,
     prefill: Duration,
     decode: Duration,
@@ -30,8 +30,8 @@ pub(crate) struct Beginning {
     pub(crate) session: Session,
     pub(crate) seats: Seats,
     pub(crate) prompts: usize,
-    /// Tokens that were read before the branches' own.
-    pub(crate) prompt_tokens: usize,
+    /// Tokens of what the texts are about, where they are not part of the texts.
+    pub(crate) source_tokens: usize,
     pub(crate) encoder_forwards: usize,
     pub(crate) prefill: Duration,
 }
@@ -56,35 +56,34 @@ impl Text {
         Self { pieces, stop, written: String::new(), stopped: false }
     }
 
-    /// Takes a step's tokens and gives the text that they made final.
-    fn push(&mut self, kept: &Kept) -> Result<String> {
+    /// Takes a step's tokens and gives the text that they made final: all of it with the last ones.
+    fn push(&mut self, picks: &[Pick], last: bool) -> String {
         let mut fresh = String::new();
-        for pick in &kept.picks {
+        for pick in picks {
             if let Some(piece) = self.pieces.push(pick.token) {
                 self.release(&piece, &mut fresh);
             }
         }
-        if kept.finish.is_some() {
-            self.flush(&mut fresh)?;
+        if last {
+            self.flush(&mut fresh);
         }
         self.written.push_str(&fresh);
-        Ok(fresh)
+        fresh
     }
 
     /// The whole text, with what was still held back for a longer token or a stop string.
-    fn finish(&mut self) -> Result<String> {
+    fn finish(&mut self) -> String {
         let mut rest = String::new();
-        self.flush(&mut rest)?;
-        Ok(std::mem::take(&mut self.written) + &rest)
+        self.flush(&mut rest);
+        std::mem::take(&mut self.written) + &rest
     }
 
-    fn flush(&mut self, fresh: &mut String) -> Result<()> {
+    fn flush(&mut self, fresh: &mut String) {
         let rest = self.pieces.finish();
         self.release(&rest, fresh);
         if !self.stopped {
             fresh.push_str(&self.stop.finish());
         }
-        Ok(())
     }
 
     fn release(&mut self, piece: &str, fresh: &mut String) {
@@ -98,7 +97,7 @@ impl Text {
 
 impl Writing {
     pub(crate) fn new(beginning: Beginning, outbox: Outbox, options: &GenerateOptions) -> Self {
-        let Beginning { session, seats, prompts, prompt_tokens, encoder_forwards, prefill } = beginning;
+        let Beginning { session, seats, prompts, source_tokens, encoder_forwards, prefill } = beginning;
         Self {
             session,
             seats,
@@ -106,7 +105,7 @@ impl Writing {
             outbox,
             stop: options.stop.clone(),
             decoding: options.decoding.name(),
-            prompt_tokens,
+            source_tokens,
             encoder_forwards,
             prefill,
             decode: Duration::ZERO,
@@ -130,8 +129,8 @@ impl Writing {
         if !cancelled && !(self.session.is_done() && self.seats.is_empty()) {
             return Some(self);
         }
-        let outcomes: Result<Vec<_>> = (0..self.answers.len()).map(|branch| self.outcome(branch)).collect();
-        self.outbox.send(outcomes.map_or_else(Event::Failed, Event::Done));
+        let outcomes = (0..self.answers.len()).map(|branch| self.outcome(branch)).collect();
+        self.outbox.send(Event::Done(outcomes));
         None
     }
 
@@ -154,35 +153,35 @@ impl Writing {
 
     /// Sends what a step added to a text.
     fn take(&mut self, kept: Kept, loaded: &mut Loaded) -> Result<()> {
-        let branch = kept.branch;
+        let Kept { branch, picks, accepted, finish } = kept;
         let answer = &mut self.answers[branch];
         if matches!(answer, Answer::Waiting) {
             let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(self.stop.clone()));
             *answer = Answer::Writing(Box::new(text));
         }
         let Answer::Writing(text) = answer else { return Err(Error::internal("an answer goes on after its end")) };
-        let fresh = text.push(&kept)?;
-        let ended = kept.finish.is_some() || text.stopped;
-        if ended && kept.finish.is_none() {
+        let fresh = text.push(&picks, finish.is_some());
+        let ended = finish.is_some() || text.stopped;
+        if ended && finish.is_none() {
             self.session.end(branch, Finish::Stop, &mut loaded.kv);
         }
-        if !fresh.is_empty() || !kept.picks.is_empty() {
-            self.outbox.send(Event::Chunk(Chunk { prompt: branch, text: fresh, tokens: kept.picks }));
+        if !fresh.is_empty() || !picks.is_empty() {
+            self.outbox.send(Event::Chunk(Chunk { prompt: branch, text: fresh, tokens: picks, accepted }));
         }
         if ended {
-            self.answers[branch] = Answer::Written(self.outcome(branch)?);
+            self.answers[branch] = Answer::Written(self.outcome(branch));
             self.session.forget(branch);
         }
         Ok(())
     }
 
     /// The outcome of an answer that has ended, or of what there is of it.
-    fn outcome(&mut self, branch: usize) -> Result<Outcome> {
+    fn outcome(&mut self, branch: usize) -> Outcome {
         let (written, stopped) = match std::mem::replace(&mut self.answers[branch], Answer::Waiting) {
-            Answer::Written(outcome) => return Ok(outcome),
-            Answer::Waiting if branch >= self.session.len() => return Ok(Outcome::unwritten()),
+            Answer::Written(outcome) => return outcome,
+            Answer::Waiting if branch >= self.session.len() => return Outcome::unwritten(),
             Answer::Waiting => (String::new(), false),
-            Answer::Writing(mut text) => (text.finish()?, text.stopped),
+            Answer::Writing(mut text) => (text.finish(), text.stopped),
         };
         let text = self.session.text(branch);
         let tally = self.session.tally(branch);
@@ -193,12 +192,12 @@ impl Writing {
             Some(finish) => finish,
             None => Finish::Abort,
         };
-        Ok(Outcome {
+        Outcome {
             text: written,
             tokens: text.written().to_vec(),
             finish,
             stats: Stats {
-                prompt_tokens: self.prompt_tokens + text.prompt_len(),
+                prompt_tokens: self.source_tokens + text.prompt_len(),
                 tokens: text.written().len(),
                 steps: tally.steps,
                 draft_forwards: counters.draft_forwards,
@@ -212,6 +211,6 @@ impl Writing {
                 decode_ms: milliseconds(self.decode),
                 decoding: self.decoding,
             },
-        })
+        }
     }
 }

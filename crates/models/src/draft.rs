@@ -63,7 +63,13 @@ impl Draft {
     /// Adds `token` under `parent`.
     pub fn child(&mut self, parent: RowId, token: Token) -> RowId {
         let above = self.rows[parent.index()];
-        self.push(Row { token, branch: above.branch, parent: Some(parent), depth: above.depth + 1, scored: false })
+        self.push(Row {
+            token,
+            branch: above.branch,
+            parent: Some(parent),
+            depth: above.depth + 1,
+            scored: false,
+        })
     }
 
     /// The child of `parent` that carries `token`, added where there is none: what drafts share is scored once.
@@ -99,7 +105,9 @@ impl Draft {
     /// The children of `parent`, in the order in which they were added.
     pub fn children(&self, parent: RowId) -> impl Iterator<Item = RowId> + '_ {
         let after = parent.index() + 1;
-        (after..self.rows.len()).filter(move |&i| self.rows[i].parent == Some(parent)).map(|i| RowId(i as u32))
+        (after..self.rows.len())
+            .filter(move |&i| self.rows[i].parent == Some(parent))
+            .map(|i| RowId(i as u32))
     }
 
     /// The child of `parent` that carries `token`.

@@ -103,7 +103,12 @@ impl Kv {
     /// Fails for a branch that is not open.
     pub fn fork(&mut self, from: BranchId) -> Result<BranchId> {
         let origin = self.branch(from)?;
-        let fork = Branch { pages: origin.pages.clone(), len: origin.len, reserved: 0, source: origin.source.clone() };
+        let fork = Branch {
+            pages: origin.pages.clone(),
+            len: origin.len,
+            reserved: 0,
+            source: origin.source.clone(),
+        };
         for &page in &fork.pages {
             self.shares[page as usize] += 1;
         }
@@ -132,6 +137,17 @@ impl Kv {
         self.free.len() - self.promised
     }
 
+    /// The documents that open branches read, each once.
+    pub fn sources(&self) -> Vec<&Arc<CrossKv>> {
+        let mut sources: Vec<&Arc<CrossKv>> = Vec::new();
+        for source in self.branches.iter().flatten().filter_map(|branch| branch.source.as_ref()) {
+            if !sources.iter().any(|known| Arc::ptr_eq(known, source)) {
+                sources.push(source);
+            }
+        }
+        sources
+    }
+
     /// Bytes of a page, over all layers.
     pub fn page_bytes(&self) -> usize {
         self.shape.page_bytes()
@@ -151,7 +167,9 @@ impl Kv {
         let shares = &self.shares;
         let branch = slot(&mut self.branches, id)?;
         // A last page that is shared and not full is copied by the first write.
-        let copied = usize::from(branch.len % PAGE != 0 && branch.pages.last().is_some_and(|&p| shares[p as usize] > 1));
+        let copied = usize::from(
+            branch.len % PAGE != 0 && branch.pages.last().is_some_and(|&p| shares[p as usize] > 1),
+        );
         let wanted = (positions.div_ceil(PAGE) + copied).saturating_sub(branch.pages.len());
         let more = wanted.saturating_sub(branch.reserved);
         if more > available {

@@ -151,6 +151,9 @@ impl Layer {
     }
 
     fn bytes(&self) -> usize {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down].iter().map(|part| part.bytes()).sum()
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+            .iter()
+            .map(|part| part.bytes())
+            .sum()
     }
 }

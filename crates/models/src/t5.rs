@@ -255,7 +255,8 @@ impl Documents {
     fn of(draft: &Draft, kv: &Kv) -> Result<Self> {
         let mut groups: Vec<(Arc<CrossKv>, Vec<u32>)> = Vec::new();
         for (row, entry) in draft.rows().iter().enumerate() {
-            let document = kv.source(entry.branch)?.ok_or_else(|| Error::internal("a branch without a document"))?;
+            let document =
+                kv.source(entry.branch)?.ok_or_else(|| Error::internal("a branch without a document"))?;
             match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, document)) {
                 Some((_, rows)) => rows.push(row as u32),
                 None => groups.push((Arc::clone(document), vec![row as u32])),
@@ -278,8 +279,9 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn attention(&self, layer: &str, kind: &str) -> Result<Attention> {
         let (width, inner) = (self.config.width, self.config.heads * self.config.head_dim);
-        let linear =
-            |part: &str, n, k| Linear::load(self.kernels, self.weights, &format!("{layer}.{kind}.{part}"), n, k, false);
+        let linear = |part: &str, n, k| {
+            Linear::load(self.kernels, self.weights, &format!("{layer}.{kind}.{part}"), n, k, false)
+        };
         Ok(Attention {
             norm: self.layer_norm(layer)?,
             q: linear("q", inner, width)?,

@@ -14,8 +14,9 @@ use crate::error::Result;
 ///
 /// * `buckets`: `[buckets, heads]`.
 pub(crate) fn decoder_bias(config: &T5Config, buckets: &Weight, kernels: &Kernels) -> Result<Tensor> {
-    let distances = (0..=config.max_distance).map(|distance| bucket(distance, config.buckets, config.max_distance));
-    table(distances.collect(), config, buckets, kernels)
+    let distances =
+        (0..=config.max_distance).map(|distance| bucket(distance, config.buckets, config.max_distance));
+    table(&distances.collect::<Vec<_>>(), config, buckets, kernels)
 }
 
 /// The encoder's table: `[heads, 2 · max_distance + 1]` by `key position - row position + max_distance`.
@@ -25,7 +26,7 @@ pub(crate) fn encoder_bias(config: &T5Config, buckets: &Weight, kernels: &Kernel
         let ahead = if offset > reach { half } else { 0 };
         ahead + bucket(offset.abs_diff(reach), half, reach)
     });
-    table(offsets.collect(), config, buckets, kernels)
+    table(&offsets.collect::<Vec<_>>(), config, buckets, kernels)
 }
 
 /// The bucket of a distance: one each for the near half, logarithmic up to `max_distance`, the last one beyond.
@@ -39,11 +40,12 @@ fn bucket(distance: usize, buckets: usize, max_distance: usize) -> usize {
     (exact + step as usize).min(buckets - 1)
 }
 
-fn table(index: Vec<usize>, config: &T5Config, buckets: &Weight, kernels: &Kernels) -> Result<Tensor> {
+fn table(index: &[usize], config: &T5Config, buckets: &Weight, kernels: &Kernels) -> Result<Tensor> {
     let rows = (0..config.buckets).map(|bucket| buckets.row(bucket));
     let rows: Vec<Vec<f32>> = rows.collect::<std::result::Result<_, _>>()?;
-    let values: Vec<f32> =
-        (0..config.heads).flat_map(|head| index.iter().map(|&bucket| rows[bucket][head]).collect::<Vec<_>>()).collect();
+    let values: Vec<f32> = (0..config.heads)
+        .flat_map(|head| index.iter().map(|&bucket| rows[bucket][head]).collect::<Vec<_>>())
+        .collect();
     Ok(Tensor::from_vec(values, (config.heads, index.len()), kernels.device())?)
 }
 
@@ -54,8 +56,20 @@ mod tests {
     #[test]
     fn distances_meet_the_published_buckets() {
         // transformers' `_relative_position_bucket(bidirectional=False)` at 32 buckets, distance 128.
-        let expected =
-            [(0, 0), (1, 1), (15, 15), (16, 16), (17, 16), (20, 17), (31, 21), (32, 21), (64, 26), (100, 30), (113, 31), (500, 31)];
+        let expected = [
+            (0, 0),
+            (1, 1),
+            (15, 15),
+            (16, 16),
+            (17, 16),
+            (20, 17),
+            (31, 21),
+            (32, 21),
+            (64, 26),
+            (100, 30),
+            (113, 31),
+            (500, 31),
+        ];
         for (distance, found) in expected {
             assert_eq!(bucket(distance, 32, 128), found, "distance {distance}");
         }

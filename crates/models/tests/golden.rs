@@ -1,5 +1,8 @@
 //! Every architecture against what transformers answers with the same weights.
 
+#![allow(clippy::allow_attributes, reason = "not every test file needs each")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod fixture;
 
 use fixture::{CAUSAL, Fixture, SEQ2SEQ, argmax};
@@ -48,7 +51,10 @@ fn logits_are_the_recorded_ones_within_1e_4() {
             for (&position, expected) in logits.positions.iter().zip(expected.chunks(vocabulary)) {
                 for (token, (found, expected)) in rows[position].iter().zip(expected).enumerate() {
                     let off = (found - expected).abs();
-                    assert!(off <= 1e-4, "{name}: position {position}, token {token}: {found} for {expected}");
+                    assert!(
+                        off <= 1e-4,
+                        "{name}: position {position}, token {token}: {found} for {expected}"
+                    );
                 }
                 compared += 1;
             }

@@ -1,5 +1,8 @@
 //! Row invariance: a row's scores are the same bits whatever other rows share the step.
 
+#![allow(clippy::allow_attributes, reason = "not every test file needs each")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod fixture;
 
 use fixture::{CAUSAL, Fixture, SEQ2SEQ};
@@ -70,7 +73,8 @@ fn a_row_of_a_random_tree_scores_like_its_path_alone() {
         let vocabulary = fixture.lm().vocabulary();
         for round in 0..6 {
             let case = &fixture.golden.cases[round];
-            let committed: Vec<Token> = (0..random.below(70)).map(|_| random.below(vocabulary) as Token).collect();
+            let committed: Vec<Token> =
+                (0..random.below(70)).map(|_| random.below(vocabulary) as Token).collect();
             let mut kv = fixture.kv(8 * 128);
             let branch = prefix(fixture, &mut kv, &case.prompt, &committed, 1 + random.below(50));
             let mut draft = Draft::new();
@@ -129,7 +133,8 @@ fn branches_of_a_step_do_not_see_each_other() {
         let mut alone = Vec::new();
         let mut draft = Draft::new();
         for case in &fixture.golden.cases[..5] {
-            let committed: Vec<Token> = (0..random.below(60)).map(|_| random.below(vocabulary) as Token).collect();
+            let committed: Vec<Token> =
+                (0..random.below(60)).map(|_| random.below(vocabulary) as Token).collect();
             let branch = prefix(fixture, &mut kv, &case.prompt, &committed, 7);
             let token = random.below(vocabulary) as Token;
             alone.extend(singly(fixture, &mut kv, branch, &[token]));
@@ -185,7 +190,11 @@ fn threads_and_instruction_sets_do_not_change_a_bit() {
                 let branch = kv.open(source);
                 let (_, rows) = fixture.chain(&mut kv, branch, &begin);
                 let found = bits(rows.last().unwrap());
-                assert_eq!(*seen.get_or_insert_with(|| found.clone()), found, "{name}, {isa:?}, {threads} threads");
+                assert_eq!(
+                    *seen.get_or_insert_with(|| found.clone()),
+                    found,
+                    "{name}, {isa:?}, {threads} threads"
+                );
             }
         }
     }

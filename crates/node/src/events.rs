@@ -51,6 +51,7 @@ pub struct NativeEvent {
     pub text: Option<String>,
     pub ids: Option<Vec<u32>>,
     pub logprobs: Option<Vec<f64>>,
+    pub accepted: Option<u32>,
     pub results: Option<Vec<NativeResult>>,
     pub failure: Option<NativeFailure>,
 }
@@ -95,7 +96,16 @@ impl From<Error> for NativeFailure {
 impl NativeEvent {
     fn empty(kind: &str) -> Self {
         let kind = kind.into();
-        Self { kind, prompt: None, text: None, ids: None, logprobs: None, results: None, failure: None }
+        Self {
+            kind,
+            prompt: None,
+            text: None,
+            ids: None,
+            logprobs: None,
+            accepted: None,
+            results: None,
+            failure: None,
+        }
     }
 }
 
@@ -109,6 +119,7 @@ impl From<Event> for NativeEvent {
                     text: Some(chunk.text),
                     ids: Some(chunk.tokens.iter().map(|pick| pick.token).collect()),
                     logprobs,
+                    accepted: Some(chunk.accepted as u32),
                     ..Self::empty("chunk")
                 }
             }
@@ -152,7 +163,11 @@ impl From<Stats> for NativeStats {
             encoder_forwards: stats.encoder_forwards as u32,
             prefill_ms: stats.prefill_ms,
             decode_ms: stats.decode_ms,
-            tokens_per_second: if stats.decode_ms > 0.0 { stats.tokens as f64 * 1e3 / stats.decode_ms } else { 0.0 },
+            tokens_per_second: if stats.decode_ms > 0.0 {
+                stats.tokens as f64 * 1e3 / stats.decode_ms
+            } else {
+                0.0
+            },
             decoding: stats.decoding.into(),
         }
     }

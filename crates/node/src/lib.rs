@@ -4,6 +4,7 @@
 //! causes. Every wait is a promise that the engine thread settles; no thread of Node's pool is ever used.
 
 #![deny(unsafe_code)]
+#![expect(clippy::missing_errors_doc, reason = "a method fails only where JavaScript itself does")]
 #![expect(missing_docs, reason = "fields carry the names and meanings of the engine's own types")]
 
 mod events;
@@ -14,4 +15,4 @@ mod value;
 
 pub use events::{NativeEvent, NativeFailure, NativeGeneration, NativeResult, NativeStats};
 pub use loading::{NativeLoaded, NativeLoading, NativeProgress};
-pub use model::{NativeInfo, NativeModel, NativeText, NativeTokens, NativeStarted};
+pub use model::{NativeInfo, NativeModel, NativeStarted, NativeText, NativeTokens};

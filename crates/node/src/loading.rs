@@ -32,7 +32,8 @@ pub struct NativeLoaded {
 /// Progress events that may wait for JavaScript; later ones replace nothing and are dropped.
 const PROGRESS: usize = 64;
 
-type Listener = ThreadsafeFunction<NativeProgress, Unknown<'static>, NativeProgress, Status, false, true, PROGRESS>;
+type Listener =
+    ThreadsafeFunction<NativeProgress, Unknown<'static>, NativeProgress, Status, false, true, PROGRESS>;
 
 /// A model being loaded.
 #[napi]
@@ -46,7 +47,10 @@ pub struct NativeLoading {
 #[napi]
 impl NativeLoading {
     /// Names a folder or a .gguf file; nothing is read yet.
-    #[napi(constructor, ts_args_type = "source: string, options?: unknown, onProgress?: (progress: NativeProgress) => void")]
+    #[napi(
+        constructor,
+        ts_args_type = "source: string, options?: unknown, onProgress?: (progress: NativeProgress) => void"
+    )]
     pub fn new(
         source: String,
         options: Unknown<'_>,
@@ -54,7 +58,12 @@ impl NativeLoading {
     ) -> Result<Self> {
         let listener = on_progress
             .map(|function| {
-                function.build_threadsafe_function().weak::<true>().max_queue_size::<PROGRESS>().build().map(Arc::new)
+                function
+                    .build_threadsafe_function()
+                    .weak::<true>()
+                    .max_queue_size::<PROGRESS>()
+                    .build()
+                    .map(Arc::new)
             })
             .transpose()?;
         Ok(Self { source, options: raw(options)?, listener, cancelled: Arc::default() })
@@ -66,7 +75,8 @@ impl NativeLoading {
         let listener = self.listener.clone();
         let progress = move |step: Progress| {
             if let Some(listener) = &listener {
-                let step = NativeProgress { stage: "load".into(), done: step.done as f64, total: step.total as f64 };
+                let step =
+                    NativeProgress { stage: "load".into(), done: step.done as f64, total: step.total as f64 };
                 listener.call(step, ThreadsafeFunctionCallMode::NonBlocking);
             }
         };

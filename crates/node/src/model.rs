@@ -71,7 +71,8 @@ impl NativeModel {
     #[napi(ts_args_type = "prompt: unknown, options?: unknown")]
     pub fn generate(&self, prompt: Unknown<'_>, options: Unknown<'_>) -> Result<NativeStarted> {
         let (prompt, options) = (raw(prompt)?, raw(options)?);
-        let resolved = Prompt::resolve(prompt).and_then(|prompt| Ok((prompt, GenerateOptions::resolve(options)?)));
+        let resolved =
+            Prompt::resolve(prompt).and_then(|prompt| Ok((prompt, GenerateOptions::resolve(options)?)));
         Ok(match resolved {
             Ok((prompt, options)) => NativeStarted {
                 generation: Some(NativeGeneration(self.0.generate(prompt, options))),

@@ -19,7 +19,11 @@ pub(super) fn dense(raw: RawTensor, ty: WeightType) -> RawTensor {
     let values: Vec<f32> = match raw.ty {
         WeightType::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
         WeightType::Bf16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
-        _ => raw.bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect(),
+        _ => raw
+            .bytes
+            .chunks_exact(4)
+            .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+            .collect(),
     };
     let bytes = match ty {
         WeightType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
