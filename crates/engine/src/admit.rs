@@ -117,7 +117,7 @@ fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>
     let (count, source_tokens) = (prompts.len(), source.len());
     let mut session = Session::new(options.decoding.strategy(source), loaded.ends.clone());
     let mut seats = Seats::new(ground, prompts, longest, context, options);
-    seats.settle(&mut session, loaded)?;
+    seats.settle(&mut session, loaded, false)?;
     Ok(Some(Beginning { session, seats, prompts: count, source_tokens, encoder_forwards, prefill: before.elapsed() }))
 }
 

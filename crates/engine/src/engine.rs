@@ -231,7 +231,7 @@ struct Desk {
 fn serve(mut loaded: Loaded, inbox: Receiver<Command>, disposals: &Disposals) {
     let mut desk = Desk::default();
     let served = catch_unwind(AssertUnwindSafe(|| {
-        while desk.listen(&loaded, &inbox) && lock(disposals).is_empty() {
+        while desk.listen(&mut loaded, &inbox) && lock(disposals).is_empty() {
             desk.turn(&mut loaded);
         }
     }));
@@ -265,11 +265,10 @@ fn lock(disposals: &Disposals) -> MutexGuard<'_, Vec<Reply<()>>> {
 impl Desk {
     /// Takes all commands that are there; first waits for one where no session can move. False once nothing can come
     /// any more.
-    fn listen(&mut self, loaded: &Loaded, inbox: &Receiver<Command>) -> bool {
-        // With nothing being written the first in the queues is admitted or refused; it never waits for a command.
-        let stuck = (self.waiting.is_empty() && self.reading.is_empty()) || !self.writing.is_empty();
-        let moving = self.reading.front().is_some_and(|reading| reading.is_moving());
-        let idle = stuck && !moving && self.writing.iter().all(Writing::is_paused);
+    fn listen(&mut self, loaded: &mut Loaded, inbox: &Receiver<Command>) -> bool {
+        // Who waits for room gets it from a session whose reader is behind, or is refused: that needs no command.
+        let waiting = !self.waiting.is_empty() || !self.reading.is_empty();
+        let idle = !waiting && self.writing.iter().all(Writing::is_paused);
         let first = if idle { inbox.recv().ok() } else { None };
         if idle && first.is_none() {
             return false;
@@ -278,7 +277,10 @@ impl Desk {
             match command {
                 Command::Write(request) => self.waiting.push_back(request),
                 Command::Read(reading) => self.reading.push_back(reading),
-                Command::Usage(reply) => reply(Ok(Usage::of(loaded))),
+                Command::Usage(reply) => {
+                    loaded.library.trim(&mut loaded.kv);
+                    reply(Ok(Usage::of(loaded)));
+                }
                 Command::Tokenize(text, reply) => reply(loaded.tokenizer.encode(&text, true)),
                 Command::Detokenize(tokens, reply) => reply(loaded.tokenizer.decode(&tokens)),
                 Command::Wake => {}
@@ -290,27 +292,52 @@ impl Desk {
     /// Reads on, admits what fits, then moves one session on by one step.
     fn turn(&mut self, loaded: &mut Loaded) {
         loaded.library.trim(&mut loaded.kv);
-        // One at a time, so that the same text asked for twice is read once.
-        let alone = self.writing.is_empty();
-        if let Some(reading) = self.reading.pop_front().and_then(|reading| reading.step(loaded, alone)) {
-            self.reading.push_front(reading);
-        }
+        self.read(loaded);
         self.waiting.retain(|request| !request.outbox.close_if_cancelled());
         while let Some(request) = self.waiting.pop_front() {
-            match admit(request, loaded, self.writing.is_empty() && self.reading.is_empty()) {
+            let alone = !self.is_seated() && self.reading.is_empty();
+            match admit(request, loaded, alone) {
                 Admission::Writing(writing) => self.writing.push_back(*writing),
                 Admission::Refused => {}
                 Admission::Later(request) => {
                     self.waiting.push_front(request);
-                    break;
+                    if !self.make_way(loaded) {
+                        break;
+                    }
                 }
             }
         }
         let ready = self.writing.iter().position(|writing| !writing.is_paused());
         let Some(writing) = ready.and_then(|at| self.writing.remove(at)) else { return };
-        if let Some(writing) = writing.step(loaded) {
+        let crowded = !self.waiting.is_empty() || !self.reading.is_empty();
+        let Some(writing) = writing.step(loaded, crowded) else { return };
+        // Where others wait for room they get it first, and then it is this one's turn again.
+        if writing.is_seated() || crowded || self.make_way(loaded) || self.is_seated() {
             self.writing.push_back(writing);
+        } else {
+            let message = "the text has lost its place in the cache to documents, and there is no room for it now";
+            writing.fail(loaded, Error::new(ErrorKind::OutOfMemory, message));
         }
+    }
+
+    /// Reads documents, one at a time, so that the same text asked for twice is read once.
+    fn read(&mut self, loaded: &mut Loaded) {
+        let alone = !self.is_seated();
+        let Some(reading) = self.reading.pop_front().and_then(|reading| reading.step(loaded, alone)) else { return };
+        if !reading.is_seated() {
+            self.make_way(loaded);
+        }
+        self.reading.push_front(reading);
+    }
+
+    fn is_seated(&self) -> bool {
+        self.writing.iter().any(Writing::is_seated)
+    }
+
+    /// Takes the cache from a session whose reader is behind; false where there is none.
+    fn make_way(&mut self, loaded: &mut Loaded) -> bool {
+        let paused = self.writing.iter_mut().find(|writing| writing.is_paused() && writing.is_seated());
+        paused.map(|writing| writing.leave(loaded)).is_some()
     }
 
     fn close(&mut self, loaded: &mut Loaded, error: &Error) {

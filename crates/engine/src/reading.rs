@@ -34,9 +34,9 @@ impl Reading {
         Self { text, tokens: None, branch: None, cancel, wake: Arc::new(wake), reply }
     }
 
-    /// Whether it can go on without waiting for room.
-    pub(crate) fn is_moving(&self) -> bool {
-        self.tokens.is_none() || self.branch.is_some() || self.cancel.load(Ordering::Acquire)
+    /// Whether it has its place in the cache.
+    pub(crate) fn is_seated(&self) -> bool {
+        self.branch.is_some()
     }
 
     /// Reads on by one forward pass, and gives itself back while there is more to read. `alone` says that nothing else

@@ -124,11 +124,24 @@ impl Seats {
         self.waiting.is_empty() && self.parked.is_empty()
     }
 
-    /// Takes the seats of branches that have ended, makes sure that the others can go on, and seats who fits.
+    /// Whether some branch is in the cache.
+    pub(crate) fn is_seated(&self) -> bool {
+        !self.seated.is_empty()
+    }
+
+    /// Sends all branches back.
+    pub(crate) fn leave(&mut self, session: &mut Session, kv: &mut Kv) {
+        while self.is_seated() {
+            self.park(session, kv);
+        }
+    }
+
+    /// Takes the seats of branches that have ended, makes sure that the others can go on, and, where nobody else waits
+    /// for room (`crowded`), seats who fits.
     ///
     /// # Errors
     /// Fails where the cache does.
-    pub(crate) fn settle(&mut self, session: &mut Session, loaded: &mut Loaded) -> Result<()> {
+    pub(crate) fn settle(&mut self, session: &mut Session, loaded: &mut Loaded, crowded: bool) -> Result<()> {
         self.seated.retain(|&branch| session.seat(branch).is_some());
         let mut sure = 0;
         while let Some(&branch) = self.seated.get(sure) {
@@ -142,7 +155,7 @@ impl Seats {
                 return Err(Error::internal("the eldest text has no pages to go on"));
             }
         }
-        while self.seated.len() < self.most && self.seat(session, loaded)? {}
+        while !crowded && self.seated.len() < self.most && self.seat(session, loaded)? {}
         Ok(())
     }
 

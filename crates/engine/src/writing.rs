@@ -117,12 +117,23 @@ impl Writing {
         self.outbox.is_full() && !self.outbox.is_cancelled()
     }
 
-    /// Moves on by one step and sends what it kept. Gives the writing back while there is more to do.
-    pub(crate) fn step(mut self, loaded: &mut Loaded) -> Option<Self> {
+    /// Whether it has a place in the cache.
+    pub(crate) fn is_seated(&self) -> bool {
+        self.seats.is_seated()
+    }
+
+    /// Gives its place in the cache up for now.
+    pub(crate) fn leave(&mut self, loaded: &mut Loaded) {
+        self.seats.leave(&mut self.session, &mut loaded.kv);
+    }
+
+    /// Moves on by one step and sends what it kept. Gives the writing back while there is more to do. `crowded` says
+    /// that others wait for room.
+    pub(crate) fn step(mut self, loaded: &mut Loaded, crowded: bool) -> Option<Self> {
         let cancelled = self.outbox.is_cancelled();
         if cancelled {
             self.session.end_all(Finish::Abort, &mut loaded.kv);
-        } else if let Err(error) = self.advance(loaded) {
+        } else if let Err(error) = self.advance(loaded, crowded) {
             self.fail(loaded, error);
             return None;
         }
@@ -140,7 +151,10 @@ impl Writing {
         self.outbox.send(Event::Failed(error));
     }
 
-    fn advance(&mut self, loaded: &mut Loaded) -> Result<()> {
+    fn advance(&mut self, loaded: &mut Loaded, crowded: bool) -> Result<()> {
+        if !self.seats.is_seated() {
+            return self.seats.settle(&mut self.session, loaded, crowded);
+        }
         let before = Instant::now();
         let kept = self.session.step(loaded.lm.decoder(), &mut loaded.kv)?;
         let spent = if kept.is_empty() { &mut self.prefill } else { &mut self.decode };
@@ -148,7 +162,7 @@ impl Writing {
         for kept in kept {
             self.take(kept, loaded)?;
         }
-        self.seats.settle(&mut self.session, loaded)
+        self.seats.settle(&mut self.session, loaded, crowded)
     }
 
     /// Sends what a step added to a text.

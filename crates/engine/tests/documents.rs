@@ -204,18 +204,17 @@ fn keys_and_values_are_there_once() {
 
 #[test]
 fn a_prefix_is_there_once() {
-    let engine = open("fixtures/smollm2", &[("documentCache", 0.0)]);
-    let text = DOCUMENT.repeat(4);
-    let document = read(&engine, &text).unwrap();
+    let engine = open("fixtures/smollm2", &[("documentCache", 0.0), ("contextLength", 4096.0)]);
+    let document = read(&engine, &format!("{DOCUMENT} {DOCUMENT}")).unwrap();
     let alone = usage(&engine);
     assert_eq!(alone.pages, (document.tokens() - 1).div_ceil(32));
     let answers = engine.ask(&document, vec![" Who".into(); 30], options(&[("maxTokens", 8.0)]));
     assert!(matches!(answers.wait(), Some(Event::Chunk(_))));
     // A copy of the last page and at most three of its own for each branch.
     assert!(usage(&engine).pages <= alone.pages + 30 * 4 + 8, "{:?}", usage(&engine));
-    drop(answers);
+    answers.cancel();
+    finish(&answers).unwrap();
     drop(document);
-    // The engine hears of both before it answers this.
     assert_eq!((usage(&engine).documents, usage(&engine).pages), (0, 0));
 }
 
@@ -241,10 +240,10 @@ fn the_same_text_is_read_once() {
 #[test]
 fn the_least_recently_used_document_goes_first() {
     let page = usage(&open("fixtures/t5", &[])).page_bytes as f64;
-    let engine = open("fixtures/t5", &[("documentCache", 2.5 * page * 2.0)]);
+    let engine = open("fixtures/t5", &[("documentCache", 2.5 * page * 3.0)]);
     let text = |at: usize| format!("{at} {DOCUMENT}");
     let pages = read(&engine, &text(0)).unwrap().tokens().div_ceil(32);
-    assert_eq!(pages, 2, "the budget is for two and a half documents of two pages");
+    assert_eq!(pages, 3, "the budget is for two and a half documents of three pages");
     read(&engine, &text(1)).unwrap();
     assert_eq!(read(&engine, &text(0)).unwrap().encoder_forwards(), 0);
     read(&engine, &text(2)).unwrap();
@@ -301,7 +300,7 @@ fn what_can_not_be_read_or_asked_is_a_typed_error() {
 #[test]
 fn documents_that_fill_the_memory_are_a_typed_error() {
     for family in FAMILIES {
-        let fields = [("contextLength", 256.0), ("memoryLimit", smallest(family, 256.0) * 1.01)];
+        let fields = [("contextLength", 256.0), ("memoryLimit", (smallest(family, 256.0) * 1.01).round())];
         let engine = open(family, &fields);
         let mut held = Vec::new();
         let (found, message) = loop {
@@ -331,17 +330,16 @@ fn the_dialogue_model_fills_slots_as_recorded() {
     let engine = open("models/dst", &[]);
     let options = options(&[("maxTokens", 16.0)]);
     let golden = std::fs::read_to_string(root("models/dst/golden.jsonl")).unwrap();
-    let mut slots = 0;
+    assert!(golden.lines().count() >= 20);
     for line in golden.lines() {
         let dialogue: Dialogue = serde_json::from_str(line).unwrap();
         let document = read(&engine, &dialogue.context).unwrap();
         assert_eq!(document.tokens(), dialogue.source.len());
         let prompts: Vec<&str> = dialogue.prompts.iter().map(String::as_str).collect();
         let answers = ask(&engine, &document, &prompts, &options).unwrap();
+        assert_eq!((answers.len(), dialogue.texts.len()), (30, 30));
         for (answer, (tokens, text)) in answers.iter().zip(dialogue.answers.iter().zip(&dialogue.texts)) {
             assert_eq!((&answer.tokens, &answer.text), (tokens, text), "{}", dialogue.context);
-            slots += 1;
         }
     }
-    assert_eq!(slots, 9000);
 }
