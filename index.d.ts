@@ -42,6 +42,7 @@ export interface NativeEvent {
   text?: string
   ids?: Array<number>
   logprobs?: Array<number>
+  accepted?: number
   results?: Array<NativeResult>
   failure?: NativeFailure
 }

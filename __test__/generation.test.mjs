@@ -16,9 +16,9 @@ test('chunks arrive one by one and the result says the same', async (t) => {
   const chunks = []
   for await (const chunk of generation) chunks.push(chunk)
   t.deepEqual(chunks, [
-    { text: 'a', tokens: [{ id: 97 }] },
-    { text: 'b', tokens: [{ id: 98 }] },
-    { text: 'c', tokens: [{ id: 99 }] }
+    { text: 'a', tokens: [{ id: 97, from: 'model' }] },
+    { text: 'b', tokens: [{ id: 98, from: 'model' }] },
+    { text: 'c', tokens: [{ id: 99, from: 'model' }] }
   ])
   t.deepEqual(await generation.result, { text: 'abc', tokens: [97, 98, 99], finishReason: 'stop', stats: STATS })
   t.is(await generation.text(), 'abc')
@@ -173,14 +173,18 @@ test('a generation that could not begin says why wherever it is read', async (t)
   await t.throwsAsync(Writing.failed(error).text(), { is: error })
 })
 
-test('log-probabilities stand beside their tokens', async (t) => {
+test('tokens say who had them first, and their log-probabilities', async (t) => {
   const events = [
-    { kind: 'chunk', text: 'ab', ids: [1, 2], logprobs: [-0.5, -1.5] },
+    { kind: 'chunk', text: 'ab', ids: [1, 2], accepted: 1, logprobs: [-0.5, -1.5] },
     { kind: 'done', results: [{ text: 'ab', tokens: [1, 2], finishReason: 'length', stats: STATS }] }
   ]
   const generation = new Writing({ next: async () => events.shift() ?? null, cancel() {}, unbound() {} })
   const { value } = await generation[Symbol.asyncIterator]().next()
-  t.deepEqual(value, { text: 'ab', tokens: [{ id: 1, logprob: -0.5 }, { id: 2, logprob: -1.5 }] })
+  const tokens = [
+    { id: 1, from: 'draft', logprob: -0.5 },
+    { id: 2, from: 'model', logprob: -1.5 }
+  ]
+  t.deepEqual(value, { text: 'ab', tokens })
 })
 
 test('an engine that ends without a result is a fault, not a wait', async (t) => {

@@ -30,7 +30,7 @@ const PHASES = [
     commands: [
       ['cargo', 'fmt', '--all', '--check'],
       ['cargo', 'clippy', '--release', '--workspace', '--all-targets', '--', '--deny', 'warnings'],
-      ['npx', '--no-install', 'tsc', '--noEmit']
+      ['npm', 'run', 'lint']
     ],
     // A toolchain may come without its linters; tests do not depend on them.
     optional: ['fmt', 'clippy']

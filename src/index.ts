@@ -19,5 +19,15 @@ export {
 export type { Generation } from './generation.js'
 export { load } from './load.js'
 export type { Model, ModelInfo } from './model.js'
-export type { ChatMessage, Decoding, GenerateOptions, LookaheadDecoding, LoadOptions, LoadProgress } from './options.js'
+export type {
+  Bild,
+  ChatMessage,
+  Decoding,
+  GenerateOptions,
+  Jacobi,
+  Lookahead,
+  LoadOptions,
+  LoadProgress,
+  Speculative
+} from './options.js'
 export type { Chunk, ChunkToken, Result, Stats } from './result.js'

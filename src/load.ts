@@ -42,9 +42,14 @@ export async function load(source: string, options?: LoadOptions): Promise<Model
     }
   }
   try {
-    const id = existsSync(source) ? undefined : hubId(source)
-    const path = id ? await fetchModel(id, offline === true, heard, stop.signal) : source
-    return await open(path, data, heard, stop.signal)
+    const find = async (name: string): Promise<string> => {
+      const id = existsSync(name) ? undefined : hubId(name)
+      return id ? fetchModel(id, offline === true, heard, stop.signal) : name
+    }
+    const path = await find(source)
+    const draft: unknown = options?.draft
+    const found = typeof draft === 'string' ? { ...(data as object), draft: await find(draft) } : data
+    return await open(path, found, heard, stop.signal)
   } catch (error) {
     throw thrown ? thrown.error : error
   } finally {

@@ -9,6 +9,11 @@ import { InvalidOptionError } from './errors.js'
 
 /** How a model is loaded. */
 export interface LoadOptions {
+  /**
+   * The little model of `bild` and `speculative`: a source as `load` takes it, with the same vocabulary, or the
+   * model's own first decoder `layers` under its head.
+   */
+  draft?: string | { layers: number }
   /** Where the model runs; `auto` by default. */
   device?: 'auto' | 'cpu'
   /** Precision of a safetensors model's weights; `auto`, the default, keeps the file's. GGUF keeps its own types. */
@@ -47,17 +52,23 @@ export interface ChatMessage {
 export type Decoding =
   | 'plain'
   | 'lookahead'
+  | 'bild'
+  | 'speculative'
   | { type: 'plain' }
-  | LookaheadDecoding
-  | {
-      /** Guesses a block and iterates on it; exact, for comparison. */
-      type: 'jacobi'
-      /** Tokens guessed a step; 8 by default. */
-      block?: number
-    }
+  | Lookahead
+  | Jacobi
+  | Bild
+  | Speculative
+
+/** Guesses a block and iterates on it; exact, for comparison. */
+export interface Jacobi {
+  type: 'jacobi'
+  /** Tokens guessed a step; 8 by default. */
+  block?: number
+}
 
 /** Lookahead decoding: exact, without a draft model. A step has at most (window + guesses) · (ngram − 1) rows. */
-export interface LookaheadDecoding {
+export interface Lookahead {
   type: 'lookahead'
   /** W, the columns of the Jacobi window; 0 decodes from the n-gram pool alone. */
   window?: number
@@ -71,9 +82,34 @@ export interface LookaheadDecoding {
   reference?: boolean
 }
 
+/**
+ * The big little decoder: the draft model writes, the model takes over where the draft model is unsure and replaces
+ * what it finds too unlikely. Lossy: the text may differ from the model's own.
+ *
+ * Both thresholds look at the models' own probabilities, before temperature, penalty and filters.
+ */
+export interface Bild {
+  type: 'bild'
+  /** The draft model writes on while the probability of its best token is at least this; 0.5 by default. 0 never falls back, above 1 nothing is drafted. */
+  fallback?: number
+  /** A drafted token is kept while −ln p under the model is at most this; 3 by default. 0 keeps only the model's own picks, `Infinity` keeps all. */
+  rollback?: number
+  /** Tokens that the draft model writes between two calls of the model, 1 to 63; 10 by default. */
+  maxDraft?: number
+  /** Whether the model judges what was drafted since its last call before the draft model ends the text; true by default. */
+  verifyTail?: boolean
+}
+
+/** Exact speculation: a drafted token is kept where the model picks it too. The text is the model's own. */
+export interface Speculative {
+  type: 'speculative'
+  /** Tokens that the draft model writes between two calls of the model, 1 to 63; 10 by default. */
+  maxDraft?: number
+}
+
 /** How a text is written. */
 export interface GenerateOptions {
-  /** `plain`, the default, writes one token a step. */
+  /** `plain`, the default, writes one token a step. `bild` and `speculative` need a model that was loaded with `draft`. */
   decoding?: Decoding
   /** Tokens to write, at most; by default up to the end of the context. */
   maxTokens?: number

@@ -148,6 +148,7 @@ impl Session {
     pub fn park(&mut self, branch: usize, kv: &mut Kv) {
         if let Some(id) = self.branches[branch].seat.take() {
             kv.close(id);
+            self.strategy.park(branch);
         }
     }
 
@@ -248,7 +249,8 @@ impl Session {
 
     /// Caches the next rows of prompts that are not cached yet; false where there are none.
     fn prefill(&mut self, model: &dyn CausalLm, kv: &mut Kv) -> Result<bool> {
-        let seated = self.branches.iter().enumerate().filter_map(|(number, branch)| Some((number, branch.writing()?)));
+        let seated =
+            self.branches.iter().enumerate().filter_map(|(number, branch)| Some((number, branch.writing()?)));
         let (numbers, texts): (Vec<usize>, Vec<(BranchId, &[Token])>) = seated
             .map(|(number, id)| {
                 let tokens = self.branches[number].text.tokens();

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use trefoil_decode::Session;
 use trefoil_kernels::PAGE;
-use trefoil_models::Token;
+use trefoil_models::{Seq2SeqLm, Token};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::Document;
@@ -89,6 +89,7 @@ pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool)
 fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>> {
     let before = Instant::now();
     let Request { subject, options, tokens, .. } = request;
+    options.decoding.check(loaded)?;
     let Tokens { source, prompts } = match tokens.take() {
         Some(tokens) => tokens,
         None => tokenize(subject, loaded)?,
@@ -105,7 +106,7 @@ fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>
         *tokens = Some(Tokens { source, prompts });
         return Ok(None);
     }
-    let encoder_forwards = match (&*subject, &loaded.lm) {
+    let mut encoder_forwards = match (&*subject, &loaded.lm) {
         (Subject::Asked { document, .. }, _) => loaded.library.report(document)?,
         (Subject::Prompt(_), Lm::Causal(_)) => 0,
         (Subject::Prompt(_), Lm::Seq2Seq { model, .. }) => {
@@ -113,12 +114,23 @@ fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>
             1
         }
     };
-    let source = ground.source.as_ref().map_or(&[] as &[Token], |(_, tokens)| tokens);
-    let (count, source_tokens) = (prompts.len(), source.len());
-    let mut session = Session::new(options.decoding.strategy(source), loaded.ends.clone());
-    let mut seats = Seats::new(ground, prompts, longest, context, options);
+    let source = ground.source.as_ref();
+    let (about, source) =
+        source.map_or((&[] as &[Token], None), |(source, tokens)| (&**tokens, Some(source)));
+    let (strategy, runs) = options.decoding.strategy(about, source, loaded)?;
+    encoder_forwards += runs;
+    let (count, source_tokens) = (prompts.len(), about.len());
+    let mut session = Session::new(strategy, loaded.ends.clone());
+    let mut seats = Seats::new(ground, prompts, longest, context, loaded.kv.capacity(), options);
     seats.settle(&mut session, loaded, false)?;
-    Ok(Some(Beginning { session, seats, prompts: count, source_tokens, encoder_forwards, prefill: before.elapsed() }))
+    Ok(Some(Beginning {
+        session,
+        seats,
+        prompts: count,
+        source_tokens,
+        encoder_forwards,
+        prefill: before.elapsed(),
+    }))
 }
 
 /// The length of the longest text before anything is written.
@@ -131,7 +143,8 @@ fn longest(ground: &Ground, prompts: &VecDeque<Vec<Token>>, context: usize) -> R
     for (at, prompt) in prompts.iter().enumerate() {
         let length = before + prompt.len();
         if length > context {
-            let message = format!("prompts[{at}] makes a text of {length} tokens; the context holds {context}");
+            let message =
+                format!("prompts[{at}] makes a text of {length} tokens; the context holds {context}");
             return Err(Error::new(ErrorKind::ContextOverflow, message));
         }
         longest = longest.max(length);

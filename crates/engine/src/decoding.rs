@@ -1,16 +1,41 @@
 //! Which decoding runs, and with what parameters.
 
-use trefoil_decode::{Jacobi, Lookahead, LookaheadSettings, Plain, Strategy};
-use trefoil_models::Token;
+use std::sync::Arc;
+
+use trefoil_decode::{Bild, BildSettings, Jacobi, Lookahead, LookaheadSettings, Plain, Rule, Strategy};
+use trefoil_models::{CrossKv, Token};
 
 use crate::error::{Error, Result};
+use crate::loaded::Loaded;
 use crate::raw::{Raw, Reader};
 
-/// Rows that a step may have, at most: beyond that a step costs more than any draft gains.
+/// Rows that a lookahead step may have, at most: beyond that a step costs more than any draft gains.
 const ROWS: usize = 4096;
 
+/// Jacobi's `block` where nobody gives one.
+const BLOCK: u64 = 8;
+
+/// BiLD's `fallback` where nobody gives one.
+const FALLBACK: f64 = 0.5;
+
+/// BiLD's `rollback` where nobody gives one.
+const ROLLBACK: f64 = 3.0;
+
+/// Exact speculation stops drafting below this probability: such a token is not worth its rows.
+const DOUBT: f64 = 0.3;
+
+/// `maxDraft` where nobody gives one.
+const MAX_DRAFT: u64 = 10;
+
+/// `maxDraft` at most: a chain and its root are as many rows as the memory budget counts.
+const LONGEST_DRAFT: u64 = 63;
+
+/// Names that callers may write where a decoding is asked for.
+const ALLOWED: &str =
+    "'plain', 'lookahead', 'bild', 'speculative', or an object with one of these or 'jacobi' as type";
+
 /// How a text is decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decoding {
     /// One token a step.
     Plain,
@@ -18,16 +43,15 @@ pub enum Decoding {
     Lookahead(LookaheadSettings),
     /// Jacobi decoding with a block of this many guesses.
     Jacobi(usize),
+    /// A draft model writes, the model judges, by either rule.
+    Bild(BildSettings),
 }
-
-/// Names that callers may write where a decoding is asked for.
-const ALLOWED: &str = "'plain', 'lookahead', or an object whose type is 'plain', 'lookahead' or 'jacobi'";
 
 impl Decoding {
     /// Reads a name, or an object with a `type` and that type's parameters.
     pub(crate) fn resolve(options: &mut Reader) -> Result<Self> {
         let found = options.take("decoding");
-        let (name, mut reader) = match found.clone() {
+        let (name, mut reader) = match found {
             Raw::Absent => return Ok(Self::Plain),
             Raw::Map(_) => {
                 let mut reader = Reader::new("options.decoding", found)?;
@@ -39,9 +63,13 @@ impl Decoding {
         let decoding = match named.as_str() {
             "plain" => Self::Plain,
             "lookahead" => Self::Lookahead(lookahead(&mut reader)?),
-            "jacobi" => {
-                Self::Jacobi(reader.whole("block", 1, ROWS as u64)?.map_or(8, |block| block as usize))
-            }
+            "jacobi" => Self::Jacobi(reader.whole("block", 1, ROWS as u64)?.unwrap_or(BLOCK) as usize),
+            "bild" => Self::Bild(bild(&mut reader)?),
+            "speculative" => Self::Bild(BildSettings {
+                fallback: DOUBT,
+                rule: Rule::Exact,
+                max_draft: max_draft(&mut reader)?,
+            }),
             _ => return Err(options.refuse("decoding", &name, ALLOWED)),
         };
         reader.finish()?;
@@ -54,36 +82,61 @@ impl Decoding {
             Self::Plain => "plain",
             Self::Lookahead(_) => "lookahead",
             Self::Jacobi(_) => "jacobi",
+            Self::Bild(BildSettings { rule: Rule::Exact, .. }) => "speculative",
+            Self::Bild(BildSettings { rule: Rule::Bild { .. }, .. }) => "bild",
         }
     }
 
-    /// Tokens that one step can keep.
+    /// Tokens that one step can keep, at most, which is also how many rows a text's path can have.
     pub(crate) fn reach(self) -> usize {
         match self {
             Self::Plain => 1,
             Self::Lookahead(settings) => settings.ngram,
             Self::Jacobi(block) => block + 1,
+            Self::Bild(settings) => settings.max_draft + 1,
         }
     }
 
-    /// Rows that a step has for one text.
+    /// Rows that a step has for one text, at most.
     pub(crate) fn rows(self) -> usize {
         match self {
-            Self::Plain => 1,
             Self::Lookahead(settings) => settings.rows().max(1),
-            Self::Jacobi(block) => block + 1,
+            other => other.reach(),
         }
     }
 
-    /// A strategy for one session.
-    ///
-    /// * `source`: what the text is about, where that is not part of the text: an encoder's tokens.
-    pub(crate) fn strategy(self, source: &[Token]) -> Box<dyn Strategy> {
+    /// Checks that the model has what the decoding needs.
+    pub(crate) fn check(self, loaded: &Loaded) -> Result<()> {
         match self {
-            Self::Plain => Box::new(Plain),
-            Self::Lookahead(settings) => Box::new(Lookahead::new(settings, source)),
-            Self::Jacobi(block) => Box::new(Jacobi::new(block)),
+            Self::Bild(_) if loaded.draft.is_none() => Err(Error::option(format!(
+                "options.decoding is '{}' and the model was loaded without draft; allowed: 'plain', 'lookahead' or \
+                 'jacobi'",
+                self.name()
+            ))),
+            _ => Ok(()),
         }
+    }
+
+    /// A strategy for one session, and how often an encoder ran to make it.
+    ///
+    /// * `prompt`: the prompt's tokens, and `source` their encoding where the model has an encoder.
+    pub(crate) fn strategy(
+        self,
+        prompt: &[Token],
+        source: Option<&Arc<CrossKv>>,
+        loaded: &Loaded,
+    ) -> Result<(Box<dyn Strategy>, usize)> {
+        // A decoder's own prompt is part of its text; an encoder's is not, and its n-grams are worth guessing too.
+        let about = if source.is_some() { prompt } else { &[] };
+        Ok(match (self, &loaded.draft) {
+            (Self::Bild(settings), Some(draft)) => {
+                let (little, runs) = draft.little(prompt, source)?;
+                (Box::new(Bild::new(settings, little, loaded.ends.clone())), runs)
+            }
+            (Self::Lookahead(settings), _) => (Box::new(Lookahead::new(settings, about)), 0),
+            (Self::Jacobi(block), _) => (Box::new(Jacobi::new(block)), 0),
+            (Self::Plain | Self::Bild(_), _) => (Box::new(Plain), 0),
+        })
     }
 }
 
@@ -106,4 +159,28 @@ fn lookahead(reader: &mut Reader) -> Result<LookaheadSettings> {
         )));
     }
     Ok(settings)
+}
+
+fn bild(reader: &mut Reader) -> Result<BildSettings> {
+    Ok(BildSettings {
+        fallback: threshold(reader, "fallback")?.unwrap_or(FALLBACK),
+        rule: Rule::Bild {
+            rollback: threshold(reader, "rollback")?.unwrap_or(ROLLBACK),
+            verify_tail: reader.flag("verifyTail")?.unwrap_or(true),
+        },
+        max_draft: max_draft(reader)?,
+    })
+}
+
+/// A threshold: infinity is a value like any other, and so is 0.
+fn threshold(reader: &mut Reader, name: &'static str) -> Result<Option<f64>> {
+    match reader.take(name) {
+        Raw::Absent => Ok(None),
+        Raw::Number(value) if value >= 0.0 => Ok(Some(value)),
+        other => Err(reader.refuse(name, &other, "a number from 0, or Infinity")),
+    }
+}
+
+fn max_draft(reader: &mut Reader) -> Result<usize> {
+    Ok(reader.whole("maxDraft", 1, LONGEST_DRAFT)?.unwrap_or(MAX_DRAFT) as usize)
 }

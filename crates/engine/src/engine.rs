@@ -315,7 +315,8 @@ impl Desk {
         if writing.is_seated() || crowded || self.make_way(loaded) || self.is_seated() {
             self.writing.push_back(writing);
         } else {
-            let message = "the text has lost its place in the cache to documents, and there is no room for it now";
+            let message =
+                "the text has lost its place in the cache to documents, and there is no room for it now";
             writing.fail(loaded, Error::new(ErrorKind::OutOfMemory, message));
         }
     }
@@ -323,7 +324,9 @@ impl Desk {
     /// Reads documents, one at a time, so that the same text asked for twice is read once.
     fn read(&mut self, loaded: &mut Loaded) {
         let alone = !self.is_seated();
-        let Some(reading) = self.reading.pop_front().and_then(|reading| reading.step(loaded, alone)) else { return };
+        let Some(reading) = self.reading.pop_front().and_then(|reading| reading.step(loaded, alone)) else {
+            return;
+        };
         if !reading.is_seated() {
             self.make_way(loaded);
         }

@@ -5,6 +5,7 @@
 
 mod admit;
 mod decoding;
+mod draft;
 mod engine;
 mod error;
 mod library;
@@ -24,9 +25,9 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use library::Document;
 pub use loaded::{ModelInfo, Progress};
-pub use options::{Dtype, GenerateOptions, LoadOptions};
+pub use options::{DraftSource, Dtype, GenerateOptions, LoadOptions};
 pub use outbox::{Chunk, Event, Generation, Outcome, Stats};
 pub use prompt::{Prompt, tokens};
 pub use raw::{Raw, Reader};
-pub use trefoil_decode::{Finish, Pick};
+pub use trefoil_decode::{BildSettings, Finish, Pick, Rule};
 pub use usage::Usage;

@@ -149,7 +149,9 @@ impl Library {
 
     fn entry(&self, document: &Document) -> Result<&Entry> {
         let found = self.entries.iter().find(|entry| entry.claim.as_ptr() == Arc::as_ptr(&document.claim));
-        found.ok_or_else(|| Error::option("the document was read by another model; allowed: one of this model's"))
+        found.ok_or_else(|| {
+            Error::option("the document was read by another model; allowed: one of this model's")
+        })
     }
 
     /// The error for an encoded document that [`Library::make_room`] has no room for.

@@ -1,10 +1,12 @@
 //! A model in memory: weights, tokenizer, template, cache, and the limits that follow from the budget.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use trefoil_kernels::Kernels;
-use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, Seq2SeqLm, T5, Token, Weights};
+use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, T5, Token, Weights};
 
+use crate::draft::{DraftFiles, DraftModel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::Library;
 use crate::options::{DEFAULT_CONTEXT, Dtype, LoadOptions};
@@ -19,23 +21,22 @@ pub(crate) const SCORED_ROWS: usize = 64;
 /// A model of either kind.
 pub(crate) enum Lm {
     /// Decoder only.
-    Causal(Box<dyn CausalLm>),
+    Causal(Arc<Llama>),
     /// Encoder and decoder; `start` begins every decoder text.
-    Seq2Seq { model: Box<dyn Seq2SeqLm>, start: Token },
+    Seq2Seq { model: Arc<T5>, start: Token },
 }
 
 impl Lm {
-    /// Reads the weights; gives the model and its resident bytes.
-    fn load(
+    /// Reads the weights; gives the model and its resident bytes. `hear` is told the share of them that is read.
+    pub(crate) fn load(
         config: ModelConfig,
         weights: &Weights,
         kernels: &Kernels,
-        progress: &mut dyn FnMut(Progress) -> Result<()>,
+        hear: &mut dyn FnMut(f64) -> Result<()>,
     ) -> Result<(Self, usize)> {
-        let total = weights.total_bytes();
         let mut interrupted = None;
         let mut hear = |share: f64| {
-            progress(Progress { done: (share * total as f64) as u64, total }).map_err(|error| {
+            hear(share).map_err(|error| {
                 interrupted = Some(error);
                 trefoil_models::Error::internal("the load was interrupted")
             })
@@ -43,13 +44,13 @@ impl Lm {
         let loaded = match config {
             ModelConfig::Llama(config) => Llama::load(config, weights, kernels, &mut hear).map(|model| {
                 let bytes = model.bytes();
-                (Self::Causal(Box::new(model)), bytes)
+                (Self::Causal(Arc::new(model)), bytes)
             }),
             ModelConfig::T5(config) => {
                 let start = config.start;
                 T5::load(config, weights, kernels, &mut hear).map(|model| {
                     let bytes = model.bytes();
-                    (Self::Seq2Seq { model: Box::new(model), start }, bytes)
+                    (Self::Seq2Seq { model: Arc::new(model), start }, bytes)
                 })
             }
         };
@@ -70,6 +71,48 @@ impl Lm {
             Self::Causal(model) => model.as_ref(),
             Self::Seq2Seq { model, .. } => model.as_ref(),
         }
+    }
+
+    /// The model up to its decoder layer `layers`, sharing the weights.
+    pub(crate) fn first_layers(&self, layers: usize) -> Self {
+        match self {
+            Self::Causal(model) => Self::Causal(Arc::new(model.first_layers(layers))),
+            Self::Seq2Seq { model, start } => {
+                Self::Seq2Seq { model: Arc::new(model.first_layers(layers)), start: *start }
+            }
+        }
+    }
+}
+
+/// A model's files, open and checked, with no weights read yet.
+pub(crate) struct Files {
+    pub(crate) weights: Weights,
+    pub(crate) config: ModelConfig,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) dtype: Dtype,
+    template: Option<Template>,
+}
+
+impl Files {
+    /// Opens the model at `source`.
+    pub(crate) fn open(source: &Path, dtype: Dtype) -> Result<Self> {
+        let mut weights = Weights::open(source)?;
+        if let Some(ty) = dtype.dense() {
+            weights.read_dense_as(ty);
+        }
+        let config = ModelConfig::read(source, &weights)?;
+        let (tokenizer, template) = match weights.metadata() {
+            Some(metadata) => (Tokenizer::from_gguf(metadata)?, Template::from_gguf(metadata)?),
+            None => (Tokenizer::from_folder(source)?, Template::from_folder(source)?),
+        };
+        if tokenizer.vocabulary() > config.vocabulary() {
+            return Err(Error::load(format!(
+                "the tokenizer has {} tokens; the model's vocabulary has {}",
+                tokenizer.vocabulary(),
+                config.vocabulary()
+            )));
+        }
+        Ok(Self { weights, config, tokenizer, dtype, template })
     }
 }
 
@@ -92,7 +135,7 @@ pub struct ModelInfo {
     pub device: String,
     /// The type of most weights.
     pub dtype: String,
-    /// Resident bytes of the weights.
+    /// Resident bytes of the weights, a draft model's included.
     pub bytes: u64,
 }
 
@@ -109,6 +152,7 @@ pub struct Progress {
 pub(crate) struct Loaded {
     pub(crate) lm: Lm,
     pub(crate) kv: Kv,
+    pub(crate) draft: Option<DraftModel>,
     pub(crate) library: Library,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<Template>,
@@ -122,32 +166,19 @@ impl Loaded {
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
     ) -> Result<Self> {
-        let source = options.source.as_path();
-        let mut weights = Weights::open(source)?;
-        if let Some(ty) = options.dtype.dense() {
-            weights.read_dense_as(ty);
-        }
-        let config = ModelConfig::read(source, &weights)?;
-        let (tokenizer, template) = match weights.metadata() {
-            Some(metadata) => (Tokenizer::from_gguf(metadata)?, Template::from_gguf(metadata)?),
-            None => (Tokenizer::from_folder(source)?, Template::from_folder(source)?),
-        };
-        if tokenizer.vocabulary() > config.vocabulary() {
-            return Err(Error::load(format!(
-                "the tokenizer has {} tokens; the model's vocabulary has {}",
-                tokenizer.vocabulary(),
-                config.vocabulary()
-            )));
-        }
-        let context = options.context_length.unwrap_or_else(|| default_context(&config));
-        let (pages, room) = budget(options, &config, weights.total_bytes(), context)?;
+        let files = Files::open(&options.source, options.dtype)?;
+        let draft = options.draft.as_ref().map(|source| DraftFiles::open(source, &files)).transpose()?;
+        let context =
+            options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
+        let (pages, room) = budget(options, &files, draft.as_ref(), context)?;
         let kernels =
             Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
+        let Files { weights, config, tokenizer, template, .. } = files;
         let kv = Kv::new(&kernels, config.kv_shape(), pages)?;
         let library = Library::new(options.document_cache, room);
         let info = ModelInfo {
             architecture: config.architecture().to_owned(),
-            kind: if matches!(config, ModelConfig::T5(_)) { "seq2seq" } else { "causal" },
+            kind: config.kind(),
             parameters: weights.parameters(),
             layers: config.kv_shape().layers,
             vocabulary: config.vocabulary(),
@@ -157,9 +188,22 @@ impl Loaded {
             bytes: 0,
         };
         let ends = config.eos().into();
-        let (lm, bytes) = Lm::load(config, &weights, &kernels, progress)?;
+        let own = weights.total_bytes();
+        let total = own + draft.as_ref().map_or(0, DraftFiles::weight_bytes);
+        let mut hear = |done: f64| progress(Progress { done: done as u64, total });
+        let (lm, mut bytes) = Lm::load(config, &weights, &kernels, &mut |share| hear(share * own as f64))?;
+        let draft = match draft {
+            None => None,
+            Some(files) => {
+                let rest = (total - own) as f64;
+                let mut hear = |share: f64| hear(own as f64 + share * rest);
+                let (draft, more) = files.load(&lm, &kernels, pages, &mut hear)?;
+                bytes += more;
+                Some(draft)
+            }
+        };
         let info = ModelInfo { bytes: bytes as u64, ..info };
-        Ok(Self { lm, kv, library, tokenizer, template, ends, info })
+        Ok(Self { lm, kv, draft, library, tokenizer, template, ends, info })
     }
 }
 
@@ -174,23 +218,34 @@ impl Dtype {
     }
 }
 
-/// The context where nobody asks for one: the model's own, within reason. An encoder-decoder model's relative positions
-/// have no end, so that the length it was trained for is no limit.
-fn default_context(config: &ModelConfig) -> usize {
+/// The context where nobody asks for one: what both models were trained for, within reason. An encoder-decoder model's
+/// relative positions have no end, so that the length it was trained for is no limit.
+fn default_context(config: &ModelConfig, draft: Option<&DraftFiles>) -> usize {
     match config {
-        ModelConfig::Llama(_) => config.context_length().min(DEFAULT_CONTEXT),
+        ModelConfig::Llama(_) => {
+            let little = draft.map_or(usize::MAX, DraftFiles::context_length);
+            config.context_length().min(little).min(DEFAULT_CONTEXT)
+        }
         ModelConfig::T5(_) => DEFAULT_CONTEXT,
     }
 }
 
-/// Pages of cache, and bytes of encoded documents, that the budget allows beside the weights and a step's logits: room
-/// for [`CONTEXTS`] full contexts, fewer where memory is short, and never less than one. An encoder-decoder model's
-/// document takes a position's bytes for each of its tokens, beside the pages.
-fn budget(options: &LoadOptions, config: &ModelConfig, weights: u64, context: usize) -> Result<(usize, u64)> {
-    let page = config.kv_shape().page_bytes() as u64;
+/// Pages of cache for each model, and bytes of encoded documents, that the budget allows beside the weights and a
+/// step's logits: room for [`CONTEXTS`] full contexts, fewer where memory is short, and never less than one. An
+/// encoder-decoder model's document takes a position's bytes for each of its tokens, beside the pages.
+fn budget(
+    options: &LoadOptions,
+    files: &Files,
+    draft: Option<&DraftFiles>,
+    context: usize,
+) -> Result<(usize, u64)> {
+    let (config, models) = (&files.config, 1 + usize::from(draft.is_some()));
+    let weights = files.weights.total_bytes().saturating_add(draft.map_or(0, DraftFiles::weight_bytes));
+    let little = draft.map_or(0, |draft| draft.kv_shape(config).page_bytes());
+    let page = (config.kv_shape().page_bytes() + little) as u64;
     // A branch of a document copies the document's last page before it writes there.
     let pages = context.div_ceil(trefoil_kernels::PAGE) as u64 + 1;
-    let logits = (SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64;
+    let logits = (models * SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64;
     let sides = if matches!(config, ModelConfig::T5(_)) { 2 } else { 1 };
     let limit = options.memory_limit.or_else(physical_memory).unwrap_or(u64::MAX);
     let cache = pages.saturating_mul(page).saturating_mul(sides);
@@ -199,8 +254,8 @@ fn budget(options: &LoadOptions, config: &ModelConfig, weights: u64, context: us
         return Err(Error::new(
             ErrorKind::OutOfMemory,
             format!(
-                "the model needs {least} bytes ({weights} of weights, {logits} of logits, {cache} of cache for {context} \
-                 tokens); the limit is {limit}"
+                "the model needs {least} bytes ({weights} of weights, {logits} of logits, {cache} of cache for \
+                 {context} tokens); the limit is {limit}"
             ),
         ));
     }

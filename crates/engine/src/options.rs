@@ -27,11 +27,22 @@ pub enum Dtype {
     F16,
 }
 
+/// Where a draft model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DraftSource {
+    /// A folder or a `.gguf` file.
+    Model(PathBuf),
+    /// So many of the model's own first decoder layers, under its head.
+    Layers(usize),
+}
+
 /// How a model is loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadOptions {
     /// A folder or a `.gguf` file.
     pub source: PathBuf,
+    /// The little model of BiLD and exact speculation.
+    pub draft: Option<DraftSource>,
     /// Precision of dense weights.
     pub dtype: Dtype,
     /// Threads of a step, the engine's own included.
@@ -65,6 +76,7 @@ impl LoadOptions {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let options = Self {
             source: PathBuf::from(source),
+            draft: draft(&mut reader)?,
             dtype: dtype(&mut reader)?,
             threads: reader.whole("threads", 1, 1024)?.map_or(cores, |threads| threads as usize),
             context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
@@ -76,6 +88,26 @@ impl LoadOptions {
         reader.flag("offline")?;
         reader.finish()?;
         Ok(options)
+    }
+}
+
+fn draft(reader: &mut Reader) -> Result<Option<DraftSource>> {
+    let found = reader.take("draft");
+    match &found {
+        Raw::Absent => Ok(None),
+        Raw::Text(path) if !path.is_empty() && !path.contains('\0') => {
+            Ok(Some(DraftSource::Model(path.into())))
+        }
+        Raw::Map(_) => {
+            let mut inner = Reader::new("options.draft", found.clone())?;
+            let layers = inner.whole("layers", 1, 1 << 16)?;
+            inner.finish()?;
+            match layers {
+                Some(layers) => Ok(Some(DraftSource::Layers(layers as usize))),
+                None => Err(reader.refuse("draft", &found, "a folder, a .gguf file, a hub id or { layers }")),
+            }
+        }
+        other => Err(reader.refuse("draft", other, "a folder, a .gguf file, a hub id or { layers }")),
     }
 }
 

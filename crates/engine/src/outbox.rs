@@ -58,17 +58,17 @@ pub struct Stats {
     pub tokens: usize,
     /// Forward passes of the model after prefill.
     pub steps: usize,
-    /// Forward passes of a draft model.
+    /// Forward passes of the draft model after its prefill.
     pub draft_forwards: usize,
-    /// Draft tokens scored.
+    /// Tokens that were drafted.
     pub drafted_tokens: usize,
-    /// Draft tokens kept.
+    /// Drafted tokens that joined the text.
     pub accepted_tokens: usize,
     /// Takeovers by the large model.
     pub fallbacks: usize,
     /// Replacements by the large model.
     pub rollbacks: usize,
-    /// Runs of the encoder.
+    /// Runs of encoders, a draft model's included.
     pub encoder_forwards: usize,
     /// Milliseconds of encoding and prefill.
     pub prefill_ms: f64,
@@ -116,7 +116,8 @@ pub struct Generation(Arc<Shared>);
 /// A queue for the answers to `prompts` prompts, whose reader calls `wake` when the writer may have something to do
 /// again.
 pub(crate) fn channel(wake: Wake, prompts: usize) -> (Outbox, Generation) {
-    let shared = Arc::new(Shared { state: Mutex::default(), cancelled: AtomicBool::new(false), wake, prompts });
+    let shared =
+        Arc::new(Shared { state: Mutex::default(), cancelled: AtomicBool::new(false), wake, prompts });
     (Outbox(Arc::clone(&shared)), Generation(shared))
 }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trefoil_decode::fill;
-use trefoil_models::{BranchId, Draft, Token};
+use trefoil_models::{BranchId, Draft, Seq2SeqLm, Token};
 
 use crate::engine::Reply;
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::{Body, Document};
-use crate::loaded::{Loaded, Lm};
+use crate::loaded::{Lm, Loaded};
 
 type Wake = Arc<dyn Fn() + Send + Sync>;
 
@@ -72,7 +72,9 @@ impl Reading {
             None => loaded.tokenizer.encode_within(&self.text, true, loaded.info.context_length)?,
         };
         if tokens.is_empty() {
-            return Err(Error::option("document is empty and this model has no token for that; allowed: some text"));
+            return Err(Error::option(
+                "document is empty and this model has no token for that; allowed: some text",
+            ));
         }
         if self.branch.is_none()
             && let Some(document) = loaded.library.find(&tokens, &self.wake())

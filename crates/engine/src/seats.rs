@@ -14,6 +14,7 @@ use trefoil_decode::{Sampling, Session};
 use trefoil_kernels::PAGE;
 use trefoil_models::{BranchId, CrossKv, Kv, Token};
 
+use crate::decoding::Decoding;
 use crate::error::{Error, Result};
 use crate::library::{Body, Document, Library};
 use crate::loaded::{Loaded, SCORED_ROWS};
@@ -98,13 +99,19 @@ impl Seats {
     /// Seats for `prompts`, each of which, behind the ground's tokens, fits into `context`.
     ///
     /// * `longest`: positions of the longest possible text.
+    /// * `capacity`: pages of the cache.
     pub(crate) fn new(
         ground: Ground,
         prompts: VecDeque<Vec<Token>>,
         longest: usize,
         context: usize,
+        capacity: usize,
         options: &GenerateOptions,
     ) -> Self {
+        // A draft model has a cache of the same size, but no prefix that its branches share.
+        let apart = ground.prefix.is_some() && matches!(options.decoding, Decoding::Bild(_));
+        let most =
+            if apart { capacity / (longest + options.decoding.reach()).div_ceil(PAGE) } else { SCORED_ROWS };
         Self {
             ground,
             sampling: options.sampling,
@@ -112,7 +119,7 @@ impl Seats {
             limit: options.max_tokens.unwrap_or(usize::MAX),
             longest,
             ahead: PAGE + options.decoding.reach(),
-            most: (STEP_ROWS / options.decoding.rows()).clamp(1, SCORED_ROWS),
+            most: most.min(STEP_ROWS / options.decoding.rows()).clamp(1, SCORED_ROWS),
             waiting: prompts,
             parked: VecDeque::new(),
             seated: VecDeque::new(),

@@ -1,8 +1,9 @@
-//! A session at work: what the engine thread keeps for each generation, from admitted prompt to last event.
+//! A session at work: what the engine thread keeps for each call, from admitted prompts to the last event.
 
 use std::time::{Duration, Instant};
 
-use trefoil_decode::{Finish, Kept, Pick, Session};
+use trefoil_decode::{Finish, Kept, Session};
+use trefoil_models::Token;
 
 use crate::error::{Error, Result};
 use crate::loaded::Loaded;
@@ -11,7 +12,7 @@ use crate::outbox::{Chunk, Event, Outbox, Outcome, Stats};
 use crate::seats::Seats;
 use crate::text::{Pieces, StopText};
 
-/// One generation that has been admitted.
+/// Texts that have been admitted together.
 pub(crate) struct Writing {
     session: Session,
     seats: Seats,
@@ -48,23 +49,36 @@ struct Text {
     pieces: Pieces,
     stop: StopText,
     written: String,
+    /// Tokens of the text; a step can keep more than a stop string lets in.
+    tokens: Vec<Token>,
+    accepted: usize,
     stopped: bool,
 }
 
 impl Text {
     fn new(pieces: Pieces, stop: StopText) -> Self {
-        Self { pieces, stop, written: String::new(), stopped: false }
+        Self { pieces, stop, written: String::new(), tokens: Vec::new(), accepted: 0, stopped: false }
     }
 
-    /// Takes a step's tokens and gives the text that they made final: all of it with the last ones.
-    fn push(&mut self, picks: &[Pick], last: bool) -> String {
+    /// Takes a step's tokens, up to the one that completes a stop string; drops the others from `kept` and gives the
+    /// text that became final.
+    fn push(&mut self, kept: &mut Kept) -> String {
         let mut fresh = String::new();
-        for pick in picks {
+        let mut taken = 0;
+        for pick in &kept.picks {
+            if self.stopped {
+                break;
+            }
+            taken += 1;
             if let Some(piece) = self.pieces.push(pick.token) {
                 self.release(&piece, &mut fresh);
             }
         }
-        if last {
+        kept.picks.truncate(taken);
+        kept.accepted = kept.accepted.min(taken);
+        self.tokens.extend(kept.picks.iter().map(|pick| pick.token));
+        self.accepted += kept.accepted;
+        if kept.finish.is_some() {
             self.flush(&mut fresh);
         }
         self.written.push_str(&fresh);
@@ -137,7 +151,7 @@ impl Writing {
             self.fail(loaded, error);
             return None;
         }
-        if !cancelled && !(self.session.is_done() && self.seats.is_empty()) {
+        if !cancelled && (!self.session.is_done() || !self.seats.is_empty()) {
             return Some(self);
         }
         let outcomes = (0..self.answers.len()).map(|branch| self.outcome(branch)).collect();
@@ -166,21 +180,24 @@ impl Writing {
     }
 
     /// Sends what a step added to a text.
-    fn take(&mut self, kept: Kept, loaded: &mut Loaded) -> Result<()> {
-        let Kept { branch, picks, accepted, finish } = kept;
+    fn take(&mut self, mut kept: Kept, loaded: &mut Loaded) -> Result<()> {
+        let branch = kept.branch;
         let answer = &mut self.answers[branch];
         if matches!(answer, Answer::Waiting) {
             let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(self.stop.clone()));
             *answer = Answer::Writing(Box::new(text));
         }
-        let Answer::Writing(text) = answer else { return Err(Error::internal("an answer goes on after its end")) };
-        let fresh = text.push(&picks, finish.is_some());
-        let ended = finish.is_some() || text.stopped;
-        if ended && finish.is_none() {
+        let Answer::Writing(text) = answer else {
+            return Err(Error::internal("an answer goes on after its end"));
+        };
+        let fresh = text.push(&mut kept);
+        let ended = kept.finish.is_some() || text.stopped;
+        if ended && kept.finish.is_none() {
             self.session.end(branch, Finish::Stop, &mut loaded.kv);
         }
-        if !fresh.is_empty() || !picks.is_empty() {
-            self.outbox.send(Event::Chunk(Chunk { prompt: branch, text: fresh, tokens: picks, accepted }));
+        if !fresh.is_empty() || !kept.picks.is_empty() {
+            let Kept { picks: tokens, accepted, .. } = kept;
+            self.outbox.send(Event::Chunk(Chunk { prompt: branch, text: fresh, tokens, accepted }));
         }
         if ended {
             self.answers[branch] = Answer::Written(self.outcome(branch));
@@ -191,13 +208,13 @@ impl Writing {
 
     /// The outcome of an answer that has ended, or of what there is of it.
     fn outcome(&mut self, branch: usize) -> Outcome {
-        let (written, stopped) = match std::mem::replace(&mut self.answers[branch], Answer::Waiting) {
-            Answer::Written(outcome) => return outcome,
-            Answer::Waiting if branch >= self.session.len() => return Outcome::unwritten(),
-            Answer::Waiting => (String::new(), false),
-            Answer::Writing(mut text) => (text.finish(), text.stopped),
-        };
-        let text = self.session.text(branch);
+        let (text, tokens, accepted, stopped) =
+            match std::mem::replace(&mut self.answers[branch], Answer::Waiting) {
+                Answer::Written(outcome) => return outcome,
+                Answer::Waiting if branch >= self.session.len() => return Outcome::unwritten(),
+                Answer::Waiting => (String::new(), Vec::new(), 0, false),
+                Answer::Writing(mut text) => (text.finish(), text.tokens, text.accepted, text.stopped),
+            };
         let tally = self.session.tally(branch);
         let counters = self.session.strategy().counters(branch);
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
@@ -207,16 +224,15 @@ impl Writing {
             None => Finish::Abort,
         };
         Outcome {
-            text: written,
-            tokens: text.written().to_vec(),
+            text,
             finish,
             stats: Stats {
-                prompt_tokens: self.source_tokens + text.prompt_len(),
-                tokens: text.written().len(),
+                prompt_tokens: self.prompt_tokens(branch),
+                tokens: tokens.len(),
                 steps: tally.steps,
                 draft_forwards: counters.draft_forwards,
                 drafted_tokens: tally.drafted,
-                accepted_tokens: tally.accepted,
+                accepted_tokens: accepted,
                 fallbacks: counters.fallbacks,
                 rollbacks: counters.rollbacks,
                 // One run served all: the first answer shows it, so that the sum over answers is the truth.
@@ -225,6 +241,13 @@ impl Writing {
                 decode_ms: milliseconds(self.decode),
                 decoding: self.decoding,
             },
+            tokens,
         }
+    }
+
+    /// Tokens that were read for a text: what it is about, and what it continues but for the decoder's start token.
+    fn prompt_tokens(&self, branch: usize) -> usize {
+        let own = self.session.text(branch).prompt_len();
+        if self.source_tokens > 0 { self.source_tokens + own - 1 } else { own }
     }
 }

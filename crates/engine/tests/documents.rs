@@ -6,8 +6,8 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use serde::Deserialize;
 use trefoil_engine::{
-    Document, Engine, Error, ErrorKind, Event, Finish, GenerateOptions, Generation, LoadOptions, Outcome, Raw, Result,
-    Usage,
+    Document, Engine, Error, ErrorKind, Event, Finish, GenerateOptions, Generation, LoadOptions, Outcome,
+    Raw, Result, Usage,
 };
 
 fn root(path: &str) -> PathBuf {
@@ -54,7 +54,12 @@ fn finish(generation: &Generation) -> Result<Vec<Outcome>> {
     }
 }
 
-fn ask(engine: &Engine, document: &Document, prompts: &[&str], options: &GenerateOptions) -> Result<Vec<Outcome>> {
+fn ask(
+    engine: &Engine,
+    document: &Document,
+    prompts: &[&str],
+    options: &GenerateOptions,
+) -> Result<Vec<Outcome>> {
     finish(&engine.ask(document, prompts.iter().map(|&prompt| prompt.into()).collect(), options.clone()))
 }
 
@@ -104,8 +109,36 @@ fn an_answer_is_the_same_alone_in_company_and_in_any_order() {
             let mut backwards = said(&ask(&engine, &document, &reversed, &options).unwrap());
             backwards.reverse();
             assert_eq!(backwards, together, "{family}");
-            assert!(together.iter().any(|(text, ..)| *text != together[0].0), "prompts make no difference: {family}");
+            assert!(
+                together.iter().any(|(text, ..)| *text != together[0].0),
+                "prompts make no difference: {family}"
+            );
         }
+    }
+}
+
+#[test]
+fn every_decoding_writes_in_company_what_it_writes_alone() {
+    let draft = Raw::Map(vec![("draft".into(), Raw::Map(vec![("layers".into(), Raw::Number(1.0))]))]);
+    for family in FAMILIES {
+        let options = LoadOptions::resolve(root(family).to_str().unwrap(), draft.clone()).unwrap();
+        let engine = Engine::open(options).unwrap();
+        let document = read(&engine, DOCUMENT).unwrap();
+        let plain = said(&ask(&engine, &document, &PROMPTS, &self::options(&[("maxTokens", 24.0)])).unwrap());
+        for decoding in ["lookahead", "speculative", "bild"] {
+            let fields = vec![
+                ("maxTokens".into(), Raw::Number(24.0)),
+                ("decoding".into(), Raw::Text(decoding.into())),
+            ];
+            let options = GenerateOptions::resolve(Raw::Map(fields)).unwrap();
+            let together = said(&ask(&engine, &document, &PROMPTS, &options).unwrap());
+            for (prompt, together) in PROMPTS.iter().zip(&together) {
+                let alone = said(&ask(&engine, &document, &[prompt], &options).unwrap());
+                assert_eq!(alone, [together.clone()], "{family}, {decoding}");
+            }
+            assert!(decoding == "bild" || together == plain, "{family}, {decoding}");
+        }
+        drop(document);
     }
 }
 
@@ -115,7 +148,8 @@ fn an_empty_prompt_continues_as_generate_does() {
         let engine = open(family, &[]);
         let options = options(&[("maxTokens", 20.0), ("temperature", 0.8)]);
         let document = read(&engine, DOCUMENT).unwrap();
-        let alone = finish(&engine.generate(trefoil_engine::Prompt::Text(DOCUMENT.into()), options.clone())).unwrap();
+        let alone =
+            finish(&engine.generate(trefoil_engine::Prompt::Text(DOCUMENT.into()), options.clone())).unwrap();
         assert_eq!(said(&ask(&engine, &document, &[""], &options).unwrap()), said(&alone), "{family}");
     }
 }
@@ -282,7 +316,8 @@ fn what_can_not_be_read_or_asked_is_a_typed_error() {
         let long = DOCUMENT.repeat(9);
         let (found, message) = kind(ask(&engine, &document, &["", &long], &plain));
         assert_eq!(found, ErrorKind::ContextOverflow, "{message}");
-        let (found, message) = kind(finish(&engine.ask(&document, vec![String::new(); 100_000], plain.clone())));
+        let (found, message) =
+            kind(finish(&engine.ask(&document, vec![String::new(); 100_000], plain.clone())));
         assert_eq!(found, ErrorKind::InvalidOption);
         assert!(message.contains("100000") && message.contains("65536"), "{message}");
         assert_eq!(ask(&engine, &document, &[], &plain).unwrap(), []);

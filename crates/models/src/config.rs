@@ -88,6 +88,14 @@ impl ModelConfig {
         }
     }
 
+    /// `causal` for a decoder alone, `seq2seq` for an encoder and a decoder.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Llama(_) => "causal",
+            Self::T5(_) => "seq2seq",
+        }
+    }
+
     /// The shape of the decoder's cache.
     pub fn kv_shape(&self) -> KvShape {
         match self {

@@ -3,6 +3,8 @@
 //! One file for all of them: they differ by what `LlamaConfig` says (biases on q, k and v; norms on q and k; tied or
 //! own head; rope scaling; sliding window), not by their shape.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use trefoil_kernels::{Activation, Kernels, Rope, Weight};
 
@@ -20,11 +22,11 @@ use crate::weights::Weights;
 pub struct Llama {
     config: LlamaConfig,
     kernels: Kernels,
-    embedding: Weight,
-    layers: Vec<Layer>,
+    embedding: Arc<Weight>,
+    layers: Vec<Arc<Layer>>,
     norm: Tensor,
-    head: Option<Weight>,
-    rope: Rope,
+    head: Option<Arc<Weight>>,
+    rope: Arc<Rope>,
 }
 
 struct Layer {
@@ -53,19 +55,35 @@ impl Llama {
         progress: &mut dyn FnMut(f64) -> Result<()>,
     ) -> Result<Self> {
         let (vocabulary, width) = (config.vocabulary, config.width);
-        let embedding = matrix(kernels, weights, "model.embed_tokens.weight", vocabulary, width)?;
+        let embedding = matrix(kernels, weights, "model.embed_tokens.weight", vocabulary, width)?.into();
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             progress(index as f64 / config.layers as f64)?;
-            layers.push(Layer::load(&config, weights, kernels, index)?);
+            layers.push(Arc::new(Layer::load(&config, weights, kernels, index)?));
         }
         let head = (!config.tied_head)
-            .then(|| matrix(kernels, weights, "lm_head.weight", vocabulary, width))
+            .then(|| matrix(kernels, weights, "lm_head.weight", vocabulary, width).map(Arc::new))
             .transpose()?;
         let norm = vector(kernels, weights, "model.norm.weight", width)?;
-        let rope = Rope::new(&config.inverse_frequencies());
+        let rope = Rope::new(&config.inverse_frequencies()).into();
         progress(1.0)?;
         Ok(Self { config, kernels: kernels.clone(), embedding, layers, norm, head, rope })
+    }
+
+    /// The first `layers` layers (all, where there are fewer) with the same head, as a model of its own that shares
+    /// the weights: an early exit.
+    #[must_use]
+    pub fn first_layers(&self, layers: usize) -> Self {
+        let layers = layers.min(self.layers.len());
+        Self {
+            config: LlamaConfig { layers, ..self.config.clone() },
+            kernels: self.kernels.clone(),
+            embedding: Arc::clone(&self.embedding),
+            layers: self.layers[..layers].to_vec(),
+            norm: self.norm.clone(),
+            head: self.head.clone(),
+            rope: Arc::clone(&self.rope),
+        }
     }
 
     /// What the model was built from.
@@ -76,8 +94,8 @@ impl Llama {
     /// Resident bytes of the weights.
     pub fn bytes(&self) -> usize {
         self.embedding.bytes()
-            + self.head.as_ref().map_or(0, Weight::bytes)
-            + self.layers.iter().map(Layer::bytes).sum::<usize>()
+            + self.head.as_ref().map_or(0, |head| head.bytes())
+            + self.layers.iter().map(|layer| layer.bytes()).sum::<usize>()
     }
 }
 

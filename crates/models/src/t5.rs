@@ -26,12 +26,12 @@ use crate::weights::Weights;
 pub struct T5 {
     config: T5Config,
     kernels: Kernels,
-    embedding: Weight,
-    head: Option<Weight>,
-    encoder: Vec<EncoderLayer>,
+    embedding: Arc<Weight>,
+    head: Option<Arc<Weight>>,
+    encoder: Vec<Arc<EncoderLayer>>,
     encoder_norm: Tensor,
     encoder_bias: Tensor,
-    decoder: Vec<DecoderLayer>,
+    decoder: Vec<Arc<DecoderLayer>>,
     decoder_norm: Tensor,
     decoder_bias: Tensor,
 }
@@ -79,28 +79,28 @@ impl T5 {
         let (vocabulary, width) = (config.vocabulary, config.width);
         let read = Reader { config: &config, weights, kernels };
         let total = (config.encoder_layers + config.decoder_layers) as f64;
-        let embedding = matrix(kernels, weights, "shared.weight", vocabulary, width)?;
+        let embedding = matrix(kernels, weights, "shared.weight", vocabulary, width)?.into();
         let mut encoder = Vec::with_capacity(config.encoder_layers);
         for index in 0..config.encoder_layers {
             progress(index as f64 / total)?;
             let block = format!("encoder.block.{index}.layer");
-            encoder.push(EncoderLayer {
+            encoder.push(Arc::new(EncoderLayer {
                 attention: read.attention(&format!("{block}.0"), "SelfAttention")?,
                 feed_forward: read.feed_forward(&format!("{block}.1"))?,
-            });
+            }));
         }
         let mut decoder = Vec::with_capacity(config.decoder_layers);
         for index in 0..config.decoder_layers {
             progress((config.encoder_layers + index) as f64 / total)?;
             let block = format!("decoder.block.{index}.layer");
-            decoder.push(DecoderLayer {
+            decoder.push(Arc::new(DecoderLayer {
                 attention: read.attention(&format!("{block}.0"), "SelfAttention")?,
                 cross: read.attention(&format!("{block}.1"), "EncDecAttention")?,
                 feed_forward: read.feed_forward(&format!("{block}.2"))?,
-            });
+            }));
         }
         let head = (!config.tied_head)
-            .then(|| matrix(kernels, weights, "lm_head.weight", vocabulary, width))
+            .then(|| matrix(kernels, weights, "lm_head.weight", vocabulary, width).map(Arc::new))
             .transpose()?;
         let encoder_bias = encoder_bias(&config, &read.buckets("encoder")?, kernels)?;
         let decoder_bias = decoder_bias(&config, &read.buckets("decoder")?, kernels)?;
@@ -121,6 +121,25 @@ impl T5 {
         })
     }
 
+    /// The encoder and the first `layers` decoder layers (all, where there are fewer) with the same head, as a model
+    /// of its own that shares the weights: an early exit. It reads the documents that the whole model has encoded.
+    #[must_use]
+    pub fn first_layers(&self, layers: usize) -> Self {
+        let decoder_layers = layers.min(self.decoder.len());
+        Self {
+            config: T5Config { decoder_layers, ..self.config.clone() },
+            kernels: self.kernels.clone(),
+            embedding: Arc::clone(&self.embedding),
+            head: self.head.clone(),
+            encoder: self.encoder.clone(),
+            encoder_norm: self.encoder_norm.clone(),
+            encoder_bias: self.encoder_bias.clone(),
+            decoder: self.decoder[..decoder_layers].to_vec(),
+            decoder_norm: self.decoder_norm.clone(),
+            decoder_bias: self.decoder_bias.clone(),
+        }
+    }
+
     /// What the model was built from.
     pub fn config(&self) -> &T5Config {
         &self.config
@@ -134,7 +153,7 @@ impl T5 {
             .iter()
             .map(|layer| layer.attention.bytes() + layer.cross.bytes() + layer.feed_forward.bytes());
         self.embedding.bytes()
-            + self.head.as_ref().map_or(0, Weight::bytes)
+            + self.head.as_ref().map_or(0, |head| head.bytes())
             + encoder.sum::<usize>()
             + decoder.sum::<usize>()
     }

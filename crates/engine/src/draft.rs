@@ -1,0 +1,143 @@
+//! The draft model of a loaded model: a little one of its own, or the first layers of the large one.
+//!
+//! It has a cache of as many pages as the large model's. A session's branches take no more of it than of the large
+//! one, so whatever is admitted there has room here too.
+
+use std::sync::{Arc, Mutex};
+
+use trefoil_decode::Little;
+use trefoil_kernels::Kernels;
+use trefoil_models::{CausalLm, CrossKv, Kv, KvShape, ModelConfig, Token};
+
+use crate::error::{Error, Result};
+use crate::loaded::{Files, Lm};
+use crate::options::DraftSource;
+
+/// What a draft model is made from, before any weights are read.
+pub(crate) enum DraftFiles {
+    /// A model of its own.
+    Model(Box<Files>),
+    /// The large model's first decoder layers.
+    Layers(usize),
+}
+
+/// A draft model in memory.
+pub(crate) struct DraftModel {
+    lm: Lm,
+    kv: Arc<Mutex<Kv>>,
+    /// Whether it encodes documents by itself.
+    encodes: bool,
+}
+
+impl DraftFiles {
+    /// Opens a draft model's files and checks that it can write for the model of `large`.
+    pub(crate) fn open(source: &DraftSource, large: &Files) -> Result<Self> {
+        match source {
+            DraftSource::Model(path) => {
+                let little = Files::open(path, large.dtype)?;
+                little.fits(large)?;
+                Ok(Self::Model(Box::new(little)))
+            }
+            DraftSource::Layers(layers) => {
+                let most = large.config.kv_shape().layers.saturating_sub(1);
+                if *layers > most {
+                    let message =
+                        format!("options.draft.layers is {layers}; allowed: a whole number from 1 to {most}");
+                    return Err(Error::option(message));
+                }
+                Ok(Self::Layers(*layers))
+            }
+        }
+    }
+
+    /// The shape of the draft model's cache.
+    pub(crate) fn kv_shape(&self, large: &ModelConfig) -> KvShape {
+        match self {
+            Self::Model(files) => files.config.kv_shape(),
+            Self::Layers(layers) => KvShape { layers: *layers, ..large.kv_shape() },
+        }
+    }
+
+    /// Bytes of its own weights.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        match self {
+            Self::Model(files) => files.weights.total_bytes(),
+            Self::Layers(_) => 0,
+        }
+    }
+
+    /// The longest text that it was trained for.
+    pub(crate) fn context_length(&self) -> usize {
+        match self {
+            Self::Model(files) => files.config.context_length(),
+            Self::Layers(_) => usize::MAX,
+        }
+    }
+
+    /// Reads the weights, where there are any of its own; gives the model and its resident bytes.
+    pub(crate) fn load(
+        self,
+        large: &Lm,
+        kernels: &Kernels,
+        pages: usize,
+        hear: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<(DraftModel, usize)> {
+        let (lm, bytes, encodes) = match self {
+            Self::Model(files) => {
+                let (lm, bytes) = Lm::load(files.config, &files.weights, kernels, hear)?;
+                (lm, bytes, true)
+            }
+            Self::Layers(layers) => (large.first_layers(layers), 0, false),
+        };
+        let kv = Kv::new(kernels, lm.decoder().kv_shape(), pages)?;
+        Ok((DraftModel { lm, kv: Arc::new(Mutex::new(kv)), encodes }, bytes))
+    }
+}
+
+impl DraftModel {
+    /// The draft model's part in a session, and the encoder runs that it took.
+    ///
+    /// * `prompt`: the document, where there is one.
+    /// * `source`: the same, encoded by the large model.
+    pub(crate) fn little(&self, prompt: &[Token], source: Option<&Arc<CrossKv>>) -> Result<(Little, usize)> {
+        let (own, runs) = match &self.lm {
+            Lm::Seq2Seq { model, .. } if self.encodes => {
+                (Some(trefoil_models::Seq2SeqLm::encode(model.as_ref(), prompt)?), 1)
+            }
+            _ => (source.cloned(), 0),
+        };
+        let model: Arc<dyn CausalLm> = match &self.lm {
+            Lm::Causal(model) => Arc::clone(model) as _,
+            Lm::Seq2Seq { model, .. } => Arc::clone(model) as _,
+        };
+        Ok((Little::new(model, Arc::clone(&self.kv), own), runs))
+    }
+}
+
+impl Files {
+    /// Checks that this model can draft for `large`: the same kind, and the same meaning of every token.
+    fn fits(&self, large: &Files) -> Result<()> {
+        let refuse = |difference: String| {
+            Err(Error::load(format!("the draft model does not fit the model: {difference}")))
+        };
+        match (&self.config, &large.config) {
+            (ModelConfig::Llama(_), ModelConfig::Llama(_)) => {}
+            (ModelConfig::T5(little), ModelConfig::T5(large)) if little.start == large.start => {}
+            (ModelConfig::T5(little), ModelConfig::T5(large)) => {
+                return refuse(format!(
+                    "it begins texts with token {}, the model with {}",
+                    little.start, large.start
+                ));
+            }
+            _ => {
+                let kinds = (self.config.kind(), large.config.kind());
+                return refuse(format!("it is a {} model, the model is {}", kinds.0, kinds.1));
+            }
+        }
+        if self.config.vocabulary() != large.config.vocabulary() {
+            let sizes = (self.config.vocabulary(), large.config.vocabulary());
+            return refuse(format!("it scores {} tokens, the model {}", sizes.0, sizes.1));
+        }
+        self.tokenizer.same_vocabulary(&large.tokenizer).or_else(refuse)
+    }
+}
