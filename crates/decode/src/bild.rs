@@ -167,6 +167,10 @@ impl Strategy for Bild {
         Ok(Verdict { path, picks, drafted, accepted: drafted })
     }
 
+    fn park(&mut self, branch: usize) {
+        self.little.close(branch);
+    }
+
     fn close(&mut self, branch: usize) {
         self.chains.remove(&branch);
         self.little.close(branch);

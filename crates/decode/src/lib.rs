@@ -26,6 +26,7 @@ pub use little::Little;
 pub use lookahead::{Lookahead, LookaheadSettings};
 pub use ngrams::Ngrams;
 pub use plain::Plain;
+pub use prefill::fill;
 pub use sampler::{Pick, Sampler, Sampling};
 pub use session::{Finish, Kept, Session, Tally};
 pub use strategy::{Counters, Due, Live, Strategy, Verdict, walk};

@@ -27,7 +27,7 @@ pub(crate) fn chain(draft: &mut Draft, branch: BranchId, tokens: &[Token]) -> Ve
 ///
 /// # Errors
 /// Fails where the model or the cache does.
-pub(crate) fn fill(
+pub fn fill(
     model: &dyn CausalLm,
     kv: &mut Kv,
     draft: &mut Draft,

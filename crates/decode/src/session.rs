@@ -53,7 +53,8 @@ pub struct Tally {
 }
 
 struct Branch {
-    id: BranchId,
+    /// The branch's place in the cache; none while it is parked and once it has ended.
+    seat: Option<BranchId>,
     text: Transcript,
     sampler: Sampler,
     limit: usize,
@@ -92,7 +93,7 @@ impl Session {
         let finish = (limit == 0).then_some(Finish::Length);
         let sampler = Sampler::new(sampling, key);
         self.branches.push(Branch {
-            id,
+            seat: Some(id),
             text: Transcript::new(prompt),
             sampler,
             limit,
@@ -100,6 +101,16 @@ impl Session {
             tally: Tally::default(),
         });
         self.branches.len() - 1
+    }
+
+    /// Number of branches that were added.
+    pub fn len(&self) -> usize {
+        self.branches.len()
+    }
+
+    /// Whether no branch was added.
+    pub fn is_empty(&self) -> bool {
+        self.branches.is_empty()
     }
 
     /// Whether every branch has ended.
@@ -127,11 +138,37 @@ impl Session {
         self.strategy.as_ref()
     }
 
+    /// A branch's place in the cache; `None` while it is parked and once it has ended.
+    pub fn seat(&self, branch: usize) -> Option<BranchId> {
+        self.branches[branch].seat
+    }
+
+    /// Gives a branch's cache back. It takes no part in steps until it is seated again; what it has written stays,
+    /// and goes on to the same text, because a row's scores depend on its own text alone.
+    pub fn park(&mut self, branch: usize, kv: &mut Kv) {
+        if let Some(id) = self.branches[branch].seat.take() {
+            kv.close(id);
+            self.strategy.park(branch);
+        }
+    }
+
+    /// Gives a parked branch a place in the cache again.
+    ///
+    /// * `id`: as in [`Session::add`].
+    pub fn unpark(&mut self, branch: usize, id: BranchId) {
+        self.branches[branch].seat = Some(id);
+    }
+
+    /// Forgets the text of a branch that has ended, so that ten thousand short answers don't keep ten thousand copies
+    /// of what they are about.
+    pub fn forget(&mut self, branch: usize) {
+        self.branches[branch].text = Transcript::new(Vec::new());
+    }
+
     /// Ends a branch from outside and gives its cache back.
     pub fn end(&mut self, branch: usize, finish: Finish, kv: &mut Kv) {
-        let ended = &mut self.branches[branch];
-        kv.close(ended.id);
-        ended.finish.get_or_insert(finish);
+        self.park(branch, kv);
+        self.branches[branch].finish.get_or_insert(finish);
         self.strategy.close(branch);
     }
 
@@ -164,8 +201,8 @@ impl Session {
         self.draft.clear();
         let mut live = Vec::new();
         for (number, branch) in self.branches.iter().enumerate() {
-            if let (None, Some(&pending)) = (branch.finish, branch.text.tokens().last()) {
-                let root = self.draft.root(branch.id, pending);
+            if let (Some(id), Some(&pending)) = (branch.writing(), branch.text.tokens().last()) {
+                let root = self.draft.root(id, pending);
                 self.draft.score(root);
                 live.push(Live { branch: number, text: &branch.text, root });
             }
@@ -205,29 +242,35 @@ impl Session {
         branch.tally.accepted += accepted;
         match finish {
             Some(finish) => self.end(number, finish, kv),
-            None => kv.commit(branch.id, &verdict.path)?,
+            None => branch.seat.map_or(Ok(()), |id| kv.commit(id, &verdict.path))?,
         }
         Ok(Kept { branch: number, picks, accepted, finish })
     }
 
     /// Caches the next rows of prompts that are not cached yet; false where there are none.
     fn prefill(&mut self, model: &dyn CausalLm, kv: &mut Kv) -> Result<bool> {
-        let open: Vec<usize> =
-            (0..self.branches.len()).filter(|&number| self.branches[number].finish.is_none()).collect();
-        let texts: Vec<(BranchId, &[Token])> = open
-            .iter()
-            .map(|&number| &self.branches[number])
-            .map(|branch| (branch.id, &branch.text.tokens()[..branch.text.len() - 1]))
-            .collect();
+        let seated =
+            self.branches.iter().enumerate().filter_map(|(number, branch)| Some((number, branch.writing()?)));
+        let (numbers, texts): (Vec<usize>, Vec<(BranchId, &[Token])>) = seated
+            .map(|(number, id)| {
+                let tokens = self.branches[number].text.tokens();
+                (number, (id, &tokens[..tokens.len() - 1]))
+            })
+            .unzip();
         let filled = fill(model, kv, &mut self.draft, &texts)?;
         for &place in &filled {
-            self.branches[open[place]].tally.prefills += 1;
+            self.branches[numbers[place]].tally.prefills += 1;
         }
         Ok(!filled.is_empty())
     }
 }
 
 impl Branch {
+    /// The branch's place in the cache where it takes part in the next step.
+    fn writing(&self) -> Option<BranchId> {
+        self.seat.filter(|_| self.finish.is_none())
+    }
+
     /// Tokens that the text may still take.
     fn room(&self) -> usize {
         self.limit - self.text.written().len()
@@ -235,6 +278,6 @@ impl Branch {
 
     fn due(&self, branch: usize) -> Option<Due<'_>> {
         let due = || Due { branch, text: &self.text, sampler: &self.sampler, room: self.room() };
-        self.finish.is_none().then(due)
+        self.writing().map(|_| due())
     }
 }

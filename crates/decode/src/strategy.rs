@@ -91,6 +91,9 @@ pub trait Strategy: Send {
         sampler: &mut Sampler,
     ) -> Result<Verdict>;
 
+    /// Hears that a branch gives its cache back for now.
+    fn park(&mut self, _branch: usize) {}
+
     /// Hears that a branch has ended.
     fn close(&mut self, _branch: usize) {}
 

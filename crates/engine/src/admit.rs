@@ -1,17 +1,55 @@
-//! From a request to a session: text to tokens, the limits checked, a document encoded, a branch opened.
+//! From a request to a session: text to tokens, the limits checked, a source encoded, branches seated.
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::time::Instant;
 
 use trefoil_decode::Session;
+use trefoil_kernels::PAGE;
 use trefoil_models::{Seq2SeqLm, Token};
 
-use crate::engine::Request;
 use crate::error::{Error, ErrorKind, Result};
+use crate::library::Document;
 use crate::loaded::{Lm, Loaded};
-use crate::outbox::Event;
+use crate::options::GenerateOptions;
+use crate::outbox::{Event, Outbox};
 use crate::prompt::Prompt;
-use crate::text::{Pieces, StopText};
-use crate::writing::{Text, Writing};
+use crate::seats::{Ground, Seats};
+use crate::writing::{Beginning, Writing};
+
+/// What is to be written.
+pub(crate) enum Subject {
+    /// What follows a prompt.
+    Prompt(Prompt),
+    /// The answers to prompts about a document.
+    Asked { document: Document, prompts: Vec<String> },
+}
+
+impl Subject {
+    /// Number of texts to be written.
+    pub(crate) fn prompts(&self) -> usize {
+        match self {
+            Self::Prompt(_) => 1,
+            Self::Asked { prompts, .. } => prompts.len(),
+        }
+    }
+}
+
+/// Texts to be written.
+pub(crate) struct Request {
+    pub(crate) subject: Subject,
+    pub(crate) options: GenerateOptions,
+    pub(crate) outbox: Outbox,
+    /// The subject's tokens, once they are known.
+    pub(crate) tokens: Option<Tokens>,
+}
+
+/// A subject in tokens.
+pub(crate) struct Tokens {
+    /// What an encoder is still to read.
+    source: Vec<Token>,
+    /// What each text begins with, behind the ground that all stand on.
+    prompts: VecDeque<Vec<Token>>,
+}
 
 /// What becomes of a request.
 pub(crate) enum Admission {
@@ -25,20 +63,18 @@ pub(crate) enum Admission {
 
 /// Admits a request. `alone` says that no other session holds cache, so that waiting would not help.
 pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool) -> Admission {
-    match open(&mut request, loaded) {
-        Ok(Some(opened)) => {
+    match begin(&mut request, loaded) {
+        Ok(Some(beginning)) => {
             let Request { outbox, options, .. } = *request;
-            let Opened { session, text, prompt_tokens, encoder_forwards, prefill } = opened;
-            let name = options.decoding.name();
-            let texts = vec![text];
-            let writing =
-                Writing::new(session, texts, outbox, name, prompt_tokens, encoder_forwards, prefill);
-            Admission::Writing(Box::new(writing))
+            Admission::Writing(Box::new(Writing::new(beginning, outbox, &options)))
         }
         Ok(None) if !alone => Admission::Later(request),
         Ok(None) => {
-            let tokens = loaded.kv.capacity() * trefoil_kernels::PAGE;
-            let message = format!("the text needs more cache than the memory limit leaves: {tokens} tokens");
+            let (free, all) = (loaded.kv.available() * PAGE, loaded.kv.capacity() * PAGE);
+            let message = format!(
+                "the text needs more cache than the memory limit leaves: {free} of {all} tokens are free, the others \
+                 are documents'"
+            );
             request.outbox.send(Event::Failed(Error::new(ErrorKind::OutOfMemory, message)));
             Admission::Refused
         }
@@ -49,70 +85,97 @@ pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool)
     }
 }
 
-struct Opened {
-    session: Session,
-    text: Text,
-    prompt_tokens: usize,
-    encoder_forwards: usize,
-    prefill: Duration,
-}
-
-/// Opens a session, or gives `None` where the cache has no room for it now.
-fn open(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Opened>> {
-    let options = &request.options;
-    options.decoding.check(loaded)?;
-    let context = loaded.info.context_length;
-    let prompt = match request.tokens.take() {
-        Some(tokens) => tokens,
-        None => tokens(&request.prompt, loaded)?,
-    };
-    let begin = match &loaded.lm {
-        Lm::Causal(_) => prompt.clone(),
-        Lm::Seq2Seq { start, .. } => vec![*start],
-    };
-    if begin.is_empty() {
-        return Err(Error::option(
-            "prompt is empty and this model has no token to begin with; allowed: some text",
-        ));
-    }
-    let limit = options.max_tokens.unwrap_or(usize::MAX).min(context - begin.len());
-
+/// Begins a session, or gives `None` where the cache has no room for its first branch now.
+fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>> {
     let before = Instant::now();
-    let id = loaded.kv.open(None);
-    // The pending token is never cached, so the last position is the limit's last but one.
-    let fits = loaded.kv.reserve(id, begin.len() + limit)?;
-    loaded.kv.close(id);
-    if !fits {
-        request.tokens = Some(prompt);
+    let Request { subject, options, tokens, .. } = request;
+    options.decoding.check(loaded)?;
+    let Tokens { source, prompts } = match tokens.take() {
+        Some(tokens) => tokens,
+        None => tokenize(subject, loaded)?,
+    };
+    let start = loaded.lm.start();
+    let mut ground = match subject {
+        Subject::Prompt(_) => Ground::bare(start),
+        Subject::Asked { document, .. } => Ground::of(document, start, &loaded.library)?,
+    };
+    let context = loaded.info.context_length;
+    let longest = longest(&ground, &prompts, context)?;
+    let longest = longest.saturating_add(options.max_tokens.unwrap_or(usize::MAX)).min(context);
+    if !prompts.is_empty() && !ground.fits(longest, loaded)? {
+        *tokens = Some(Tokens { source, prompts });
         return Ok(None);
     }
-    let (source, mut encoder_forwards) = match &loaded.lm {
-        Lm::Causal(_) => (None, 0),
-        Lm::Seq2Seq { model, .. } => (Some(model.encode(&prompt)?), 1),
+    let mut encoder_forwards = match (&*subject, &loaded.lm) {
+        (Subject::Asked { document, .. }, _) => loaded.library.report(document)?,
+        (Subject::Prompt(_), Lm::Causal(_)) => 0,
+        (Subject::Prompt(_), Lm::Seq2Seq { model, .. }) => {
+            ground.source = Some((model.encode(&source)?, source.into()));
+            1
+        }
     };
-    let (strategy, runs) = options.decoding.strategy(&prompt, source.as_ref(), loaded)?;
+    let source = ground.source.as_ref();
+    let (about, source) =
+        source.map_or((&[] as &[Token], None), |(source, tokens)| (&**tokens, Some(source)));
+    let (strategy, runs) = options.decoding.strategy(about, source, loaded)?;
     encoder_forwards += runs;
-    let id = loaded.kv.open(source);
-    loaded.kv.reserve(id, begin.len() + limit)?;
+    let (count, source_tokens) = (prompts.len(), about.len());
     let mut session = Session::new(strategy, loaded.ends.clone());
-    session.add(id, begin, limit, options.sampling, 0);
-    let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(options.stop.clone()));
-    let prompt_tokens = prompt.len();
-    Ok(Some(Opened { session, text, prompt_tokens, encoder_forwards, prefill: before.elapsed() }))
+    let mut seats = Seats::new(ground, prompts, longest, context, loaded.kv.capacity(), options);
+    seats.settle(&mut session, loaded, false)?;
+    Ok(Some(Beginning {
+        session,
+        seats,
+        prompts: count,
+        source_tokens,
+        encoder_forwards,
+        prefill: before.elapsed(),
+    }))
 }
 
-fn tokens(prompt: &Prompt, loaded: &Loaded) -> Result<Vec<Token>> {
-    let context = loaded.info.context_length;
-    match prompt {
-        Prompt::Text(text) => loaded.tokenizer.encode_within(text, true, context),
-        Prompt::Messages(messages) => {
+/// The length of the longest text before anything is written.
+///
+/// # Errors
+/// Fails (`ContextOverflow`) for one beyond the context, and (`InvalidOption`) for one without a token.
+fn longest(ground: &Ground, prompts: &VecDeque<Vec<Token>>, context: usize) -> Result<usize> {
+    let before = ground.tokens.len();
+    let mut longest = 0;
+    for (at, prompt) in prompts.iter().enumerate() {
+        let length = before + prompt.len();
+        if length > context {
+            let message =
+                format!("prompts[{at}] makes a text of {length} tokens; the context holds {context}");
+            return Err(Error::new(ErrorKind::ContextOverflow, message));
+        }
+        longest = longest.max(length);
+    }
+    if longest == 0 && !prompts.is_empty() {
+        let message = "prompt is empty and this model has no token to begin with; allowed: some text";
+        return Err(Error::option(message));
+    }
+    Ok(longest)
+}
+
+fn tokenize(subject: &Subject, loaded: &Loaded) -> Result<Tokens> {
+    let (tokenizer, context) = (&loaded.tokenizer, loaded.info.context_length);
+    let read = match subject {
+        Subject::Asked { prompts, .. } => {
+            let prompts = prompts.iter().map(|prompt| tokenizer.encode_within(prompt, false, context));
+            return Ok(Tokens { source: Vec::new(), prompts: prompts.collect::<Result<_>>()? });
+        }
+        Subject::Prompt(Prompt::Text(text)) => tokenizer.encode_within(text, true, context)?,
+        Subject::Prompt(Prompt::Messages(messages)) => {
             let template = loaded.template.as_ref().ok_or_else(|| {
                 Error::option(
                     "prompt is a list of messages, and this model has no chat template; allowed: a string",
                 )
             })?;
             // The template writes the special tokens itself.
-            loaded.tokenizer.encode_within(&template.render(messages, true)?, false, context)
+            tokenizer.encode_within(&template.render(messages, true)?, false, context)?
         }
-    }
+    };
+    Ok(match &loaded.lm {
+        Lm::Causal(_) => Tokens { source: Vec::new(), prompts: VecDeque::from([read]) },
+        Lm::Seq2Seq { .. } => Tokens { source: read, prompts: VecDeque::from([Vec::new()]) },
+    })
 }

@@ -87,6 +87,24 @@ impl Decoding {
         }
     }
 
+    /// Tokens that one step can keep, at most, which is also how many rows a text's path can have.
+    pub(crate) fn reach(self) -> usize {
+        match self {
+            Self::Plain => 1,
+            Self::Lookahead(settings) => settings.ngram,
+            Self::Jacobi(block) => block + 1,
+            Self::Bild(settings) => settings.max_draft + 1,
+        }
+    }
+
+    /// Rows that a step has for one text, at most.
+    pub(crate) fn rows(self) -> usize {
+        match self {
+            Self::Lookahead(settings) => settings.rows().max(1),
+            other => other.reach(),
+        }
+    }
+
     /// Checks that the model has what the decoding needs.
     pub(crate) fn check(self, loaded: &Loaded) -> Result<()> {
         match self {

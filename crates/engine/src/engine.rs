@@ -12,30 +12,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trefoil_models::Token;
 
-use crate::admit::{Admission, admit};
+use crate::admit::{Admission, Request, Subject, admit};
 use crate::error::{Error, ErrorKind, Result};
+use crate::library::Document;
 use crate::loaded::{Loaded, ModelInfo, Progress};
 use crate::options::{GenerateOptions, LoadOptions};
-use crate::outbox::{Event, Generation, Outbox, channel};
+use crate::outbox::{Event, Generation, channel};
 use crate::prompt::Prompt;
+use crate::reading::Reading;
+use crate::usage::Usage;
 use crate::writing::Writing;
 
 /// Commands that may wait for the engine thread.
 const COMMANDS: usize = 1024;
 
-/// A text to be written.
-pub(crate) struct Request {
-    pub(crate) prompt: Prompt,
-    pub(crate) options: GenerateOptions,
-    pub(crate) outbox: Outbox,
-    /// The prompt's tokens, once they are known.
-    pub(crate) tokens: Option<Vec<Token>>,
-}
+/// Prompts that one call may ask.
+const PROMPTS: usize = 1 << 16;
 
-type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
+pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
 enum Command {
-    Generate(Box<Request>),
+    Write(Box<Request>),
+    Read(Box<Reading>),
+    Usage(Reply<Usage>),
     Tokenize(String, Reply<Vec<Token>>),
     Detokenize(Vec<Token>, Reply<String>),
     /// Nothing to do but to look at the sessions again.
@@ -110,13 +109,49 @@ impl Engine {
 
     /// Starts writing. Whatever goes wrong arrives as an event.
     pub fn generate(&self, prompt: Prompt, options: GenerateOptions) -> Generation {
+        self.write(Subject::Prompt(prompt), options)
+    }
+
+    /// Reads a document, so that prompts can be asked about it; `reply` is called once, from the engine's thread or
+    /// this one. Setting `cancel` ends the reading of a long text with an `Aborted` error.
+    pub fn read(
+        &self,
+        text: String,
+        cancel: Arc<AtomicBool>,
+        reply: impl FnOnce(Result<Document>) + Send + 'static,
+    ) {
+        self.send(Command::Read(Box::new(Reading::new(text, cancel, self.waker(), Box::new(reply)))));
+    }
+
+    /// Asks every prompt about `document`: all are answered in parallel, each as if it were alone. Chunks name their
+    /// prompt, and outcomes come in prompt order. Whatever goes wrong arrives as an event.
+    pub fn ask(&self, document: &Document, prompts: Vec<String>, options: GenerateOptions) -> Generation {
+        self.write(Subject::Asked { document: document.clone(), prompts }, options)
+    }
+
+    fn write(&self, subject: Subject, options: GenerateOptions) -> Generation {
+        let (outbox, generation) = channel(Box::new(self.waker()), subject.prompts());
+        match &subject {
+            Subject::Asked { prompts, .. } if prompts.len() > PROMPTS => {
+                let message = format!("prompts is a list of {}; allowed: at most {PROMPTS}", prompts.len());
+                outbox.send(Event::Failed(Error::option(message)));
+            }
+            _ => self.send(Command::Write(Box::new(Request { subject, options, outbox, tokens: None }))),
+        }
+        generation
+    }
+
+    fn waker(&self) -> impl Fn() + Clone + Send + Sync + 'static {
         let commands = self.commands.clone();
-        let (outbox, generation) = channel(Box::new(move || {
+        move || {
             // A full queue wakes the engine just as well.
             let _ = commands.try_send(Command::Wake);
-        }));
-        self.send(Command::Generate(Box::new(Request { prompt, options, outbox, tokens: None })));
-        generation
+        }
+    }
+
+    /// Says what is in memory between this step and the next.
+    pub fn usage(&self, reply: impl FnOnce(Result<Usage>) + Send + 'static) {
+        self.send(Command::Usage(Box::new(reply)));
     }
 
     /// Encodes `text`, with the special tokens that the tokenizer adds to a prompt.
@@ -174,7 +209,9 @@ impl Command {
     /// Answers the caller without doing the work.
     fn refuse(self, error: Error) {
         match self {
-            Self::Generate(request) => request.outbox.send(Event::Failed(error)),
+            Self::Write(request) => request.outbox.send(Event::Failed(error)),
+            Self::Read(reading) => reading.fail(error),
+            Self::Usage(reply) => reply(Err(error)),
             Self::Tokenize(_, reply) => reply(Err(error)),
             Self::Detokenize(_, reply) => reply(Err(error)),
             Self::Wake => {}
@@ -185,6 +222,7 @@ impl Command {
 /// The sessions of one engine thread.
 #[derive(Default)]
 struct Desk {
+    reading: VecDeque<Box<Reading>>,
     waiting: VecDeque<Box<Request>>,
     writing: VecDeque<Writing>,
 }
@@ -193,7 +231,7 @@ struct Desk {
 fn serve(mut loaded: Loaded, inbox: Receiver<Command>, disposals: &Disposals) {
     let mut desk = Desk::default();
     let served = catch_unwind(AssertUnwindSafe(|| {
-        while desk.listen(&loaded, &inbox) && lock(disposals).is_empty() {
+        while desk.listen(&mut loaded, &inbox) && lock(disposals).is_empty() {
             desk.turn(&mut loaded);
         }
     }));
@@ -227,17 +265,22 @@ fn lock(disposals: &Disposals) -> MutexGuard<'_, Vec<Reply<()>>> {
 impl Desk {
     /// Takes all commands that are there; first waits for one where no session can move. False once nothing can come
     /// any more.
-    fn listen(&mut self, loaded: &Loaded, inbox: &Receiver<Command>) -> bool {
-        // With nothing being written the first in the queue is admitted or refused; it never waits for a command.
-        let stuck = self.waiting.is_empty() || !self.writing.is_empty();
-        let idle = stuck && self.writing.iter().all(Writing::is_paused);
+    fn listen(&mut self, loaded: &mut Loaded, inbox: &Receiver<Command>) -> bool {
+        // Who waits for room gets it from a session whose reader is behind, or is refused: that needs no command.
+        let waiting = !self.waiting.is_empty() || !self.reading.is_empty();
+        let idle = !waiting && self.writing.iter().all(Writing::is_paused);
         let first = if idle { inbox.recv().ok() } else { None };
         if idle && first.is_none() {
             return false;
         }
         for command in first.into_iter().chain(inbox.try_iter()) {
             match command {
-                Command::Generate(request) => self.waiting.push_back(request),
+                Command::Write(request) => self.waiting.push_back(request),
+                Command::Read(reading) => self.reading.push_back(reading),
+                Command::Usage(reply) => {
+                    loaded.library.trim(&mut loaded.kv);
+                    reply(Ok(Usage::of(loaded)));
+                }
                 Command::Tokenize(text, reply) => reply(loaded.tokenizer.encode(&text, true)),
                 Command::Detokenize(tokens, reply) => reply(loaded.tokenizer.decode(&tokens)),
                 Command::Wake => {}
@@ -246,29 +289,66 @@ impl Desk {
         true
     }
 
-    /// Admits what fits, then moves one session on by one step.
+    /// Reads on, admits what fits, then moves one session on by one step.
     fn turn(&mut self, loaded: &mut Loaded) {
+        loaded.library.trim(&mut loaded.kv);
+        self.read(loaded);
         self.waiting.retain(|request| !request.outbox.close_if_cancelled());
         while let Some(request) = self.waiting.pop_front() {
-            match admit(request, loaded, self.writing.is_empty()) {
+            let alone = !self.is_seated() && self.reading.is_empty();
+            match admit(request, loaded, alone) {
                 Admission::Writing(writing) => self.writing.push_back(*writing),
                 Admission::Refused => {}
                 Admission::Later(request) => {
                     self.waiting.push_front(request);
-                    break;
+                    if !self.make_way(loaded) {
+                        break;
+                    }
                 }
             }
         }
         let ready = self.writing.iter().position(|writing| !writing.is_paused());
         let Some(writing) = ready.and_then(|at| self.writing.remove(at)) else { return };
-        if let Some(writing) = writing.step(loaded) {
+        let crowded = !self.waiting.is_empty() || !self.reading.is_empty();
+        let Some(writing) = writing.step(loaded, crowded) else { return };
+        // Where others wait for room they get it first, and then it is this one's turn again.
+        if writing.is_seated() || crowded || self.make_way(loaded) || self.is_seated() {
             self.writing.push_back(writing);
+        } else {
+            let message =
+                "the text has lost its place in the cache to documents, and there is no room for it now";
+            writing.fail(loaded, Error::new(ErrorKind::OutOfMemory, message));
         }
+    }
+
+    /// Reads documents, one at a time, so that the same text asked for twice is read once.
+    fn read(&mut self, loaded: &mut Loaded) {
+        let alone = !self.is_seated();
+        let Some(reading) = self.reading.pop_front().and_then(|reading| reading.step(loaded, alone)) else {
+            return;
+        };
+        if !reading.is_seated() {
+            self.make_way(loaded);
+        }
+        self.reading.push_front(reading);
+    }
+
+    fn is_seated(&self) -> bool {
+        self.writing.iter().any(Writing::is_seated)
+    }
+
+    /// Takes the cache from a session whose reader is behind; false where there is none.
+    fn make_way(&mut self, loaded: &mut Loaded) -> bool {
+        let paused = self.writing.iter_mut().find(|writing| writing.is_paused() && writing.is_seated());
+        paused.map(|writing| writing.leave(loaded)).is_some()
     }
 
     fn close(&mut self, loaded: &mut Loaded, error: &Error) {
         for writing in self.writing.drain(..) {
             writing.fail(loaded, error.clone());
+        }
+        for reading in self.reading.drain(..) {
+            reading.close(loaded, error.clone());
         }
         for request in self.waiting.drain(..) {
             request.outbox.send(Event::Failed(error.clone()));

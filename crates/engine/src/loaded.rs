@@ -8,6 +8,7 @@ use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, T5, Token, Weights};
 
 use crate::draft::{DraftFiles, DraftModel};
 use crate::error::{Error, ErrorKind, Result};
+use crate::library::Library;
 use crate::options::{DEFAULT_CONTEXT, Dtype, LoadOptions};
 use crate::text::{Template, Tokenizer};
 
@@ -15,7 +16,7 @@ use crate::text::{Template, Tokenizer};
 const CONTEXTS: usize = 4;
 
 /// Rows whose logits a step may hold at once, for the memory budget.
-const SCORED_ROWS: usize = 64;
+pub(crate) const SCORED_ROWS: usize = 64;
 
 /// A model of either kind.
 pub(crate) enum Lm {
@@ -54,6 +55,14 @@ impl Lm {
             }
         };
         loaded.map_err(|error| interrupted.unwrap_or_else(|| error.into()))
+    }
+
+    /// The token that begins every decoder text, where the model has an encoder.
+    pub(crate) fn start(&self) -> Option<Token> {
+        match self {
+            Self::Causal(_) => None,
+            Self::Seq2Seq { start, .. } => Some(*start),
+        }
     }
 
     /// The part that writes.
@@ -144,6 +153,7 @@ pub(crate) struct Loaded {
     pub(crate) lm: Lm,
     pub(crate) kv: Kv,
     pub(crate) draft: Option<DraftModel>,
+    pub(crate) library: Library,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<Template>,
     pub(crate) ends: Arc<[Token]>,
@@ -160,11 +170,12 @@ impl Loaded {
         let draft = options.draft.as_ref().map(|source| DraftFiles::open(source, &files)).transpose()?;
         let context =
             options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
-        let pages = budget(options, &files, draft.as_ref(), context)?;
+        let (pages, room) = budget(options, &files, draft.as_ref(), context)?;
         let kernels =
             Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
         let Files { weights, config, tokenizer, template, .. } = files;
         let kv = Kv::new(&kernels, config.kv_shape(), pages)?;
+        let library = Library::new(options.document_cache, room);
         let info = ModelInfo {
             architecture: config.architecture().to_owned(),
             kind: config.kind(),
@@ -192,7 +203,7 @@ impl Loaded {
             }
         };
         let info = ModelInfo { bytes: bytes as u64, ..info };
-        Ok(Self { lm, kv, draft, tokenizer, template, ends, info })
+        Ok(Self { lm, kv, draft, library, tokenizer, template, ends, info })
     }
 }
 
@@ -219,29 +230,38 @@ fn default_context(config: &ModelConfig, draft: Option<&DraftFiles>) -> usize {
     }
 }
 
-/// Pages of cache that the budget allows each model beside the weights and a step's logits: room for [`CONTEXTS`] full
-/// contexts, fewer where memory is short, and never less than one.
-fn budget(options: &LoadOptions, files: &Files, draft: Option<&DraftFiles>, context: usize) -> Result<usize> {
+/// Pages of cache for each model, and bytes of encoded documents, that the budget allows beside the weights and a
+/// step's logits: room for [`CONTEXTS`] full contexts, fewer where memory is short, and never less than one. An
+/// encoder-decoder model's document takes a position's bytes for each of its tokens, beside the pages.
+fn budget(
+    options: &LoadOptions,
+    files: &Files,
+    draft: Option<&DraftFiles>,
+    context: usize,
+) -> Result<(usize, u64)> {
     let (config, models) = (&files.config, 1 + usize::from(draft.is_some()));
     let weights = files.weights.total_bytes().saturating_add(draft.map_or(0, DraftFiles::weight_bytes));
     let little = draft.map_or(0, |draft| draft.kv_shape(config).page_bytes());
     let page = (config.kv_shape().page_bytes() + little) as u64;
-    let pages = context.div_ceil(trefoil_kernels::PAGE) as u64;
+    // A branch of a document copies the document's last page before it writes there.
+    let pages = context.div_ceil(trefoil_kernels::PAGE) as u64 + 1;
     let logits = (models * SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64;
+    let sides = if matches!(config, ModelConfig::T5(_)) { 2 } else { 1 };
     let limit = options.memory_limit.or_else(physical_memory).unwrap_or(u64::MAX);
-    let least = weights.saturating_add(logits).saturating_add(pages.saturating_mul(page));
+    let cache = pages.saturating_mul(page).saturating_mul(sides);
+    let least = weights.saturating_add(logits).saturating_add(cache);
     if least > limit {
         return Err(Error::new(
             ErrorKind::OutOfMemory,
             format!(
-                "the model needs {least} bytes ({weights} of weights, {logits} of logits, {} of cache for {context} \
-                 tokens); the limit is {limit}",
-                pages.saturating_mul(page)
+                "the model needs {least} bytes ({weights} of weights, {logits} of logits, {cache} of cache for \
+                 {context} tokens); the limit is {limit}"
             ),
         ));
     }
-    let affordable = (limit - weights - logits) / page.max(1);
-    Ok(affordable.min(pages * CONTEXTS as u64) as usize)
+    let affordable = limit - weights - logits;
+    let pages = (affordable / sides / page.max(1)).min(pages * CONTEXTS as u64);
+    Ok((pages as usize, affordable - pages * page))
 }
 
 /// The machine's memory in bytes, where the system says.

@@ -51,7 +51,12 @@ pub struct LoadOptions {
     pub context_length: Option<usize>,
     /// Bytes that weights, caches and logits may take.
     pub memory_limit: Option<u64>,
+    /// Bytes of documents to keep although nobody holds them any more.
+    pub document_cache: u64,
 }
+
+/// Bytes of unclaimed documents where the caller doesn't say.
+const DOCUMENT_CACHE: u64 = 256 << 20;
 
 /// The context where neither caller nor model asks for less.
 pub const DEFAULT_CONTEXT: usize = 8192;
@@ -76,6 +81,7 @@ impl LoadOptions {
             threads: reader.whole("threads", 1, 1024)?.map_or(cores, |threads| threads as usize),
             context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
             memory_limit: reader.whole("memoryLimit", 0, EXACT)?,
+            document_cache: reader.whole("documentCache", 0, EXACT)?.unwrap_or(DOCUMENT_CACHE),
         };
         device(&mut reader)?;
         // Downloads are the caller's business; the option is known so that it may be passed along.

@@ -42,6 +42,13 @@ pub struct Outcome {
     pub stats: Stats,
 }
 
+impl Outcome {
+    /// The outcome of a text that was cancelled before its first step.
+    pub(crate) fn unwritten() -> Self {
+        Self { text: String::new(), tokens: Vec::new(), finish: Finish::Abort, stats: Stats::default() }
+    }
+}
+
 /// What a text took.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
@@ -97,6 +104,7 @@ struct Shared {
     state: Mutex<State>,
     cancelled: AtomicBool,
     wake: Wake,
+    prompts: usize,
 }
 
 /// The writer's end. Dropping it unfinished fails the generation, so that a reader never waits for a dead engine.
@@ -105,9 +113,11 @@ pub(crate) struct Outbox(Arc<Shared>);
 /// The reader's end: a text being written. Dropping it cancels.
 pub struct Generation(Arc<Shared>);
 
-/// A queue whose reader calls `wake` when the writer may have something to do again.
-pub(crate) fn channel(wake: Wake) -> (Outbox, Generation) {
-    let shared = Arc::new(Shared { state: Mutex::default(), cancelled: AtomicBool::new(false), wake });
+/// A queue for the answers to `prompts` prompts, whose reader calls `wake` when the writer may have something to do
+/// again.
+pub(crate) fn channel(wake: Wake, prompts: usize) -> (Outbox, Generation) {
+    let shared =
+        Arc::new(Shared { state: Mutex::default(), cancelled: AtomicBool::new(false), wake, prompts });
     (Outbox(Arc::clone(&shared)), Generation(shared))
 }
 
@@ -149,13 +159,7 @@ impl Outbox {
     /// Ends a text that was cancelled before its first step.
     pub(crate) fn close_if_cancelled(&self) -> bool {
         if self.is_cancelled() {
-            let (text, tokens) = (String::new(), Vec::new());
-            self.send(Event::Done(vec![Outcome {
-                text,
-                tokens,
-                finish: Finish::Abort,
-                stats: Stats::default(),
-            }]));
+            self.send(Event::Done(vec![Outcome::unwritten(); self.0.prompts]));
         }
         self.is_cancelled()
     }
@@ -229,7 +233,7 @@ mod tests {
 
     #[test]
     fn events_arrive_in_order_and_end_with_none() {
-        let (outbox, generation) = channel(Box::new(|| ()));
+        let (outbox, generation) = channel(Box::new(|| ()), 1);
         outbox.send(chunk(1));
         outbox.send(chunk(2));
         outbox.send(Event::Done(Vec::new()));
@@ -242,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_says_so_until_it_is_read_or_unbound() {
-        let (outbox, generation) = channel(Box::new(|| ()));
+        let (outbox, generation) = channel(Box::new(|| ()), 1);
         (0..BOUND).for_each(|at| outbox.send(chunk(at)));
         assert!(outbox.is_full());
         generation.wait();
@@ -255,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_dead_writer_fails_every_waiting_reader() {
-        let (outbox, generation) = channel(Box::new(|| ()));
+        let (outbox, generation) = channel(Box::new(|| ()), 1);
         let seen = Arc::new(Mutex::new(Vec::new()));
         for _ in 0..2 {
             let seen = Arc::clone(&seen);
@@ -269,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_dropped_reader_cancels() {
-        let (outbox, generation) = channel(Box::new(|| ()));
+        let (outbox, generation) = channel(Box::new(|| ()), 1);
         assert!(!outbox.is_cancelled());
         drop(generation);
         assert!(outbox.is_cancelled());

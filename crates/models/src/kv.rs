@@ -45,6 +45,13 @@ pub struct CrossKv {
     pub tokens: usize,
 }
 
+impl CrossKv {
+    /// Bytes that it keeps in memory, over all layers.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(SharedKv::bytes).sum()
+    }
+}
+
 struct Branch {
     pages: Vec<u32>,
     len: usize,
@@ -54,6 +61,7 @@ struct Branch {
 
 /// The cache of one model.
 pub struct Kv {
+    shape: KvShape,
     kernels: Kernels,
     stores: Vec<KvStore>,
     branches: Vec<Option<Branch>>,
@@ -73,6 +81,7 @@ impl Kv {
             .map(|_| KvStore::new(kernels, pages, shape.kv_heads, shape.head_dim))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
+            shape,
             kernels: kernels.clone(),
             stores,
             branches: Vec::new(),
@@ -126,6 +135,22 @@ impl Kv {
     /// Pages that are neither in use nor promised to a branch.
     pub fn available(&self) -> usize {
         self.free.len() - self.promised
+    }
+
+    /// The documents that open branches read, each once.
+    pub fn sources(&self) -> Vec<&Arc<CrossKv>> {
+        let mut sources: Vec<&Arc<CrossKv>> = Vec::new();
+        for source in self.branches.iter().flatten().filter_map(|branch| branch.source.as_ref()) {
+            if !sources.iter().any(|known| Arc::ptr_eq(known, source)) {
+                sources.push(source);
+            }
+        }
+        sources
+    }
+
+    /// Bytes of a page, over all layers.
+    pub fn page_bytes(&self) -> usize {
+        self.shape.page_bytes()
     }
 
     /// All pages.
