@@ -2,7 +2,7 @@
  * Lookahead decoding over a grid of (W, N, G), beside plain decoding of the same prompts in one run.
  *
  *   TREFOIL_DATA=FOLDER npm run bench -- lookahead [--model smollm2] [--sets human_eval,mt_bench] [--prompts 4]
- *                       [--tokens 96] [--threads 2] [--grid 5:4:5,10:5:10] [--reference] [--check]
+ *                       [--tokens 96] [--threads 2] [--grid 5:4:5,10:5:10] [--reference]
  *
  * TREFOIL_DATA holds human_eval, mt_bench, gsm8k and spec_bench in their published formats. S is tokens a step, R the
  * wall-clock ratio to plain decoding of the same prompt, taken back to back; both are means over prompts. The
@@ -46,7 +46,7 @@ export async function run(args) {
   const figures = {}
   try {
     for (const set of values.sets.split(',')) {
-      figures[set] = await measure(model, await promptsOf(set, prompts, model.info.contextLength - tokens), tokens, decodings)
+      figures[set] = await measure(model, await promptsOf(set, prompts), tokens, decodings)
       print(set, figures[set])
     }
   } finally {
@@ -84,16 +84,22 @@ async function measure(model, prompts, maxTokens, decodings) {
       row.same += Number(String(tokens) === String(plain.tokens))
     }
   }
-  return rows.map(({ decoding, S, R, rows: used, same, texts }) => ({
-    ...decoding,
-    rows: mean(used),
-    S: mean(S),
-    predicted: costLaw(decoding),
-    R: mean(R),
-    worstR: Math.min(...R),
-    same,
-    texts
-  }))
+  return rows.map(({ decoding, S, R, rows: used, same, texts }) => {
+    const { window, ngram, guesses, reference = false } = decoding
+    return {
+      window,
+      ngram,
+      guesses,
+      reference,
+      rows: mean(used),
+      S: mean(S),
+      predicted: costLaw(decoding),
+      R: mean(R),
+      worstR: Math.min(...R),
+      same,
+      texts
+    }
+  })
 }
 
 /** Expected tokens a step by the paper's law, b = W = G. */

@@ -1,8 +1,11 @@
 /** Where the models are that tests run. */
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { MODELS, cacheFolder } from '../../scripts/models.mjs'
 
 const at = (path) => fileURLToPath(new URL(`../../${path}`, import.meta.url))
 
 export const LARGE = at('models/de-en/large')
 export const SMALL = at('models/de-en/small')
 export const ROOT = at('')
+export const SMOLLM2 = join(cacheFolder(), MODELS.smollm2.file)
