@@ -102,9 +102,9 @@ async function measure(model, prompts, maxTokens, decodings) {
   })
 }
 
-/** Expected tokens a step by the paper's law, b = W = G. */
+/** Expected tokens a step by the paper's law, b = the lesser of W and G. */
 function costLaw({ ngram, window, guesses }) {
-  const [alpha, f, gamma, b] = [0.425, 3.106, ngram - 1, Math.min(window, guesses)]
+  const [alpha, f, gamma, b] = [0.425, 3.106, ngram - 1, window > 0 ? Math.min(window, guesses) : guesses]
   let expected = gamma + 1
   for (let i = 1; i <= gamma; i += 1) expected -= (1 - alpha ** i) ** b
   return (f - 1 + expected) / f
