@@ -835,6 +835,8 @@ function __napiStampBindingTarget(exportsObject, target) {
 // linked import resolves to `undefined`.
 module.exports.__napiBindingTarget = __napiStampBindingTarget(nativeBinding, __napiLoadedBindingTarget)
 module.exports = nativeBinding
+module.exports.NativeDocument = nativeBinding.NativeDocument
 module.exports.NativeGeneration = nativeBinding.NativeGeneration
 module.exports.NativeLoading = nativeBinding.NativeLoading
 module.exports.NativeModel = nativeBinding.NativeModel
+module.exports.NativeReading = nativeBinding.NativeReading

@@ -27,7 +27,7 @@ pub use library::Document;
 pub use loaded::{ModelInfo, Progress};
 pub use options::{DraftSource, Dtype, GenerateOptions, LoadOptions};
 pub use outbox::{Chunk, Event, Generation, Outcome, Stats};
-pub use prompt::{Prompt, tokens};
+pub use prompt::{Prompt, document, prompts, tokens};
 pub use raw::{Raw, Reader};
 pub use trefoil_decode::{BildSettings, Finish, Pick, Rule};
 pub use usage::Usage;

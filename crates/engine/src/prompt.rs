@@ -42,6 +42,32 @@ fn message(at: usize, item: Raw) -> Result<(String, String)> {
     }
 }
 
+/// Reads a document's text.
+///
+/// # Errors
+/// Fails (`InvalidOption`) for anything else, naming what was found.
+pub fn document(raw: Raw) -> Result<String> {
+    match raw {
+        Raw::Text(text) => Ok(text),
+        other => Err(Error::option(format!("document is {other}; allowed: a string"))),
+    }
+}
+
+/// Reads a list of prompts.
+///
+/// # Errors
+/// Fails (`InvalidOption`) for anything but a list of strings, naming the first that is none.
+pub fn prompts(raw: Raw) -> Result<Vec<String>> {
+    let Raw::List(items) = raw else {
+        return Err(Error::option(format!("prompts is {raw}; allowed: a list of strings")));
+    };
+    let texts = items.into_iter().enumerate().map(|(at, item)| match item {
+        Raw::Text(text) => Ok(text),
+        other => Err(Error::option(format!("prompts[{at}] is {other}; allowed: a string"))),
+    });
+    texts.collect()
+}
+
 /// Reads a list of tokens.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! Documents: read once, asked many times, each answer as if its prompt were alone.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, atomic::AtomicBool};

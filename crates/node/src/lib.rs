@@ -7,12 +7,14 @@
 #![expect(clippy::missing_errors_doc, reason = "a method fails only where JavaScript itself does")]
 #![expect(missing_docs, reason = "fields carry the names and meanings of the engine's own types")]
 
+mod document;
 mod events;
 mod loading;
 mod model;
 mod promise;
 mod value;
 
+pub use document::{NativeDocument, NativeRead, NativeReading};
 pub use events::{NativeEvent, NativeFailure, NativeGeneration, NativeResult, NativeStats};
 pub use loading::{NativeLoaded, NativeLoading, NativeProgress};
 pub use model::{NativeInfo, NativeModel, NativeStarted, NativeText, NativeTokens};

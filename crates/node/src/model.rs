@@ -5,6 +5,7 @@ use napi::{Env, Result};
 use napi_derive::napi;
 use trefoil_engine::{Engine, GenerateOptions, Prompt};
 
+use crate::document::NativeReading;
 use crate::events::{NativeFailure, NativeGeneration};
 use crate::promise::promise;
 use crate::value::raw;
@@ -80,6 +81,12 @@ impl NativeModel {
             },
             Err(error) => NativeStarted { generation: None, failure: Some(error.into()) },
         })
+    }
+
+    /// Prepares to read a document; nothing is read yet.
+    #[napi(ts_args_type = "document: unknown")]
+    pub fn read(&self, document: Unknown<'_>) -> Result<NativeReading> {
+        Ok(NativeReading::new(self.0.clone(), trefoil_engine::document(raw(document)?)))
     }
 
     /// Encodes text.
