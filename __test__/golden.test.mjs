@@ -4,8 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import { load } from '../esm/index.js'
-import { MODELS, cacheFolder } from '../scripts/models.mjs'
-import { LARGE, SMALL } from './support/models.mjs'
+import { LARGE, SMALL, SMOLLM2 } from './support/models.mjs'
 
 async function lines(path) {
   return (await readFile(path, 'utf8')).trimEnd().split('\n').map((line) => JSON.parse(line))
@@ -28,7 +27,6 @@ for (const [name, folder] of Object.entries({ large: LARGE, small: SMALL })) {
   })
 }
 
-const SMOLLM2 = join(cacheFolder(), MODELS.smollm2.file)
 const real = existsSync(SMOLLM2) ? test : test.skip
 
 real('SmolLM2 writes what was recorded of llama.cpp, wherever the pick was not close', async (t) => {

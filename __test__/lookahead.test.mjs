@@ -4,8 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import { InvalidOptionError, load } from '../esm/index.js'
-import { MODELS, cacheFolder } from '../scripts/models.mjs'
-import { LARGE } from './support/models.mjs'
+import { LARGE, SMOLLM2 } from './support/models.mjs'
 
 const DECODINGS = [
   'lookahead',
@@ -67,7 +66,6 @@ for (const name of ['smollm2', 'qwen3']) {
   })
 }
 
-const SMOLLM2 = join(cacheFolder(), MODELS.smollm2.file)
 const real = existsSync(SMOLLM2) ? test : test.skip
 
 real('SmolLM2 writes the same text in fewer steps', async (t) => {

@@ -1,5 +1,7 @@
 /** Where the models are that tests run. */
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { MODELS, cacheFolder } from '../../scripts/models.mjs'
 
 const at = (path) => fileURLToPath(new URL(`../../${path}`, import.meta.url))
 
@@ -8,3 +10,4 @@ export const SMALL = at('models/de-en/small')
 export const DIALOGUES = at('models/dst')
 export const TINY = at('fixtures/smollm2')
 export const ROOT = at('')
+export const SMOLLM2 = join(cacheFolder(), MODELS.smollm2.file)

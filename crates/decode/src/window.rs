@@ -44,7 +44,8 @@ impl Window {
         self.levels.len() == self.depth
     }
 
-    /// Hangs the window under `root` and asks for the scores of its deepest level.
+    /// Hangs the window under `root` and asks for the scores of its deepest level, and of the first column: that one
+    /// hangs under the pending token itself, so it is a guess at what comes next and can be kept like any other.
     pub(crate) fn hang(&mut self, root: RowId, draft: &mut Draft) {
         self.cells.clear();
         let mut spine = vec![root];
@@ -57,7 +58,8 @@ impl Window {
             let cells = above.iter().zip(level).map(|(&above, &token)| draft.extend(above, token)).collect();
             self.cells.push(cells);
         }
-        for &cell in &self.cells[self.cells.len() - 1] {
+        let first = self.cells[1..].iter().map(|level| &level[..1]);
+        for &cell in first.chain(self.cells.last().map(Vec::as_slice)).flatten() {
             draft.score(cell);
         }
     }
