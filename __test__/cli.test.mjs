@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import { load } from '../esm/index.js'
-import { LARGE, ROOT } from './support/models.mjs'
+import { DIALOGUES, LARGE, ROOT } from './support/models.mjs'
 
 const CLI = join(ROOT, 'esm/cli.js')
 const SENTENCE = 'Wo ist der Bahnhof?'
@@ -55,6 +55,23 @@ test('every option of generate reaches the engine', async (t) => {
   const args = ['--temperature', '1', '--top-k', '5', '--top-p', '0.9', '--min-p', '0.05', '--repetition-penalty', '1.1']
   const more = ['--seed', '3', '--stop', 'xyz', '--stop', 'zyx', '--decoding', 'plain', '--device', 'cpu', '--context', '99']
   t.is((await trefoil(['generate', LARGE, SENTENCE, ...args, ...more, '--offline'])).code, 0)
+})
+
+test('ask answers prompts about a text, a file or standard input', async (t) => {
+  const { context, texts } = JSON.parse((await readFile(join(DIALOGUES, 'golden.jsonl'), 'utf8')).split('\n')[0])
+  const prompts = ['attraction area:', 'restaurant book day:']
+  const expected = `attraction area:      ${texts[0]}\nrestaurant book day:  ${texts[14]}\n`
+  for (const [document, input] of [[context, ''], ['-', context]]) {
+    const { code, stdout } = await trefoil(['ask', DIALOGUES, document, ...prompts], { input })
+    t.deepEqual([code, stdout], [0, expected])
+  }
+  const { stdout } = await trefoil(['ask', DIALOGUES, context, ...prompts, '--json', '--max-tokens', '9'])
+  const { document, answers } = JSON.parse(stdout)
+  t.is(document.encoderForwards, 1)
+  t.deepEqual(answers.map(({ prompt, text }) => [prompt, text]), [[prompts[0], texts[0]], [prompts[1], texts[14]]])
+  const { code, stderr } = await trefoil(['ask', DIALOGUES, context])
+  t.is(code, 1)
+  t.regex(stderr, /a prompt is missing; usage: trefoil ask MODEL DOCUMENT PROMPT…/)
 })
 
 test('help and version are printed', async (t) => {

@@ -30,6 +30,12 @@ export function errorOf(failure: NativeFailure): TrefoilError {
   return new (CLASSES[failure.kind] ?? InternalError)(failure.message, because(cause))
 }
 
+/** What a native answer gives; its failure, as an error, where it gives nothing. */
+export function given<T>(value: T | undefined, failure: NativeFailure | undefined): T {
+  if (value !== undefined) return value
+  throw errorOf(failure ?? { kind: 'Internal', message: 'the engine gave no answer', causes: [] })
+}
+
 function because(cause: Error | undefined): ErrorOptions {
   return cause === undefined ? {} : { cause }
 }

@@ -16,6 +16,8 @@ export {
   OverloadedError,
   TrefoilError
 } from './errors.js'
+export type { AnswerChunk, Answers } from './answers.js'
+export type { AskOptions, EncodedDocument } from './document.js'
 export type { Generation } from './generation.js'
 export { load } from './load.js'
 export type { Model, ModelInfo } from './model.js'

@@ -1,9 +1,11 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 /** A loaded model. */
 
-import { errorOf } from './failure.js'
+import { ReadDocument, type EncodedDocument } from './document.js'
+import { AbortedError, InvalidOptionError } from './errors.js'
+import { given } from './failure.js'
 import { Writing, type Generation } from './generation.js'
-import type { NativeFailure, NativeModel } from './native.js'
+import type { NativeModel } from './native.js'
 import { refuse, takeSignal, type ChatMessage, type GenerateOptions } from './options.js'
 
 /** What a model is. */
@@ -34,6 +36,15 @@ export interface Model extends AsyncDisposable {
    * @param prompt text that is used as it is, or messages for the model's chat template
    */
   generate(prompt: string | readonly ChatMessage[], options?: GenerateOptions): Generation
+  /**
+   * Reads a document, so that many prompts can be asked about it: an encoder runs once, and a model without one caches
+   * the text as the beginning of every answer. A text that the model still has from before costs nothing.
+   *
+   * @throws {ContextOverflowError} when the document has more tokens than the context
+   * @throws {OutOfMemoryError} when documents in use leave no room for it
+   * @throws {AbortedError} when the signal ended the reading
+   */
+  read(document: string, options?: { signal?: AbortSignal }): Promise<EncodedDocument>
   /** The tokens of a prompt, with the special ones that the tokenizer adds. */
   tokenize(text: string): Promise<number[]>
   /** The text of tokens, without the special ones. */
@@ -64,6 +75,26 @@ export class LoadedModel implements Model {
     }
   }
 
+  async read(document: string, options?: { signal?: AbortSignal }): Promise<EncodedDocument> {
+    const { signal, data } = takeSignal(options)
+    if (typeof (data ?? {}) !== 'object' || Array.isArray(data)) refuse('options', data, 'an object')
+    const [unknown] = Object.keys(data ?? {})
+    if (unknown !== undefined) throw new InvalidOptionError(`options has an unknown option '${unknown}'; allowed: signal`)
+    const reading = this.#native.read(document)
+    const cancel = (): void => reading.cancel()
+    if (signal?.aborted) cancel()
+    else signal?.addEventListener('abort', cancel, { once: true })
+    try {
+      const { document: read, failure } = await reading.wait()
+      if (!signal?.aborted) return new ReadDocument(given(read, failure))
+      // A cancel that came too late for the engine still counts.
+      read?.dispose()
+      throw new AbortedError('the reading was aborted', { cause: signal.reason })
+    } finally {
+      signal?.removeEventListener('abort', cancel)
+    }
+  }
+
   async tokenize(text: string): Promise<number[]> {
     if (typeof text !== 'string') refuse('text', text, 'a string')
     const { tokens, failure } = await this.#native.tokenize(text)
@@ -83,10 +114,4 @@ export class LoadedModel implements Model {
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose()
   }
-}
-
-/** What a native answer gives; its failure, as an error, where it gives nothing. */
-function given<T>(value: T | undefined, failure: NativeFailure | undefined): T {
-  if (value !== undefined) return value
-  throw errorOf(failure ?? { kind: 'Internal', message: 'the engine gave no answer', causes: [] })
 }

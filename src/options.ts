@@ -24,6 +24,8 @@ export interface LoadOptions {
   contextLength?: number
   /** Bytes that weights, caches and logits may take; by default the machine's memory. */
   memoryLimit?: number
+  /** Bytes of documents to keep although nobody holds them any more, so that reading them again is free; 256 MiB by default. */
+  documentCache?: number
   /** Never ask the hub: a model that is not on this machine is a `DownloadError`. */
   offline?: boolean
   /** Ends the load with an `AbortedError`. */

@@ -6,10 +6,19 @@ import { parseArgs } from 'node:util'
 
 import { load } from '../load.js'
 import type { Model } from '../model.js'
-import type { ChatMessage, GenerateOptions, LoadOptions } from '../options.js'
+import type { ChatMessage } from '../options.js'
 import type { Chunk } from '../result.js'
-import { given, numberOf, type Command } from './command.js'
+import type { Command } from './command.js'
 import { progressBar } from './progress.js'
+import {
+  generateOptions,
+  interruptible,
+  loadOptions,
+  LOADING_HELP,
+  LOADING_OPTIONS,
+  WRITING_HELP,
+  WRITING_OPTIONS
+} from './writing.js'
 
 const HELP = `Usage: trefoil generate MODEL [PROMPT] [options]
 
@@ -17,19 +26,9 @@ MODEL is a folder, a .gguf file, or a model on the hub: owner/name[:file].
 PROMPT is read from standard input where it is left out or is -.
 
   --chat                      treat the prompt as a user's message
-  --max-tokens N              stop after so many tokens
-  --stop TEXT                 stop before this text; can be given several times
-  --temperature X             0, the default, always takes the likeliest token
-  --top-k N, --top-p X, --min-p X
-                              draw from the likeliest tokens only
-  --repetition-penalty X      above 1, repeat less
-  --seed N                    the same seed writes the same text
-  --decoding NAME             how to decode: plain, lookahead
+${WRITING_HELP}
   --show                      colour the tokens that a draft had first
-  --device NAME               where to run: auto, cpu
-  --threads N                 threads of a step
-  --context N                 tokens that prompt and text may have together
-  --offline                   never ask the hub
+${LOADING_HELP}
   --json                      print the finished text, its tokens and figures as JSON
   --help                      print this
 
@@ -37,26 +36,15 @@ PROMPT is read from standard input where it is left out or is -.
 `
 
 const OPTIONS = {
+  ...WRITING_OPTIONS,
+  ...LOADING_OPTIONS,
   chat: { type: 'boolean' },
-  'max-tokens': { type: 'string' },
-  stop: { type: 'string', multiple: true },
-  temperature: { type: 'string' },
-  'top-k': { type: 'string' },
-  'top-p': { type: 'string' },
-  'min-p': { type: 'string' },
-  'repetition-penalty': { type: 'string' },
-  seed: { type: 'string' },
-  decoding: { type: 'string' },
   show: { type: 'boolean' },
-  device: { type: 'string' },
-  threads: { type: 'string' },
-  context: { type: 'string' },
-  offline: { type: 'boolean' },
   json: { type: 'boolean' },
   help: { type: 'boolean', short: 'h' }
 } as const
 
-type Values = ReturnType<typeof parse>['values']
+type Given = ReturnType<typeof parse>['values']
 
 function parse(args: string[]) {
   return parseArgs({ args, options: OPTIONS, allowPositionals: true })
@@ -78,7 +66,7 @@ export const generate: Command = {
   }
 }
 
-async function write(source: string, prompt: string | ChatMessage[], values: Values, signal: AbortSignal): Promise<void> {
+async function write(source: string, prompt: string | ChatMessage[], values: Given, signal: AbortSignal): Promise<void> {
   // Read before the model is loaded: a mistake in them should not cost a wait.
   const options = generateOptions(values)
   const bar = progressBar()
@@ -119,44 +107,8 @@ function painter(model: Model): (chunk: Chunk) => Promise<string> {
   }
 }
 
-/** Runs `work` with a signal that Ctrl-C aborts; a second Ctrl-C ends the process as usual. */
-async function interruptible(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
-  const controller = new AbortController()
-  const interrupt = (): void => controller.abort()
-  process.once('SIGINT', interrupt)
-  try {
-    await work(controller.signal)
-  } finally {
-    process.off('SIGINT', interrupt)
-  }
-}
-
 async function promptOf(argument: string | undefined, chat: boolean | undefined): Promise<string | ChatMessage[]> {
   if (argument === undefined && stdin.isTTY) throw new Error('a prompt is missing; usage: trefoil generate MODEL PROMPT')
   const content = argument === undefined || argument === '-' ? await readAll(stdin) : argument
   return chat ? [{ role: 'user', content }] : content
-}
-
-function loadOptions(values: Values): LoadOptions {
-  return given({
-    // The engine knows which devices there are.
-    device: values.device as LoadOptions['device'],
-    threads: numberOf('threads', values.threads),
-    contextLength: numberOf('context', values.context),
-    offline: values.offline
-  })
-}
-
-function generateOptions(values: Values): GenerateOptions {
-  return given({
-    maxTokens: numberOf('max-tokens', values['max-tokens']),
-    stop: values.stop,
-    temperature: numberOf('temperature', values.temperature),
-    topK: numberOf('top-k', values['top-k']),
-    topP: numberOf('top-p', values['top-p']),
-    minP: numberOf('min-p', values['min-p']),
-    repetitionPenalty: numberOf('repetition-penalty', values['repetition-penalty']),
-    seed: numberOf('seed', values.seed),
-    decoding: values.decoding as GenerateOptions['decoding']
-  })
 }

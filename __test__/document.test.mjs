@@ -1,0 +1,182 @@
+/** Documents: read once, asked many times. */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import test from 'ava'
+import {
+  AbortedError,
+  ContextOverflowError,
+  DisposedError,
+  InvalidOptionError,
+  load,
+  OutOfMemoryError
+} from '../esm/index.js'
+import { DIALOGUES, TINY } from './support/models.mjs'
+
+const golden = (await readFile(join(DIALOGUES, 'golden.jsonl'), 'utf8'))
+  .trim()
+  .split('\n')
+  .map((line) => JSON.parse(line))
+const { context: DIALOGUE, prompts: SLOTS, texts: VALUES } = golden[0]
+
+let model
+test.before(async () => {
+  model = await load(DIALOGUES)
+})
+test.after.always(() => model?.dispose())
+
+test('thirty slots of every recorded dialogue are answered as recorded', async (t) => {
+  t.is(golden.length, 20)
+  for (const { context, source, prompts, answers, texts } of golden) {
+    const document = await model.read(context)
+    t.is(document.tokens, source.length)
+    const results = await document.ask(prompts, { maxTokens: 16 }).result
+    t.deepEqual(results.map(({ text }) => text), texts)
+    t.deepEqual(results.map(({ tokens }) => tokens), answers)
+    await document.dispose()
+  }
+})
+
+test('chunks say whose they are and add up to the results', async (t) => {
+  const document = await model.read(DIALOGUE)
+  const answers = document.ask(SLOTS)
+  const texts = SLOTS.map(() => '')
+  const tokens = SLOTS.map(() => [])
+  for await (const chunk of answers) {
+    texts[chunk.prompt] += chunk.text
+    tokens[chunk.prompt].push(...chunk.tokens.map(({ id }) => id))
+  }
+  const results = await answers.result
+  t.deepEqual(texts, VALUES)
+  t.deepEqual(results.map(({ text }) => text), VALUES)
+  t.deepEqual(results.map((result) => result.tokens), tokens)
+  t.true(results.every(({ finishReason }) => finishReason === 'stop'))
+  t.deepEqual(await document.ask(SLOTS).texts(), VALUES)
+})
+
+test('an answer in company is the answer alone, drawn or not, in any order', async (t) => {
+  for (const source of [DIALOGUES, TINY]) {
+    const other = await load(source)
+    t.teardown(() => other.dispose())
+    const document = await other.read(DIALOGUE.slice(0, 120))
+    const prompts = ['', ' hotel', ...SLOTS.slice(0, 6), ' a much longer prompt than all the others, with many more tokens']
+    for (const options of [{ maxTokens: 12 }, { maxTokens: 12, temperature: 1.2, seed: 9 }]) {
+      const said = async (list) => (await document.ask(list, options).result).map(({ tokens }) => tokens)
+      const together = await said(prompts)
+      for (const [at, prompt] of prompts.entries()) t.deepEqual(await said([prompt]), [together[at]])
+      t.deepEqual((await said(prompts.toReversed())).toReversed(), together)
+    }
+  }
+})
+
+test('the encoder runs once, and not at all for a text that is still there', async (t) => {
+  const text = `${DIALOGUE} thank you .`
+  const forwards = async (document) =>
+    (await document.ask(SLOTS.slice(0, 3)).result).map(({ stats }) => stats.encoderForwards)
+  const first = await model.read(text)
+  t.is(first.encoderForwards, 1)
+  t.deepEqual(await forwards(first), [1, 0, 0])
+  t.deepEqual(await forwards(first), [0, 0, 0])
+  await first.dispose()
+  const again = await model.read(text)
+  t.is(again.encoderForwards, 0)
+  t.deepEqual(await forwards(again), [0, 0, 0])
+
+  const forgetful = await load(DIALOGUES, { documentCache: 0 })
+  t.teardown(() => forgetful.dispose())
+  for (let round = 0; round < 2; round += 1) {
+    const document = await forgetful.read(text)
+    t.is(document.encoderForwards, 1)
+    await document.dispose()
+  }
+})
+
+test('limits and stop strings hold for each answer', async (t) => {
+  const document = await model.read(DIALOGUE)
+  const short = await document.ask(SLOTS, { maxTokens: 1 }).result
+  t.true(short.every(({ tokens }) => tokens.length === 1))
+  const at = VALUES.indexOf('expensive')
+  const stopped = await document.ask(SLOTS, { stop: 'pensive' }).result
+  t.deepEqual(stopped.map(({ text }) => text), VALUES.with(at, 'ex'))
+})
+
+test('several documents and generations share the model', async (t) => {
+  const documents = await Promise.all(golden.slice(0, 5).map(({ context }) => model.read(context)))
+  const all = await Promise.all(documents.map((document) => document.ask(SLOTS).texts()))
+  t.deepEqual(all, golden.slice(0, 5).map(({ texts }) => texts))
+})
+
+test('ten thousand prompts are answered in their order', async (t) => {
+  const document = await model.read(DIALOGUE)
+  const prompts = Array.from({ length: 10_000 }, (_, at) => SLOTS[at % 30])
+  const texts = await document.ask(prompts).texts()
+  t.true(texts.length === 10_000 && texts.every((text, at) => text === VALUES[at % 30]))
+})
+
+test('a reader may ask the model again while it reads, however little cache there is', async (t) => {
+  const small = await load(TINY, { contextLength: 96 })
+  t.teardown(() => small.dispose())
+  const document = await small.read('The harbour wakes')
+  let inner
+  for await (const _ of document.ask(Array.from({ length: 40 }, () => ' and'), { maxTokens: 60 })) {
+    inner ??= await small.generate('Boats', { maxTokens: 80 }).text()
+  }
+  t.is(typeof inner, 'string')
+})
+
+test('break and abort end all answers', async (t) => {
+  const document = await model.read(DIALOGUE)
+  const long = { maxTokens: 4000, temperature: 5, seed: 1 }
+  const left = document.ask(SLOTS, long)
+  for await (const _ of left) break
+  const results = await left.result
+  t.is(results.length, 30)
+  t.true(results.some(({ finishReason }) => finishReason === 'abort'))
+
+  const controller = new AbortController()
+  const aborted = document.ask(SLOTS, { ...long, signal: controller.signal })
+  await t.throwsAsync(
+    async () => {
+      for await (const _ of aborted) controller.abort()
+    },
+    { instanceOf: AbortedError }
+  )
+  await t.throwsAsync(aborted.texts(), { instanceOf: AbortedError })
+  t.is((await aborted.result).length, 30)
+  await t.throwsAsync(model.read(DIALOGUE, { signal: AbortSignal.abort() }), { instanceOf: AbortedError })
+})
+
+test('what cannot be read or asked is a typed error', async (t) => {
+  const refused = (list, options) => model.read(DIALOGUE).then((document) => document.ask(list, options).result)
+  for (const [list, options, message] of [
+    ['hotel area:', {}, /prompts is 'hotel area:'; allowed: a list of strings/],
+    [['hotel area:', 7], {}, /prompts\[1\] is 7/],
+    [Array.from({ length: 100_000 }, () => ''), {}, /100000.*65536/],
+    [SLOTS, { maxTokens: -1 }, /options.maxTokens is -1/],
+    [SLOTS, { slots: 3 }, /unknown option 'slots'/]
+  ]) {
+    await t.throwsAsync(refused(list, options), { instanceOf: InvalidOptionError, message })
+  }
+  t.deepEqual(await refused([], {}), [])
+  await t.throwsAsync(model.read(7), { instanceOf: InvalidOptionError, message: /document is 7/ })
+  await t.throwsAsync(model.read('a', { deep: true }), { instanceOf: InvalidOptionError, message: /'deep'/ })
+  await t.throwsAsync(model.read('hotel '.repeat(50_000)), { instanceOf: ContextOverflowError, message: /8192/ })
+  await t.throwsAsync(refused(['', 'hotel '.repeat(50_000)]), { instanceOf: ContextOverflowError })
+  const { message } = await t.throwsAsync(load(DIALOGUES, { memoryLimit: 1000 }), { instanceOf: OutOfMemoryError })
+  const least = Number(/needs (\d+) bytes/.exec(message)[1])
+  const tight = await load(DIALOGUES, { memoryLimit: least, contextLength: 256 })
+  t.teardown(() => tight.dispose())
+  t.deepEqual(await (await tight.read(DIALOGUE)).ask(SLOTS).texts(), VALUES)
+})
+
+test('a disposed document or model answers nothing more', async (t) => {
+  const document = await model.read(DIALOGUE)
+  const running = document.ask(SLOTS)
+  await document.dispose()
+  t.deepEqual(await running.texts(), VALUES)
+  await t.throwsAsync(document.ask(SLOTS).result, { instanceOf: DisposedError })
+  const other = await load(DIALOGUES)
+  const orphan = await other.read(DIALOGUE)
+  await other.dispose()
+  await t.throwsAsync(orphan.ask(SLOTS).result, { instanceOf: DisposedError })
+  await t.throwsAsync(other.read(DIALOGUE), { instanceOf: DisposedError })
+})

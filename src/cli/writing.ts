@@ -1,0 +1,84 @@
+/** What commands that write have in common: their options, and stopping on Ctrl-C. */
+
+import type { GenerateOptions, LoadOptions } from '../options.js'
+import { given, numberOf } from './command.js'
+
+/** Help on `WRITING_OPTIONS`. */
+export const WRITING_HELP = `  --max-tokens N              stop after so many tokens
+  --stop TEXT                 stop before this text; can be given several times
+  --temperature X             0, the default, always takes the likeliest token
+  --top-k N, --top-p X, --min-p X
+                              draw from the likeliest tokens only
+  --repetition-penalty X      above 1, repeat less
+  --seed N                    the same seed writes the same text
+  --decoding NAME             how to decode: plain, lookahead`
+
+/** Help on `LOADING_OPTIONS`. */
+export const LOADING_HELP = `  --device NAME               where to run: auto, cpu
+  --threads N                 threads of a step
+  --context N                 tokens that prompt and text may have together
+  --offline                   never ask the hub`
+
+/** How texts are written. */
+export const WRITING_OPTIONS = {
+  'max-tokens': { type: 'string' },
+  stop: { type: 'string', multiple: true },
+  temperature: { type: 'string' },
+  'top-k': { type: 'string' },
+  'top-p': { type: 'string' },
+  'min-p': { type: 'string' },
+  'repetition-penalty': { type: 'string' },
+  seed: { type: 'string' },
+  decoding: { type: 'string' }
+} as const
+
+/** How a model is loaded. */
+export const LOADING_OPTIONS = {
+  device: { type: 'string' },
+  threads: { type: 'string' },
+  context: { type: 'string' },
+  offline: { type: 'boolean' }
+} as const
+
+/** The values of options as they were given. */
+export type Values = { [K in Exclude<keyof typeof WRITING_OPTIONS, 'stop'>]?: string | undefined } & {
+  [K in Exclude<keyof typeof LOADING_OPTIONS, 'offline'>]?: string | undefined
+} & { stop?: string[] | undefined; offline?: boolean | undefined }
+
+/** Runs `work` with a signal that Ctrl-C aborts; a second Ctrl-C ends the process as usual. */
+export async function interruptible(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const controller = new AbortController()
+  const interrupt = (): void => controller.abort()
+  process.once('SIGINT', interrupt)
+  try {
+    await work(controller.signal)
+  } finally {
+    process.off('SIGINT', interrupt)
+  }
+}
+
+/** Options of `load`. */
+export function loadOptions(values: Values): LoadOptions {
+  return given({
+    // The engine knows which devices there are.
+    device: values.device as LoadOptions['device'],
+    threads: numberOf('threads', values.threads),
+    contextLength: numberOf('context', values.context),
+    offline: values.offline
+  })
+}
+
+/** Options of a generation. */
+export function generateOptions(values: Values): GenerateOptions {
+  return given({
+    maxTokens: numberOf('max-tokens', values['max-tokens']),
+    stop: values.stop,
+    temperature: numberOf('temperature', values.temperature),
+    topK: numberOf('top-k', values['top-k']),
+    topP: numberOf('top-p', values['top-p']),
+    minP: numberOf('min-p', values['min-p']),
+    repetitionPenalty: numberOf('repetition-penalty', values['repetition-penalty']),
+    seed: numberOf('seed', values.seed),
+    decoding: values.decoding as GenerateOptions['decoding']
+  })
+}
