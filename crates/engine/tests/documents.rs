@@ -104,7 +104,10 @@ fn an_answer_is_the_same_alone_in_company_and_in_any_order() {
             let options = options(fields);
             let together = said(&ask(&engine, &document, &PROMPTS, &options).unwrap());
             for (prompt, together) in PROMPTS.iter().zip(&together) {
-                assert_eq!(said(&ask(&engine, &document, &[prompt], &options).unwrap()), [together.clone()]);
+                assert_eq!(
+                    said(&ask(&engine, &document, &[prompt], &options).unwrap()),
+                    std::slice::from_ref(together)
+                );
             }
             let mut reversed = PROMPTS;
             reversed.reverse();
@@ -136,7 +139,7 @@ fn every_decoding_writes_in_company_what_it_writes_alone() {
             let together = said(&ask(&engine, &document, &PROMPTS, &options).unwrap());
             for (prompt, together) in PROMPTS.iter().zip(&together) {
                 let alone = said(&ask(&engine, &document, &[prompt], &options).unwrap());
-                assert_eq!(alone, [together.clone()], "{family}, {decoding}");
+                assert_eq!(alone, std::slice::from_ref(together), "{family}, {decoding}");
             }
             assert!(decoding == "bild" || together == plain, "{family}, {decoding}");
         }
