@@ -43,7 +43,7 @@ async function main([name, ...args]) {
   const figures = await bench.run(args)
   const folder = new URL('./results/', import.meta.url)
   await mkdir(folder, { recursive: true })
-  const file = new URL(`${name}.json`, folder)
+  const file = new URL(`${[name, ...(figures.shape?.model ? [figures.shape.model] : [])].join('-')}.json`, folder)
   await writeFile(file, `${JSON.stringify({ machine, ...figures }, null, 2)}\n`)
   console.log(`written to ${fileURLToPath(file)}`)
 }
