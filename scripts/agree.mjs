@@ -3,9 +3,10 @@
  *
  *   node scripts/agree.mjs [MODEL…]            compares with the recorded texts, no peer needed
  *   node scripts/agree.mjs --record            records fixtures/agree.json with the peer (TREFOIL_PEERS)
+ *   node scripts/agree.mjs --data FILE [MODEL…]  compares on the prompts of a JSONL file (HumanEval's), with the peer
  *
- * Greedy text after the same prompt tokens, 32 tokens, 20 prompts. The recording holds the lead of
- * each pick over the runner-up, so that a difference by rounding can be told from a mistake.
+ * Greedy text after the same prompt tokens, 32 tokens, 20 prompts of its own or all of FILE's. The lead of each pick
+ * over the runner-up tells a difference by rounding from a mistake.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import { fileURLToPath, pathToFileURL } from 'node:url'
@@ -38,31 +39,37 @@ const PROMPTS = [
   'x = 1\ny = 2\nprint(x + y)  # prints 3\nx = 10\ny = 20\nprint(x * y)  # prints'
 ]
 
-async function record() {
+/** What the peer writes after each prompt. */
+async function peerCases(name, prompts) {
   const { openPeer } = await import('../benches/peer.mjs')
   const peer = await openPeer()
-  const models = {}
-  for (const name of MODELS) {
-    const model = await peer.open(await modelPath(name), { threads: 2, contextSize: 512 })
-    models[name] = []
-    for (const prompt of PROMPTS) {
-      const ids = model.tokenize(prompt)
-      const { tokens, leads } = await model.greedyWithLeads(ids, TOKENS)
-      models[name].push({ prompt, ids, tokens, leads, text: model.detokenize(tokens) })
-    }
-    await model.dispose()
+  const model = await peer.open(await modelPath(name), { threads: 2, contextSize: 1024 })
+  const cases = []
+  for (const prompt of prompts) {
+    const ids = model.tokenize(prompt)
+    const { tokens, leads } = await model.greedyWithLeads(ids, TOKENS)
+    cases.push({ prompt, ids, tokens, leads, text: model.detokenize(tokens) })
   }
-  const lines = Object.entries(models).map(
-    ([name, cases]) => `  ${JSON.stringify(name)}: [\n${cases.map((c) => `    ${JSON.stringify(c)}`).join(',\n')}\n  ]`
-  )
-  const by = JSON.stringify(`${peer.name} ${peer.version}, CPU, greedy`)
-  await writeFile(RECORD, `{\n  "by": ${by},\n${lines.join(',\n')}\n}\n`)
+  await model.dispose()
+  return { by: `${peer.name} ${peer.version}`, cases }
+}
+
+async function record() {
+  const lines = []
+  let by = ''
+  for (const name of MODELS) {
+    const found = await peerCases(name, PROMPTS)
+    by = `${found.by}, CPU, greedy`
+    const cases = found.cases.map((c) => `    ${JSON.stringify(c)}`).join(',\n')
+    lines.push(`  ${JSON.stringify(name)}: [\n${cases}\n  ]`)
+  }
+  await writeFile(RECORD, `{\n  "by": ${JSON.stringify(by)},\n${lines.join(',\n')}\n}\n`)
 }
 
 /** Compares one model's texts and prints where each first differs; resolves to the number that agree. */
 async function compare(name, cases) {
   const { load } = await import('../esm/index.js')
-  const model = await load(await modelPath(name), { device: 'cpu', threads: 2, contextLength: 512 })
+  const model = await load(await modelPath(name), { device: 'cpu', threads: 2, contextLength: 1024 })
   let agreed = 0
   for (const { prompt, ids, tokens, leads } of cases) {
     const title = JSON.stringify(prompt.slice(0, 40))
@@ -84,6 +91,13 @@ async function compare(name, cases) {
 
 async function main(args) {
   if (args.includes('--record')) return record()
+  if (args[0] === '--data') {
+    const lines = (await readFile(args[1], 'utf8')).trim().split('\n')
+    const prompts = lines.map((line) => JSON.parse(line).prompt)
+    const names = args.slice(2)
+    for (const name of names.length > 0 ? names : MODELS) await compare(name, (await peerCases(name, prompts)).cases)
+    return
+  }
   const recorded = JSON.parse(await readFile(RECORD, 'utf8'))
   for (const name of args.length > 0 ? args : MODELS) {
     if (!recorded[name]) throw new Error(`no recording of ${JSON.stringify(name)}; there are ${MODELS.join(', ')}`)

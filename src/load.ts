@@ -1,7 +1,9 @@
 /** Loading: find the model's files, then let the engine read them. */
 
 import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 
+import { cacheFolder } from './cache.js'
 import { AbortedError } from './errors.js'
 import { errorOf } from './failure.js'
 import { fetchModel, hubId } from './hub.js'
@@ -49,12 +51,18 @@ export async function load(source: string, options?: LoadOptions): Promise<Model
     const path = await find(source)
     const draft: unknown = options?.draft
     const found = typeof draft === 'string' ? { ...(data as object), draft: await find(draft) } : data
-    return await open(path, found, heard, stop.signal)
+    return await open(path, withCostCache(found), heard, stop.signal)
   } catch (error) {
     throw thrown ? thrown.error : error
   } finally {
     signal?.removeEventListener('abort', abort)
   }
+}
+
+/** Says where costs are remembered, unless the caller did; what is no list of options is for the engine to refuse. */
+function withCostCache(data: unknown): unknown {
+  if (data !== undefined && (typeof data !== 'object' || data === null || Array.isArray(data))) return data
+  return { costCache: join(cacheFolder(), 'costs.json'), ...data }
 }
 
 /** Lets the engine read the files at `path`. */

@@ -26,6 +26,8 @@ export interface LoadOptions {
   memoryLimit?: number
   /** Bytes of documents to keep although nobody holds them any more, so that reading them again is free; 256 MiB by default. */
   documentCache?: number
+  /** The file that remembers what steps cost on this machine, for `auto`; by default `costs.json` in the cache folder. */
+  costCache?: string
   /** Never ask the hub: a model that is not on this machine is a `DownloadError`. */
   offline?: boolean
   /** Ends the load with an `AbortedError`. */
@@ -52,10 +54,12 @@ export interface ChatMessage {
 
 /** How a text is decoded. */
 export type Decoding =
+  | 'auto'
   | 'plain'
   | 'lookahead'
   | 'bild'
   | 'speculative'
+  | { type: 'auto' }
   | { type: 'plain' }
   | Lookahead
   | Jacobi
@@ -111,7 +115,11 @@ export interface Speculative {
 
 /** How a text is written. */
 export interface GenerateOptions {
-  /** `plain`, the default, writes one token a step. `bild` and `speculative` need a model that was loaded with `draft`. */
+  /**
+   * `auto`, the default, drafts as much at each step as it expects to pay on this machine, from the text itself, the
+   * prompt and the draft model if there is one; the text is that of `plain`, which writes one token a step. `bild` and
+   * `speculative` need a model that was loaded with `draft`.
+   */
   decoding?: Decoding
   /** Tokens to write, at most; by default up to the end of the context. */
   maxTokens?: number

@@ -4,12 +4,16 @@
 //! rest: one forward pass, one path kept per branch, the others dropped. This crate knows tokens and scores, neither
 //! devices nor text.
 
+mod auto;
 mod bild;
+mod cost;
+mod echoes;
 mod error;
 mod jacobi;
 mod little;
 mod lookahead;
 mod ngrams;
+mod odds;
 mod plain;
 mod prefill;
 mod random;
@@ -19,7 +23,9 @@ mod strategy;
 mod transcript;
 mod window;
 
+pub use auto::{AUTO_REACH, Auto, AutoGround};
 pub use bild::{Bild, BildSettings, Rule};
+pub use cost::Costs;
 pub use error::{Error, Result};
 pub use jacobi::Jacobi;
 pub use little::Little;

@@ -6,6 +6,7 @@
 //! that (its prompt, at first) goes in through the same forward pass, as a chain without scores.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use trefoil_models::{BranchId, CausalLm, Draft, Kv, RowId, Token};
 
@@ -211,7 +212,9 @@ impl Session {
             return Ok(kept);
         }
         self.strategy.propose(&live, &mut self.draft)?;
+        let before = Instant::now();
         let scores = model.score(&self.draft, kv)?;
+        self.strategy.timed(self.draft.len(), before.elapsed().as_secs_f64());
         let roots: Vec<(usize, RowId)> = live.iter().map(|live| (live.branch, live.root)).collect();
         for (number, root) in roots {
             let branch = &mut self.branches[number];

@@ -91,6 +91,9 @@ pub trait Strategy: Send {
         sampler: &mut Sampler,
     ) -> Result<Verdict>;
 
+    /// Hears how long the model took for the step's rows.
+    fn timed(&mut self, _rows: usize, _seconds: f64) {}
+
     /// Hears that a branch gives its cache back for now.
     fn park(&mut self, _branch: usize) {}
 
@@ -100,6 +103,11 @@ pub trait Strategy: Send {
     /// What happened to a branch so far, beyond steps and tokens.
     fn counters(&self, _branch: usize) -> Counters {
         Counters::default()
+    }
+
+    /// What really ran, where the decoding's name does not say.
+    fn ran(&self) -> Option<&'static str> {
+        None
     }
 }
 

@@ -7,7 +7,8 @@ mod scripted;
 
 use scripted::{Break, Scripted, Task, Took, Written, write};
 use trefoil_decode::{
-    Bild, BildSettings, Jacobi, Lookahead, LookaheadSettings, Plain, Rule, Sampling, Strategy,
+    Auto, AutoGround, Bild, BildSettings, Costs, Jacobi, Lookahead, LookaheadSettings, Plain, Rule, Sampling,
+    Strategy,
 };
 use trefoil_models::Token;
 
@@ -79,6 +80,26 @@ fn strategy(random: &mut Random, setting: &Setting) -> (String, Box<dyn Strategy
             format!("{settings:?}"),
             Box::new(Bild::new(settings, little, setting.ends.as_slice().into())),
         );
+    }
+    if random.below(4) == 0 {
+        let costs = |random: &mut Random| {
+            let mut seconds = 1.0;
+            let mut point = |rows| {
+                seconds += random.below(30) as f64 / 10.0;
+                (rows, seconds)
+            };
+            Costs::new([1, 2, 4, 8].map(&mut point).to_vec()).unwrap()
+        };
+        let little = (random.below(2) == 1).then(|| Scripted::little(random.below(9) as u64, 64).0);
+        let ground = AutoGround {
+            costs: costs(random),
+            little: little.map(|little| (little, costs(random).into())),
+            about: setting.tasks[0].prompt.clone(),
+            shared: 0,
+            rows: 1 + random.below(40),
+            ends: setting.ends.as_slice().into(),
+        };
+        return ("auto".to_owned(), Box::new(Auto::new(ground)));
     }
     if random.below(5) == 0 {
         let block = random.below(9);

@@ -114,12 +114,9 @@ fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>
             1
         }
     };
-    let source = ground.source.as_ref();
-    let (about, source) =
-        source.map_or((&[] as &[Token], None), |(source, tokens)| (&**tokens, Some(source)));
-    let (strategy, runs) = options.decoding.strategy(about, source, loaded)?;
+    let (strategy, runs) = options.decoding.strategy(&ground, loaded)?;
     encoder_forwards += runs;
-    let (count, source_tokens) = (prompts.len(), about.len());
+    let (count, source_tokens) = (prompts.len(), ground.about().0.len());
     let mut session = Session::new(strategy, loaded.ends.clone());
     let mut seats = Seats::new(ground, prompts, longest, context, loaded.kv.capacity(), options);
     seats.settle(&mut session, loaded, false)?;

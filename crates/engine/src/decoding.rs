@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use trefoil_decode::{Bild, BildSettings, Jacobi, Lookahead, LookaheadSettings, Plain, Rule, Strategy};
-use trefoil_models::{CrossKv, Token};
+use trefoil_decode::{
+    AUTO_REACH, Auto, AutoGround, Bild, BildSettings, Jacobi, Lookahead, LookaheadSettings, Plain, Rule,
+    Strategy,
+};
 
 use crate::error::{Error, Result};
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, SCORED_ROWS};
 use crate::raw::{Raw, Reader};
+use crate::seats::Ground;
 
 /// Rows that a lookahead step may have, at most: beyond that a step costs more than any draft gains.
 const ROWS: usize = 4096;
@@ -32,11 +35,13 @@ const LONGEST_DRAFT: u64 = 63;
 
 /// Names that callers may write where a decoding is asked for.
 const ALLOWED: &str =
-    "'plain', 'lookahead', 'bild', 'speculative', or an object with one of these or 'jacobi' as type";
+    "'auto', 'plain', 'lookahead', 'bild', 'speculative', or an object with one of these or 'jacobi' as type";
 
 /// How a text is decoded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decoding {
+    /// Whatever lossless decoding pays at each step.
+    Auto,
     /// One token a step.
     Plain,
     /// Lookahead decoding.
@@ -52,7 +57,7 @@ impl Decoding {
     pub(crate) fn resolve(options: &mut Reader) -> Result<Self> {
         let found = options.take("decoding");
         let (name, mut reader) = match found {
-            Raw::Absent => return Ok(Self::Plain),
+            Raw::Absent => return Ok(Self::Auto),
             Raw::Map(_) => {
                 let mut reader = Reader::new("options.decoding", found)?;
                 (reader.take("type"), reader)
@@ -61,6 +66,7 @@ impl Decoding {
         };
         let Raw::Text(named) = &name else { return Err(options.refuse("decoding", &name, ALLOWED)) };
         let decoding = match named.as_str() {
+            "auto" => Self::Auto,
             "plain" => Self::Plain,
             "lookahead" => Self::Lookahead(lookahead(&mut reader)?),
             "jacobi" => Self::Jacobi(reader.whole("block", 1, ROWS as u64)?.unwrap_or(BLOCK) as usize),
@@ -79,6 +85,7 @@ impl Decoding {
     /// The name in results.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Plain => "plain",
             Self::Lookahead(_) => "lookahead",
             Self::Jacobi(_) => "jacobi",
@@ -90,6 +97,7 @@ impl Decoding {
     /// Tokens that one step can keep, at most, which is also how many rows a text's path can have.
     pub(crate) fn reach(self) -> usize {
         match self {
+            Self::Auto => AUTO_REACH,
             Self::Plain => 1,
             Self::Lookahead(settings) => settings.ngram,
             Self::Jacobi(block) => block + 1,
@@ -101,6 +109,8 @@ impl Decoding {
     pub(crate) fn rows(self) -> usize {
         match self {
             Self::Lookahead(settings) => settings.rows().max(1),
+            // It drafts within the rows that a step's other texts leave.
+            Self::Auto => 1,
             other => other.reach(),
         }
     }
@@ -109,8 +119,8 @@ impl Decoding {
     pub(crate) fn check(self, loaded: &Loaded) -> Result<()> {
         match self {
             Self::Bild(_) if loaded.draft.is_none() => Err(Error::option(format!(
-                "options.decoding is '{}' and the model was loaded without draft; allowed: 'plain', 'lookahead' or \
-                 'jacobi'",
+                "options.decoding is '{}' and the model was loaded without draft; allowed: 'auto', 'plain', \
+                 'lookahead' or 'jacobi'",
                 self.name()
             ))),
             _ => Ok(()),
@@ -119,18 +129,30 @@ impl Decoding {
 
     /// A strategy for one session, and how often an encoder ran to make it.
     ///
-    /// * `prompt`: the prompt's tokens, and `source` their encoding where the model has an encoder.
-    pub(crate) fn strategy(
-        self,
-        prompt: &[Token],
-        source: Option<&Arc<CrossKv>>,
-        loaded: &Loaded,
-    ) -> Result<(Box<dyn Strategy>, usize)> {
-        // A decoder's own prompt is part of its text; an encoder's is not, and its n-grams are worth guessing too.
-        let about = if source.is_some() { prompt } else { &[] };
+    pub(crate) fn strategy(self, ground: &Ground, loaded: &Loaded) -> Result<(Box<dyn Strategy>, usize)> {
+        let (about, source) = ground.about();
         Ok(match (self, &loaded.draft) {
+            (Self::Auto, draft) => {
+                // A draft model has no prefix that branches share: each would have to read the document alone.
+                let draft = draft.as_ref().filter(|_| !ground.shares_prefix());
+                let (little, runs) = match draft {
+                    Some(draft) => draft.little(about, source).map(|(little, runs)| (Some(little), runs))?,
+                    None => (None, 0),
+                };
+                let (about, shared) =
+                    if ground.shares_prefix() { (&*ground.tokens, ground.tokens.len()) } else { (about, 0) };
+                let ground = AutoGround {
+                    costs: loaded.costs.model.clone(),
+                    little: little.zip(loaded.costs.little.clone()),
+                    about: about.to_vec(),
+                    shared,
+                    rows: SCORED_ROWS,
+                    ends: Arc::clone(&loaded.ends),
+                };
+                (Box::new(Auto::new(ground)), runs)
+            }
             (Self::Bild(settings), Some(draft)) => {
-                let (little, runs) = draft.little(prompt, source)?;
+                let (little, runs) = draft.little(about, source)?;
                 (Box::new(Bild::new(settings, little, loaded.ends.clone())), runs)
             }
             (Self::Lookahead(settings), _) => (Box::new(Lookahead::new(settings, about)), 0),

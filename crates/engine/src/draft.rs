@@ -3,9 +3,9 @@
 //! It has a cache of as many pages as the large model's. A session's branches take no more of it than of the large
 //! one, so whatever is admitted there has room here too.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use trefoil_decode::Little;
+use trefoil_decode::{Costs, Little};
 use trefoil_kernels::Kernels;
 use trefoil_models::{CausalLm, CrossKv, Kv, KvShape, ModelConfig, Token};
 
@@ -95,22 +95,40 @@ impl DraftFiles {
 }
 
 impl DraftModel {
+    /// Times its steps.
+    ///
+    /// * `prompt`: some tokens, where there is an encoder, and `source` their encoding by the large model.
+    pub(crate) fn measure(&self, prompt: &[Token], source: Option<&Arc<CrossKv>>) -> Result<Option<Costs>> {
+        let (own, _) = self.encoding(prompt, source)?;
+        let mut kv = self.kv.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Costs::measure(self.lm.decoder(), &mut kv, own.as_ref())?)
+    }
+
     /// The draft model's part in a session, and the encoder runs that it took.
     ///
     /// * `prompt`: the document, where there is one.
     /// * `source`: the same, encoded by the large model.
     pub(crate) fn little(&self, prompt: &[Token], source: Option<&Arc<CrossKv>>) -> Result<(Little, usize)> {
-        let (own, runs) = match &self.lm {
-            Lm::Seq2Seq { model, .. } if self.encodes => {
-                (Some(trefoil_models::Seq2SeqLm::encode(model.as_ref(), prompt)?), 1)
-            }
-            _ => (source.cloned(), 0),
-        };
+        let (own, runs) = self.encoding(prompt, source)?;
         let model: Arc<dyn CausalLm> = match &self.lm {
             Lm::Causal(model) => Arc::clone(model) as _,
             Lm::Seq2Seq { model, .. } => Arc::clone(model) as _,
         };
         Ok((Little::new(model, Arc::clone(&self.kv), own), runs))
+    }
+
+    /// What its decoder reads, and the encoder runs that it took.
+    fn encoding(
+        &self,
+        prompt: &[Token],
+        source: Option<&Arc<CrossKv>>,
+    ) -> Result<(Option<Arc<CrossKv>>, usize)> {
+        Ok(match &self.lm {
+            Lm::Seq2Seq { model, .. } if self.encodes => {
+                (Some(trefoil_models::Seq2SeqLm::encode(model.as_ref(), prompt)?), 1)
+            }
+            _ => (source.cloned(), 0),
+        })
     }
 }
 

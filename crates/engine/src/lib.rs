@@ -4,6 +4,7 @@
 //! ([`Engine`]), a text being written ([`Generation`]), typed errors ([`Error`]).
 
 mod admit;
+mod costs;
 mod decoding;
 mod draft;
 mod engine;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use trefoil_kernels::Kernels;
 use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, T5, Token, Weights};
 
+use crate::costs::StepCosts;
 use crate::draft::{DraftFiles, DraftModel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::Library;
@@ -153,6 +154,7 @@ pub(crate) struct Loaded {
     pub(crate) lm: Lm,
     pub(crate) kv: Kv,
     pub(crate) draft: Option<DraftModel>,
+    pub(crate) costs: StepCosts,
     pub(crate) library: Library,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<Template>,
@@ -174,7 +176,7 @@ impl Loaded {
         let kernels =
             Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
         let Files { weights, config, tokenizer, template, .. } = files;
-        let kv = Kv::new(&kernels, config.kv_shape(), pages)?;
+        let mut kv = Kv::new(&kernels, config.kv_shape(), pages)?;
         let library = Library::new(options.document_cache, room);
         let info = ModelInfo {
             architecture: config.architecture().to_owned(),
@@ -203,7 +205,8 @@ impl Loaded {
             }
         };
         let info = ModelInfo { bytes: bytes as u64, ..info };
-        Ok(Self { lm, kv, draft, library, tokenizer, template, ends, info })
+        let costs = StepCosts::find(options, &kernels, &lm, &mut kv, draft.as_ref())?;
+        Ok(Self { lm, kv, draft, costs, library, tokenizer, template, ends, info })
     }
 }
 

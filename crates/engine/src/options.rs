@@ -53,6 +53,8 @@ pub struct LoadOptions {
     pub memory_limit: Option<u64>,
     /// Bytes of documents to keep although nobody holds them any more.
     pub document_cache: u64,
+    /// The file that remembers what steps cost on this machine.
+    pub cost_cache: Option<PathBuf>,
 }
 
 /// Bytes of unclaimed documents where the caller doesn't say.
@@ -81,6 +83,7 @@ impl LoadOptions {
             threads: reader.whole("threads", 1, 1024)?.map_or(cores, |threads| threads as usize),
             context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
             memory_limit: reader.whole("memoryLimit", 0, EXACT)?,
+            cost_cache: cost_cache(&mut reader)?,
             document_cache: reader.whole("documentCache", 0, EXACT)?.unwrap_or(DOCUMENT_CACHE),
         };
         device(&mut reader)?;
@@ -88,6 +91,15 @@ impl LoadOptions {
         reader.flag("offline")?;
         reader.finish()?;
         Ok(options)
+    }
+}
+
+fn cost_cache(reader: &mut Reader) -> Result<Option<PathBuf>> {
+    match reader.text("costCache")? {
+        Some(path) if path.is_empty() || path.contains('\0') => {
+            Err(reader.refuse("costCache", &Raw::Text(path), "a file's path"))
+        }
+        path => Ok(path.map(PathBuf::from)),
     }
 }
 

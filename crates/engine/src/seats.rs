@@ -65,6 +65,16 @@ impl Ground {
         fits
     }
 
+    /// What the texts are about and is not part of them, and its encoding.
+    pub(crate) fn about(&self) -> (&[Token], Option<&Arc<CrossKv>>) {
+        self.source.as_ref().map_or((&[], None), |(source, tokens)| (&**tokens, Some(source)))
+    }
+
+    /// Whether the texts begin with a document that is cached once.
+    pub(crate) fn shares_prefix(&self) -> bool {
+        self.prefix.is_some()
+    }
+
     fn open(&self, kv: &mut Kv) -> Result<BranchId> {
         match self.prefix {
             Some(prefix) => Ok(kv.fork(prefix)?),

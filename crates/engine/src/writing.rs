@@ -239,7 +239,7 @@ impl Writing {
                 encoder_forwards: if branch == 0 { self.encoder_forwards } else { 0 },
                 prefill_ms: milliseconds(self.prefill),
                 decode_ms: milliseconds(self.decode),
-                decoding: self.decoding,
+                decoding: self.session.strategy().ran().unwrap_or(self.decoding),
             },
             tokens,
         }

@@ -1,0 +1,107 @@
+//! What steps cost on this machine: timed when a model loads, and kept in a file for the next time.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use trefoil_decode::Costs;
+use trefoil_kernels::Kernels;
+use trefoil_models::{CrossKv, Kv, Seq2SeqLm, Token};
+
+use crate::draft::DraftModel;
+use crate::error::Result;
+use crate::loaded::Lm;
+use crate::options::LoadOptions;
+
+/// Models that the file remembers, at most.
+const REMEMBERED: usize = 64;
+
+/// Tokens of the text that an encoder-decoder model is timed on.
+const SOURCE: [Token; 16] = [0; 16];
+
+/// Points of a cost curve: rows and seconds.
+type Points = Vec<(usize, f64)>;
+
+/// The costs of a model's steps and of its draft model's.
+#[derive(Clone)]
+pub(crate) struct StepCosts {
+    pub(crate) model: Costs,
+    pub(crate) little: Option<Arc<Costs>>,
+}
+
+impl StepCosts {
+    /// Looks the costs up in the file of `options`, or times them and writes them there.
+    ///
+    /// # Errors
+    /// Fails where a model does. A file that can't be read or written is no failure: it only saves time.
+    pub(crate) fn find(
+        options: &LoadOptions,
+        kernels: &Kernels,
+        lm: &Lm,
+        kv: &mut Kv,
+        draft: Option<&DraftModel>,
+    ) -> Result<Self> {
+        let file = options.cost_cache.as_deref();
+        let key = key(options, kernels);
+        let mut known = file.map(read).unwrap_or_default();
+        let costs = |points: Option<&Points>| points.and_then(|points| Costs::new(points.clone()));
+        if let Some(points) = known.get(&key)
+            && let Some(model) = costs(points.first())
+        {
+            let little = costs(points.get(1));
+            if little.is_some() == draft.is_some() {
+                return Ok(Self { model, little: little.map(Arc::new) });
+            }
+        }
+        let source = lm.encode(&SOURCE)?;
+        let model = Costs::measure(lm.decoder(), kv, source.as_ref())?.unwrap_or_else(Costs::linear);
+        let little = draft.map(|draft| draft.measure(&SOURCE, source.as_ref())).transpose()?;
+        let little = little.map(|costs| costs.unwrap_or_else(Costs::linear));
+        let points = std::iter::once(&model).chain(&little).map(|costs| costs.points().to_vec());
+        known.insert(key, points.collect());
+        while known.len() > REMEMBERED {
+            known.pop_first();
+        }
+        if let Some(file) = file {
+            write(file, &known);
+        }
+        Ok(Self { model, little: little.map(Arc::new) })
+    }
+}
+
+impl Lm {
+    /// An encoding of `tokens`, where the model has an encoder.
+    fn encode(&self, tokens: &[Token]) -> Result<Option<Arc<CrossKv>>> {
+        match self {
+            Self::Causal(_) => Ok(None),
+            Self::Seq2Seq { model, .. } => Ok(Some(model.encode(tokens)?)),
+        }
+    }
+}
+
+/// What a cost depends on, in words.
+fn key(options: &LoadOptions, kernels: &Kernels) -> String {
+    let host = sysinfo::System::host_name().unwrap_or_default();
+    let source = options.source.canonicalize().unwrap_or_else(|_| options.source.clone());
+    let changed = source.metadata().and_then(|data| data.modified()).ok();
+    let changed = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    let seconds = changed.map_or(0, |time| time.as_secs());
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{version} {host} {kernels:?} {:?} {:?} {source:?} {seconds}", options.dtype, options.draft)
+}
+
+fn read(file: &Path) -> BTreeMap<String, Vec<Points>> {
+    std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// Writes the file whole or not at all.
+fn write(file: &Path, known: &BTreeMap<String, Vec<Points>>) {
+    let Ok(text) = serde_json::to_vec(known) else { return };
+    let Some(folder) = file.parent() else { return };
+    let part: PathBuf = folder.join(format!("costs.{}.part", std::process::id()));
+    let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&part, text));
+    if written.and_then(|()| std::fs::rename(&part, file)).is_err() {
+        // It only saves time, and the next load tries again.
+        let _ = std::fs::remove_file(&part);
+    }
+}
