@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use trefoil_kernels::{Kernels, KvStore, PAGE, Result, Sight};
+use trefoil_kernels::{CacheType, Kernels, KvStore, PAGE, Result, Sight};
 
 const ROWS: [usize; 6] = [1, 2, 4, 8, 64, 512];
 const LENGTHS: [usize; 3] = [0, 1000, 4000];
@@ -44,7 +44,7 @@ fn measure(
     let random = |dims: &[usize]| Tensor::randn(0.0_f32, 1.0, dims, &Device::Cpu);
     let (q, k, v) = (random(&[m, heads, d])?, random(&[m, kv_heads, d])?, random(&[m, kv_heads, d])?);
     let pages: Vec<u32> = (0..=len.div_ceil(PAGE) as u32).collect();
-    let store = KvStore::new(kernels, pages.len(), kv_heads, d)?;
+    let store = KvStore::new(kernels, pages.len(), kv_heads, d, CacheType::F16)?;
     let mut sight = Sight::new();
     let branch = sight.branch(&pages, len);
     let path: Vec<u32> = (0..m as u32).collect();

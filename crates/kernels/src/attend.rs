@@ -8,7 +8,8 @@
 //! tile is read from memory once for all rows and all query heads of the task. A tile that holds
 //! staged rows is gathered into the layout of a page; neighbours share most of it.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use half::f16;
 
 use crate::Kernels;
 use crate::error::{Error, Result};
@@ -18,16 +19,17 @@ use crate::kv::{KvStore, PAGE, staged};
 use crate::lanes::Lanes;
 use crate::pool::Parts;
 use crate::sight::Sight;
+use crate::stored::Stored;
 use crate::tile::{Bias, Query, Tile, see};
 
 /// Rows of a task, at most.
 const ROWS: usize = 8;
 
 /// The operands of one call.
-struct Step<'a> {
+struct Step<'a, T> {
     q: &'a [f32],
     staged: [&'a [f32]; 2],
-    store: [&'a [f32]; 2],
+    store: [&'a [T]; 2],
     sight: &'a Sight,
     scale: f32,
     window: Option<usize>,
@@ -40,24 +42,24 @@ struct Step<'a> {
 }
 
 /// Rows `first..first + count` with key head `head`.
-struct Attend<'a> {
-    step: &'a Step<'a>,
+struct Attend<'a, T> {
+    step: &'a Step<'a, T>,
     first: usize,
     count: usize,
     head: usize,
 }
 
-/// A tile in a page's layout that holds staged rows.
-struct Gathered {
-    k: Vec<f32>,
-    v: Vec<f32>,
+/// A tile in a page's layout that holds staged rows, rounded as a page would keep them.
+struct Gathered<T> {
+    k: Vec<T>,
+    v: Vec<T>,
     branch: usize,
     tile: usize,
     /// The staged rows that it holds after the committed positions.
     path: Vec<u32>,
 }
 
-impl Step<'_> {
+impl<T: Stored> Step<'_, T> {
     /// The first position that a row sees.
     fn lowest(&self, row: usize) -> usize {
         let position = self.sight.position(row);
@@ -85,24 +87,24 @@ impl Step<'_> {
         &path[from..to]
     }
 
-    fn page(&self, page: usize, head: usize) -> [&[f32]; 2] {
+    fn page(&self, page: usize, head: usize) -> [&[T]; 2] {
         let len = self.d * PAGE;
         let at = (page * self.kv_heads + head) * len;
         [&self.store[0][at..at + len], &self.store[1][at..at + len]]
     }
 }
 
-impl Gathered {
+impl<T: Stored> Gathered<T> {
     /// Makes the tile hold everything that `row` sees of it.
-    fn hold(&mut self, step: &Step<'_>, row: usize, tile: usize, head: usize) {
+    fn hold(&mut self, step: &Step<'_, T>, row: usize, tile: usize, head: usize) {
         let d = step.d;
         let committed = step.sight.committed(row).saturating_sub(tile * PAGE);
         let branch = step.sight.branch_of(row);
         if self.tile != tile || self.branch != branch {
             (self.tile, self.branch) = (tile, branch);
             self.path.clear();
-            self.k.resize(d * PAGE, 0.0);
-            self.v.resize(d * PAGE, 0.0);
+            self.k.resize(d * PAGE, T::default());
+            self.v.resize(d * PAGE, T::default());
             if committed > 0 {
                 let [k, v] = step.page(step.sight.page(row, tile), head);
                 self.k.copy_from_slice(k);
@@ -119,15 +121,17 @@ impl Gathered {
             let at = (staged as usize * step.kv_heads + head) * d;
             let [k, v] = step.staged.map(|rows| &rows[at..at + d]);
             for (x, to) in k.iter().zip(self.k[slot..].iter_mut().step_by(PAGE)) {
-                *to = *x;
+                *to = T::narrow(*x);
             }
-            self.v[slot * d..(slot + 1) * d].copy_from_slice(v);
+            for (x, to) in v.iter().zip(&mut self.v[slot * d..]) {
+                *to = T::narrow(*x);
+            }
             self.path.push(staged);
         }
     }
 
     /// Whether `row` can be added without overwriting what earlier rows of the run see.
-    fn admits(&self, step: &Step<'_>, row: usize, tile: usize) -> bool {
+    fn admits(&self, step: &Step<'_, T>, row: usize, tile: usize) -> bool {
         let path = step.path(row, tile);
         self.branch == step.sight.branch_of(row)
             && common(&self.path, path) == path.len().min(self.path.len())
@@ -139,7 +143,7 @@ fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-impl Work for Attend<'_> {
+impl<T: Stored> Work for Attend<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -239,6 +243,23 @@ impl Kernels {
         window: Option<usize>,
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
+        match store.k.dtype() {
+            DType::F16 => self.attend_to::<f16>(q, staged_k, staged_v, store, sight, scale, window, bias),
+            _ => self.attend_to::<f32>(q, staged_k, staged_v, store, sight, scale, window, bias),
+        }
+    }
+
+    fn attend_to<T: Stored>(
+        &self,
+        q: &Tensor,
+        staged_k: &Tensor,
+        staged_v: &Tensor,
+        store: &KvStore,
+        sight: &Sight,
+        scale: f32,
+        window: Option<usize>,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let [m, heads, d] = dims("q", q)?;
         let [pages, kv_heads, _] = store.sizes()?;
         let [rows, ..] = staged(staged_k, staged_v, kv_heads, d)?;
@@ -254,7 +275,7 @@ impl Kernels {
         let (q, k, v) =
             (Flat::new("q", q)?, Flat::new("staged keys", staged_k)?, Flat::new("staged values", staged_v)?);
         let (pages_k, pages_v) =
-            (Flat::new("the key store", &store.k)?, Flat::new("the value store", &store.v)?);
+            (Flat::<T>::of("the key store", &store.k)?, Flat::<T>::of("the value store", &store.v)?);
         let mut out = zeros(m * heads * d)?;
         let step = Step {
             q: q.values(),

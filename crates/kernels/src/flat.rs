@@ -1,36 +1,48 @@
 //! Tensors as flat slices: the one place where types, layouts and ranks are checked.
 
-use candle_core::{DType, Device, Storage, StorageRef, Tensor};
+use std::marker::PhantomData;
+
+use candle_core::{Device, Storage, StorageRef, Tensor};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::stored::Stored;
 
-/// The values of a contiguous `f32` tensor on the CPU, borrowed.
-pub(crate) struct Flat<'a> {
+/// The values of a contiguous tensor on the CPU, borrowed.
+pub(crate) struct Flat<'a, T = f32> {
     storage: StorageRef<'a>,
     from: usize,
     to: usize,
+    ty: PhantomData<T>,
 }
 
 impl<'a> Flat<'a> {
-    /// Borrows `tensor`, which messages call `name`.
+    /// Borrows an `f32` tensor, which messages call `name`.
     pub(crate) fn new(name: &str, tensor: &'a Tensor) -> Result<Self> {
-        if tensor.dtype() != DType::F32 {
-            return Err(Error::shape(format!("{name} holds {:?}; kernels take F32", tensor.dtype())));
+        Self::of(name, tensor)
+    }
+}
+
+impl<'a, T: Stored> Flat<'a, T> {
+    /// Borrows `tensor`, which messages call `name`.
+    pub(crate) fn of(name: &str, tensor: &'a Tensor) -> Result<Self> {
+        if tensor.dtype() != T::DTYPE {
+            let (held, taken) = (tensor.dtype(), T::DTYPE);
+            return Err(Error::shape(format!("{name} holds {held:?}; {taken:?} is needed")));
         }
         let (storage, layout) = tensor.storage_and_layout();
         let Some((from, to)) = layout.contiguous_offsets() else {
             return Err(Error::shape(format!("{name} {:?} is not contiguous", tensor.dims())));
         };
         match &*storage {
-            Storage::Cpu(cpu) if cpu.as_slice::<f32>()?.len() >= to => {}
+            Storage::Cpu(cpu) if cpu.as_slice::<T>()?.len() >= to => {}
             _ => return Err(Error::shape(format!("{name} is not on the CPU"))),
         }
-        Ok(Self { storage, from, to })
+        Ok(Self { storage, from, to, ty: PhantomData })
     }
 
-    pub(crate) fn values(&self) -> &[f32] {
+    pub(crate) fn values(&self) -> &[T] {
         match &*self.storage {
-            Storage::Cpu(cpu) => cpu.as_slice::<f32>().map_or(&[], |all| &all[self.from..self.to]),
+            Storage::Cpu(cpu) => cpu.as_slice::<T>().map_or(&[], |all| &all[self.from..self.to]),
             // `new` lets only CPU storage through.
             _ => &[],
         }
@@ -53,16 +65,16 @@ pub(crate) fn equal(name: &str, got: usize, wanted: usize) -> Result<()> {
 }
 
 /// Wraps an operation's output.
-pub(crate) fn tensor(values: Vec<f32>, dims: &[usize]) -> Result<Tensor> {
+pub(crate) fn tensor<T: Stored>(values: Vec<T>, dims: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
 }
 
 /// Zeros that the system backs with memory when they are first touched.
 ///
 /// A failed allocation is an error here; `vec![0.0; count]` would abort the process.
-pub(crate) fn zeros(count: usize) -> Result<Vec<f32>> {
+pub(crate) fn zeros<T: Stored>(count: usize) -> Result<Vec<T>> {
     let no_room = || Error::new(ErrorKind::Memory, format!("no memory for {count} numbers"));
-    let layout = std::alloc::Layout::array::<f32>(count).map_err(|_| no_room())?;
+    let layout = std::alloc::Layout::array::<T>(count).map_err(|_| no_room())?;
     if layout.size() == 0 {
         return Ok(Vec::new());
     }
@@ -72,6 +84,6 @@ pub(crate) fn zeros(count: usize) -> Result<Vec<f32>> {
         return Err(no_room());
     }
     let numbers = std::ptr::slice_from_raw_parts_mut(start.cast(), count);
-    // SAFETY: the global allocator gave `count` numbers with this layout, and zero bytes are 0.0.
+    // SAFETY: the global allocator gave `count` numbers with this layout, and zero bytes are zero.
     Ok(unsafe { Box::from_raw(numbers) }.into_vec())
 }

@@ -5,11 +5,14 @@
 //! vector, and a score needs no sum across lanes. Values lie position by position, since there
 //! the lanes are channels.
 
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Tensor};
+use half::f16;
 
 use crate::Kernels;
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
+use crate::stored::{CacheType, Stored};
 
 /// Positions a page.
 pub const PAGE: usize = 32;
@@ -39,14 +42,19 @@ impl KvStore {
     ///
     /// # Errors
     /// [`ErrorKind::Memory`](crate::ErrorKind::Memory) if there is no room.
-    pub fn new(_kernels: &Kernels, pages: usize, kv_heads: usize, d: usize) -> Result<Self> {
+    pub fn new(_kernels: &Kernels, pages: usize, kv_heads: usize, d: usize, ty: CacheType) -> Result<Self> {
         let count = [pages, kv_heads, d, PAGE].iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim));
         let count = count.ok_or_else(|| {
             Error::shape(format!("a store of {pages} pages × {kv_heads} heads × {d} does not fit in memory"))
         })?;
-        Ok(Self {
-            k: tensor(zeros(count)?, &[pages, kv_heads, d, PAGE])?,
-            v: tensor(zeros(count)?, &[pages, kv_heads, PAGE, d])?,
+        let (k, v) = (&[pages, kv_heads, d, PAGE], &[pages, kv_heads, PAGE, d]);
+        Ok(match ty {
+            CacheType::F32 => {
+                Self { k: tensor(zeros::<f32>(count)?, k)?, v: tensor(zeros::<f32>(count)?, v)? }
+            }
+            CacheType::F16 => {
+                Self { k: tensor(zeros::<f16>(count)?, k)?, v: tensor(zeros::<f16>(count)?, v)? }
+            }
         })
     }
 
@@ -72,7 +80,7 @@ enum Side {
     Values,
 }
 
-/// Copies staged rows, `[m, heads, d]`, into their slots.
+/// Copies staged rows, `[m, heads, d]`, into their slots, rounded to what the store keeps.
 struct Write<'a> {
     moves: &'a [Move],
     /// Heads, and channels a head.
@@ -95,8 +103,17 @@ impl InplaceOp2 for Write<'_> {
         let (Some((to, end)), Some((from, _))) = (to.contiguous_offsets(), from.contiguous_offsets()) else {
             candle_core::bail!("staged rows or the store are not contiguous");
         };
-        let CpuStorage::F32(store) = store else { candle_core::bail!("the store does not hold F32") };
-        let (store, staged) = (&mut store[to..end], &staged.as_slice::<f32>()?[from..]);
+        let staged = &staged.as_slice::<f32>()?[from..];
+        match store.dtype() {
+            DType::F16 => self.put(f16::of(store).map(|store| &mut store[to..end]), staged),
+            _ => self.put(f32::of(store).map(|store| &mut store[to..end]), staged),
+        }
+    }
+}
+
+impl Write<'_> {
+    fn put<T: Stored>(&self, store: Option<&mut [T]>, staged: &[f32]) -> candle_core::Result<()> {
+        let Some(store) = store else { candle_core::bail!("the store holds neither F32 nor F16") };
         let [heads, d] = self.sizes;
         for at in self.moves {
             let (row, page, offset) = (at.row as usize, at.page as usize, at.offset as usize);
@@ -106,10 +123,14 @@ impl InplaceOp2 for Write<'_> {
                 match self.side {
                     Side::Keys => {
                         for (x, to) in source.iter().zip(target[offset..].iter_mut().step_by(PAGE)) {
-                            *to = *x;
+                            *to = T::narrow(*x);
                         }
                     }
-                    Side::Values => target[offset * d..(offset + 1) * d].copy_from_slice(source),
+                    Side::Values => {
+                        for (x, to) in source.iter().zip(&mut target[offset * d..]) {
+                            *to = T::narrow(*x);
+                        }
+                    }
                 }
             }
         }
@@ -134,9 +155,13 @@ impl InplaceOp1 for CopyPage {
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("the store is not contiguous");
         };
-        let CpuStorage::F32(store) = store else { candle_core::bail!("the store does not hold F32") };
         let from = self.from * self.len;
-        store[start..end].copy_within(from..from + self.len, self.to * self.len);
+        let (source, target) = (from..from + self.len, self.to * self.len);
+        match store {
+            CpuStorage::F32(store) => store[start..end].copy_within(source, target),
+            CpuStorage::F16(store) => store[start..end].copy_within(source, target),
+            _ => candle_core::bail!("the store holds neither F32 nor F16"),
+        }
         Ok(())
     }
 }

@@ -39,6 +39,7 @@ mod quantise;
 mod rope;
 mod shared;
 mod sight;
+mod stored;
 mod tile;
 mod weight;
 
@@ -54,6 +55,7 @@ pub use kv::{KvStore, Move, PAGE};
 pub use rope::Rope;
 pub use shared::SharedKv;
 pub use sight::Sight;
+pub use stored::CacheType;
 pub use weight::Weight;
 
 /// The most threads that a pool may have.

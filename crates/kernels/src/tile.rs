@@ -11,15 +11,16 @@
 use crate::exp::{exp, exp_one};
 use crate::kv::PAGE;
 use crate::lanes::{LANES, Lanes};
+use crate::stored::Stored;
 
 /// Vectors of a tile's scores.
 const SPAN: usize = PAGE / LANES;
 
 /// Keys `[d, PAGE]` and values `[PAGE, d]`.
 #[derive(Clone, Copy)]
-pub(crate) struct Tile<'a> {
-    pub(crate) k: &'a [f32],
-    pub(crate) v: &'a [f32],
+pub(crate) struct Tile<'a, T = f32> {
+    pub(crate) k: &'a [T],
+    pub(crate) v: &'a [T],
     /// The logical position of the first key.
     pub(crate) start: usize,
 }
@@ -67,7 +68,7 @@ impl<'a> Query<'a> {
 
 /// Lets every query see its part of the tile.
 #[inline(always)]
-pub(crate) fn see<L: Lanes>(l: L, tile: Tile<'_>, scale: f32, queries: &mut [Query<'_>]) {
+pub(crate) fn see<L: Lanes, T: Stored>(l: L, tile: Tile<'_, T>, scale: f32, queries: &mut [Query<'_>]) {
     let (fours, rest) = queries.as_chunks_mut::<4>();
     for four in fours {
         see_some(l, tile, scale, four);
@@ -78,7 +79,12 @@ pub(crate) fn see<L: Lanes>(l: L, tile: Tile<'_>, scale: f32, queries: &mut [Que
 }
 
 #[inline(always)]
-fn see_some<L: Lanes, const H: usize>(l: L, tile: Tile<'_>, scale: f32, queries: &mut [Query<'_>; H]) {
+fn see_some<L: Lanes, T: Stored, const H: usize>(
+    l: L,
+    tile: Tile<'_, T>,
+    scale: f32,
+    queries: &mut [Query<'_>; H],
+) {
     let scores = scores(l, tile.k, queries);
     for (query, scores) in queries.iter_mut().zip(scores) {
         if query.from >= query.to {
@@ -112,12 +118,12 @@ fn see_some<L: Lanes, const H: usize>(l: L, tile: Tile<'_>, scale: f32, queries:
 
 /// Dot products with all keys of the tile, unscaled.
 #[inline(always)]
-fn scores<L: Lanes, const H: usize>(l: L, k: &[f32], queries: &[Query<'_>; H]) -> [[L::F; SPAN]; H] {
+fn scores<L: Lanes, T: Stored, const H: usize>(l: L, k: &[T], queries: &[Query<'_>; H]) -> [[L::F; SPAN]; H] {
     let mut sums = [[[l.splat(0.0); SPAN]; H]; 2];
     let (channels, _) = k.as_chunks::<PAGE>();
     for (i, channel) in channels.iter().enumerate() {
         let (vectors, _) = channel.as_chunks::<LANES>();
-        let keys = [l.load(&vectors[0]), l.load(&vectors[1])];
+        let keys = [T::lanes(l, &vectors[0]), T::lanes(l, &vectors[1])];
         for (query, sums) in queries.iter().zip(&mut sums[i % 2]) {
             let q = l.splat(query.q[i]);
             for (sum, key) in sums.iter_mut().zip(keys) {
@@ -136,30 +142,30 @@ fn scores<L: Lanes, const H: usize>(l: L, k: &[f32], queries: &[Query<'_>; H]) -
 
 /// `out = out · shrink + Σ weight · value`, key by key.
 #[inline(always)]
-fn blend<L: Lanes>(l: L, v: &[f32], weights: &[f32], shrink: f32, query: &mut Query<'_>) {
+fn blend<L: Lanes, T: Stored>(l: L, v: &[T], weights: &[f32], shrink: f32, query: &mut Query<'_>) {
     let d = query.out.len();
     let seen = query.from..query.to;
     let mut at = 0;
     while at + 4 * LANES <= d {
-        blend_some::<L, 4>(l, v, weights, shrink, seen.clone(), at, query.out);
+        blend_some::<L, T, 4>(l, v, weights, shrink, seen.clone(), at, query.out);
         at += 4 * LANES;
     }
     while at + LANES <= d {
-        blend_some::<L, 1>(l, v, weights, shrink, seen.clone(), at, query.out);
+        blend_some::<L, T, 1>(l, v, weights, shrink, seen.clone(), at, query.out);
         at += LANES;
     }
     for (i, out) in query.out.iter_mut().enumerate().skip(at) {
         *out *= shrink;
         for key in seen.clone() {
-            *out = weights[key].mul_add(v[key * d + i], *out);
+            *out = weights[key].mul_add(v[key * d + i].wide(), *out);
         }
     }
 }
 
 #[inline(always)]
-fn blend_some<L: Lanes, const C: usize>(
+fn blend_some<L: Lanes, T: Stored, const C: usize>(
     l: L,
-    v: &[f32],
+    v: &[T],
     weights: &[f32],
     shrink: f32,
     seen: std::ops::Range<usize>,
@@ -176,7 +182,7 @@ fn blend_some<L: Lanes, const C: usize>(
         let weight = l.splat(weights[key]);
         let (values, _) = v[key * d + at..key * d + at + C * LANES].as_chunks::<LANES>();
         for (sum, value) in sums.iter_mut().zip(values) {
-            *sum = l.fma(weight, l.load(value), *sum);
+            *sum = l.fma(weight, T::lanes(l, value), *sum);
         }
     }
     for (sum, chunk) in sums.iter().zip(chunks) {

@@ -5,6 +5,7 @@ mod sample;
 
 use candle_core::{Device, Tensor};
 use sample::{Sample, all, bits, pick, values};
+use trefoil_kernels::CacheType::{self, F16, F32};
 use trefoil_kernels::{ErrorKind, Isa, Kernels, KvStore, Move, PAGE, Sight};
 
 #[derive(Clone, Copy)]
@@ -15,15 +16,26 @@ struct Shape {
     window: Option<usize>,
     /// Entries of the distance bias.
     distances: Option<usize>,
+    ty: CacheType,
+}
+
+impl Shape {
+    /// A key or value as the store keeps it.
+    fn kept(self, x: f32) -> f64 {
+        match self.ty {
+            F32 => f64::from(x),
+            F16 => half::f16::from_f32(x).to_f64(),
+        }
+    }
 }
 
 const SHAPES: [Shape; 6] = [
-    Shape { heads: 4, kv_heads: 2, d: 64, window: None, distances: None },
-    Shape { heads: 3, kv_heads: 3, d: 16, window: None, distances: Some(40) },
-    Shape { heads: 6, kv_heads: 1, d: 128, window: Some(50), distances: None },
-    Shape { heads: 5, kv_heads: 1, d: 7, window: Some(1), distances: Some(1) },
-    Shape { heads: 9, kv_heads: 3, d: 80, window: Some(33), distances: Some(200) },
-    Shape { heads: 1, kv_heads: 1, d: 1, window: None, distances: None },
+    Shape { heads: 4, kv_heads: 2, d: 64, window: None, distances: None, ty: F32 },
+    Shape { heads: 3, kv_heads: 3, d: 16, window: None, distances: Some(40), ty: F32 },
+    Shape { heads: 6, kv_heads: 1, d: 128, window: Some(50), distances: None, ty: F16 },
+    Shape { heads: 5, kv_heads: 1, d: 7, window: Some(1), distances: Some(1), ty: F16 },
+    Shape { heads: 9, kv_heads: 3, d: 80, window: Some(33), distances: Some(200), ty: F16 },
+    Shape { heads: 1, kv_heads: 1, d: 1, window: None, distances: None, ty: F32 },
 ];
 
 /// One text's queries, keys and values, `[n, ..]` by position.
@@ -84,7 +96,7 @@ impl Text {
             let scores: Vec<f64> = (first..=position)
                 .map(|p| {
                     let k = &k[slot(path[p])..][..d];
-                    let dot: f64 = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                    let dot: f64 = q.iter().zip(k).map(|(q, k)| f64::from(*q) * shape.kept(*k)).sum();
                     let bias = bias.as_ref().map_or(0.0, |bias| {
                         let width = shape.distances.unwrap();
                         f64::from(bias[h * width + (position - p).min(width - 1)])
@@ -98,7 +110,7 @@ impl Text {
                 let sum: f64 = scores
                     .iter()
                     .enumerate()
-                    .map(|(j, s)| (s - greatest).exp() * f64::from(v[slot(path[first + j]) + i]))
+                    .map(|(j, s)| (s - greatest).exp() * shape.kept(v[slot(path[first + j]) + i]))
                     .sum();
                 out.push(sum / total);
             }
@@ -130,7 +142,7 @@ fn attention_is_close_to_the_truth() {
     for shape in SHAPES {
         for (len, m) in [(0, 1), (0, 40), (1, 1), (31, 2), (32, 1), (33, 3), (95, 70), (100, 5), (200, 1)] {
             let text = Text::new(&mut sample, shape, len + m);
-            let store = KvStore::new(&kernels, 11, shape.kv_heads, shape.d).unwrap();
+            let store = KvStore::new(&kernels, 11, shape.kv_heads, shape.d, shape.ty).unwrap();
             let all: Vec<usize> = (0..len + m).collect();
             text.commit(&kernels, &store, &pages(7), &all[..len], 0);
             let sight = chain(&pages(7), len, m);
@@ -154,7 +166,7 @@ fn a_chain_gives_the_bits_of_single_rows() {
         for shape in SHAPES {
             let n = 110;
             let text = Text::new(&mut sample, shape, n);
-            let store = KvStore::new(&kernels, 11, shape.kv_heads, shape.d).unwrap();
+            let store = KvStore::new(&kernels, 11, shape.kv_heads, shape.d, shape.ty).unwrap();
             let table = pages(4);
             let mut alone = Vec::new();
             for i in 0..n {
@@ -186,7 +198,7 @@ fn a_forest_gives_the_bits_of_single_paths() {
         let m = 1 + sample.below(60);
         // Rows 0..m are staged; each branch's committed rows follow.
         let text = Text::new(&mut sample, shape, m + 100 * branches);
-        let store = KvStore::new(kernels, 4 * branches, shape.kv_heads, shape.d).unwrap();
+        let store = KvStore::new(kernels, 4 * branches, shape.kv_heads, shape.d, shape.ty).unwrap();
         let mut sight = Sight::new();
         for (b, len) in lens.iter().enumerate() {
             let table: Vec<u32> = (0..4).map(|p| (p * branches + b) as u32).collect();
@@ -230,7 +242,7 @@ fn every_isa_gives_the_portable_bits() {
     let portable = Kernels::cpu_with(1, Isa::Portable).unwrap();
     for shape in SHAPES {
         let text = Text::new(&mut sample, shape, 120);
-        let store = KvStore::new(&portable, 11, shape.kv_heads, shape.d).unwrap();
+        let store = KvStore::new(&portable, 11, shape.kv_heads, shape.d, shape.ty).unwrap();
         let all_rows: Vec<usize> = (0..120).collect();
         text.commit(&portable, &store, &pages(4), &all_rows[..75], 0);
         let sight = chain(&pages(4), 75, 45);
@@ -250,8 +262,8 @@ fn hidden_slots_do_not_leak() {
     let shape = SHAPES[0];
     let text = Text::new(&mut sample, shape, 50);
     let rows: Vec<usize> = (0..50).collect();
-    let clean = KvStore::new(&kernels, 3, shape.kv_heads, shape.d).unwrap();
-    let dirty = KvStore::new(&kernels, 3, shape.kv_heads, shape.d).unwrap();
+    let clean = KvStore::new(&kernels, 3, shape.kv_heads, shape.d, shape.ty).unwrap();
+    let dirty = KvStore::new(&kernels, 3, shape.kv_heads, shape.d, shape.ty).unwrap();
     let nan = Tensor::full(f32::NAN, (3 * PAGE, shape.kv_heads, shape.d), &Device::Cpu).unwrap();
     let everywhere: Vec<Move> = (0..3 * PAGE as u32)
         .map(|i| Move { row: i, page: i / PAGE as u32, offset: i % PAGE as u32 })
@@ -273,7 +285,7 @@ fn a_copied_page_serves_as_the_original() {
     let shape = SHAPES[0];
     let text = Text::new(&mut sample, shape, 41);
     let rows: Vec<usize> = (0..41).collect();
-    let store = KvStore::new(&kernels, 4, shape.kv_heads, shape.d).unwrap();
+    let store = KvStore::new(&kernels, 4, shape.kv_heads, shape.d, shape.ty).unwrap();
     text.commit(&kernels, &store, &[0, 1], &rows[..40], 0);
     kernels.copy_page(&store, 1, 3).unwrap();
     let one = text.attend(&kernels, shape, &store, &chain(&[0, 1], 40, 1), &[40]);
@@ -287,7 +299,7 @@ fn mistakes_are_errors() {
     let kernels = Kernels::cpu(1).unwrap();
     let mut sample = Sample::new(7);
     let shape = SHAPES[0];
-    let store = KvStore::new(&kernels, 2, 2, 64).unwrap();
+    let store = KvStore::new(&kernels, 2, 2, 64, F32).unwrap();
     let text = Text::new(&mut sample, shape, 3);
     let try_sight = |sight: &Sight| {
         kernels.attend(&text.q, &text.k, &text.v, &store, sight, 1.0, None, None).map_err(|e| e.kind())
@@ -336,6 +348,6 @@ fn mistakes_are_errors() {
     let zero = Move { row: 0, page: 0, offset: 0 };
     assert_eq!(kernels.write(&store, &view, &text.v, &[zero]).unwrap_err().kind(), ErrorKind::Backend);
     assert_eq!(bits(&store.k), before);
-    assert_eq!(KvStore::new(&kernels, usize::MAX, 2, 64).unwrap_err().kind(), ErrorKind::Shape);
-    assert_eq!(KvStore::new(&kernels, 1 << 50, 2, 64).unwrap_err().kind(), ErrorKind::Memory);
+    assert_eq!(KvStore::new(&kernels, usize::MAX, 2, 64, F32).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(KvStore::new(&kernels, 1 << 50, 2, 64, F32).unwrap_err().kind(), ErrorKind::Memory);
 }

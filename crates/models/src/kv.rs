@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{Kernels, KvStore, Move, PAGE, SharedKv, Sight};
+use trefoil_kernels::{CacheType, Kernels, KvStore, Move, PAGE, SharedKv, Sight};
 
 use crate::draft::{BranchId, Draft, RowId};
 use crate::error::{Error, Result};
@@ -28,12 +28,14 @@ pub struct KvShape {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// How keys and values are kept.
+    pub ty: CacheType,
 }
 
 impl KvShape {
-    /// Bytes of one page over all layers: keys and values in f32.
+    /// Bytes of one page over all layers, keys and values.
     pub fn page_bytes(&self) -> usize {
-        self.layers * 2 * self.kv_heads * PAGE * self.head_dim * size_of::<f32>()
+        self.layers * 2 * self.kv_heads * PAGE * self.head_dim * self.ty.bytes()
     }
 }
 
@@ -78,7 +80,7 @@ impl Kv {
     /// Fails where the tensors cannot be made.
     pub fn new(kernels: &Kernels, shape: KvShape, pages: usize) -> Result<Self> {
         let stores = (0..shape.layers)
-            .map(|_| KvStore::new(kernels, pages, shape.kv_heads, shape.head_dim))
+            .map(|_| KvStore::new(kernels, pages, shape.kv_heads, shape.head_dim, shape.ty))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
             shape,

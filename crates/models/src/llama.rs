@@ -102,7 +102,12 @@ impl Llama {
 impl CausalLm for Llama {
     fn kv_shape(&self) -> KvShape {
         let config = &self.config;
-        KvShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim }
+        KvShape {
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            ty: config.cache,
+        }
     }
 
     fn vocabulary(&self) -> usize {

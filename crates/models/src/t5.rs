@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{Kernels, Weight};
+use trefoil_kernels::{CacheType, Kernels, Weight};
 
 use crate::config::T5Config;
 use crate::draft::{Draft, Token};
@@ -196,7 +196,12 @@ impl T5 {
 impl CausalLm for T5 {
     fn kv_shape(&self) -> KvShape {
         let config = &self.config;
-        KvShape { layers: config.decoder_layers, kv_heads: config.heads, head_dim: config.head_dim }
+        KvShape {
+            layers: config.decoder_layers,
+            kv_heads: config.heads,
+            head_dim: config.head_dim,
+            ty: CacheType::F32,
+        }
     }
 
     fn vocabulary(&self) -> usize {

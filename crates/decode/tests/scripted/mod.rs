@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::Tensor;
 use trefoil_decode::{Counters, Finish, Little, Sampling, Session, Strategy, Tally};
-use trefoil_kernels::{Kernels, PAGE};
+use trefoil_kernels::{CacheType, Kernels, PAGE};
 use trefoil_models::{CausalLm, Draft, Kv, KvShape, Result, Scores, Token};
 
 pub const VOCABULARY: usize = 13;
@@ -85,7 +85,7 @@ fn mix(mut z: u64) -> u64 {
 
 impl CausalLm for Scripted {
     fn kv_shape(&self) -> KvShape {
-        KvShape { layers: 1, kv_heads: 1, head_dim: 1 }
+        KvShape { layers: 1, kv_heads: 1, head_dim: 1, ty: CacheType::F32 }
     }
 
     fn vocabulary(&self) -> usize {
