@@ -70,9 +70,37 @@ async function openModel(llama, modelPath, { threads, contextSize }) {
       return { tokens, leads }
     },
 
+    /** Milliseconds of one batch of `rows` tokens behind a prefix of `prefix`, with the scores of all. */
+    async step(prefix, rows) {
+      const tokens = someTokens(prefix + rows)
+      if (sequence.nextTokenIndex < prefix) {
+        await sequence.clearHistory()
+        await sequence.evaluateWithoutGeneratingNewTokens(tokens.slice(0, prefix))
+      }
+      await sequence.eraseContextTokenRanges([{ start: prefix, end: sequence.nextTokenIndex }])
+      const generateNext = { token: true, options: { temperature: 0 } }
+      const input = tokens.slice(prefix).map((token) => [token, { generateNext }])
+      const start = performance.now()
+      await sequence.controlledEvaluate(input)
+      return performance.now() - start
+    },
+
+    /** Milliseconds of caching `count` tokens. */
+    async prefill(count) {
+      await sequence.clearHistory()
+      const start = performance.now()
+      await sequence.evaluateWithoutGeneratingNewTokens(someTokens(count))
+      return performance.now() - start
+    },
+
     async dispose() {
       await context.dispose()
       await model.dispose()
     }
   }
+}
+
+/** Tokens that are not all the same. */
+function someTokens(count) {
+  return Array.from({ length: count }, (_, row) => 100 + ((row * 7) % 1000))
 }

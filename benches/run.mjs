@@ -9,7 +9,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { availableParallelism, cpus, loadavg, totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
 
-const BENCHES = { plain: './plain.mjs', lookahead: './lookahead.mjs', bild: './bild.mjs' }
+const BENCHES = { plain: './plain.mjs', auto: './auto.mjs', kernels: './kernels.mjs', lookahead: './lookahead.mjs', bild: './bild.mjs' }
 
 /** What every figure must be read beside. */
 function circumstances() {

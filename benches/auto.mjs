@@ -1,0 +1,115 @@
+/**
+ * The default decoding beside plain, over kinds of prompts.
+ *
+ *   TREFOIL_DATA=FOLDER npm run bench -- auto [--model smollm2] [--kinds chat,code] [--prompts 100] [--tokens 96]
+ *                       [--rounds 2] [--threads 2]
+ *
+ * Both write the same prompt back to back and who goes first alternates, so that a ratio is taken between neighbours in
+ * time; each side of a pair is the faster of its turns. The texts must be equal.
+ */
+import { readFile } from 'node:fs/promises'
+import { gunzipSync } from 'node:zlib'
+import { parseArgs } from 'node:util'
+import { join } from 'node:path'
+import { modelPath } from '../scripts/models.mjs'
+
+/** Kinds of prompts: how a line of a data set becomes one. */
+const KINDS = {
+  chat: { file: 'mt_bench/question.jsonl', prompt: ({ turns }) => turns[0] },
+  code: { file: 'human_eval/HumanEval.jsonl', prompt: ({ prompt }) => `Complete this function:\n\`\`\`python\n${prompt}\`\`\`` },
+  edit: {
+    file: 'human_eval/HumanEval.jsonl',
+    prompt: ({ prompt, canonical_solution }) =>
+      `Add type hints to every parameter and keep everything else as it is. Give the whole code.\n\`\`\`python\n${prompt}${canonical_solution}\`\`\``
+  },
+  summary: { file: 'dialogsum/test.jsonl', prompt: ({ dialogue }) => `Summarise this dialogue.\n\n${dialogue}` },
+  translation: { file: 'tatoeba/test.jsonl', prompt: ({ de }) => `Translate to English: ${de}` },
+  copying: { file: 'scitldr/test.jsonl', prompt: ({ abstract }) => `Repeat this text word by word:\n\n${abstract}` }
+}
+
+export async function run(args) {
+  const { values } = parseArgs({
+    args,
+    options: {
+      model: { type: 'string', default: 'smollm2' },
+      kinds: { type: 'string', default: Object.keys(KINDS).join(',') },
+      prompts: { type: 'string', default: '100' },
+      tokens: { type: 'string', default: '96' },
+      rounds: { type: 'string', default: '2' },
+      threads: { type: 'string', default: '2' }
+    }
+  })
+  const [prompts, maxTokens, rounds, threads] = ['prompts', 'tokens', 'rounds', 'threads'].map((key) => {
+    const number = Number(values[key])
+    if (!Number.isInteger(number) || number < 1) throw new Error(`--${key} is ${values[key]}; it takes a whole number from 1`)
+    return number
+  })
+  const data = process.env.TREFOIL_DATA
+  if (!data) throw new Error('TREFOIL_DATA is not set; it names the folder of the evaluation data')
+  const kinds = values.kinds.split(',')
+  const unknown = kinds.find((kind) => !Object.hasOwn(KINDS, kind))
+  if (unknown !== undefined) throw new Error(`--kinds has ${unknown}; allowed: ${Object.keys(KINDS).join(', ')}`)
+
+  const { load } = await import('../esm/index.js')
+  const model = await load(await modelPath(values.model), { threads, contextLength: 2048 })
+  const figures = []
+  for (const kind of kinds) {
+    const texts = await readPrompts(data, kind, Math.ceil(prompts / kinds.length))
+    for (const content of texts) figures.push({ kind, ...(await pair(model, [{ role: 'user', content }], maxTokens, rounds)) })
+    print(kind, figures.filter((figure) => figure.kind === kind))
+  }
+  print('all', figures)
+  await model.dispose()
+  const shape = { model: values.model, prompts: figures.length, maxTokens, rounds, threads }
+  return { shape, summary: Object.fromEntries([...kinds, 'all'].map((kind) => [kind, summarise(kind, figures)])), figures }
+}
+
+async function readPrompts(folder, kind, count) {
+  const { file, prompt } = KINDS[kind]
+  const bytes = await readFile(join(folder, file))
+  const lines = (file.endsWith('.gz') ? gunzipSync(bytes) : bytes).toString().trim().split('\n')
+  // Spread over the set, which may be sorted.
+  const step = Math.max(1, Math.floor(lines.length / count))
+  return lines.filter((_, at) => at % step === 0).slice(0, count).map((line) => prompt(JSON.parse(line)))
+}
+
+/** One prompt by both decodings; milliseconds of writing are the least of all turns. */
+async function pair(model, prompt, maxTokens, rounds) {
+  const best = {}
+  for (let round = 0; round < rounds; round += 1) {
+    for (const decoding of round % 2 === 0 ? ['plain', 'auto'] : ['auto', 'plain']) {
+      const result = await model.generate(prompt, { decoding, maxTokens }).result
+      if (!best[decoding] || result.stats.decodeMs < best[decoding].stats.decodeMs) best[decoding] = result
+    }
+  }
+  const { plain, auto } = best
+  if (plain.tokens.join() !== auto.tokens.join()) throw new Error(`the texts differ: ${JSON.stringify(prompt)}`)
+  return {
+    tokens: plain.tokens.length,
+    ratio: plain.stats.decodeMs / auto.stats.decodeMs,
+    tokensPerStep: auto.stats.tokensPerStep,
+    accepted: auto.stats.acceptedTokens,
+    drafted: auto.stats.draftedTokens,
+    ran: auto.stats.decoding
+  }
+}
+
+function summarise(kind, figures) {
+  // A text of a few tokens takes less time than the clock and the machine waver.
+  const kept = figures.filter((figure) => (kind === 'all' || figure.kind === kind) && figure.tokens >= 16)
+  const ratios = kept.map(({ ratio }) => ratio).toSorted((a, b) => a - b)
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length
+  return {
+    prompts: kept.length,
+    meanRatio: mean(ratios),
+    medianRatio: ratios[ratios.length >> 1],
+    worstRatio: ratios[0],
+    tokensPerStep: mean(kept.map(({ tokensPerStep }) => tokensPerStep))
+  }
+}
+
+function print(kind, figures) {
+  const { prompts, meanRatio, medianRatio, worstRatio, tokensPerStep } = summarise(kind, figures)
+  const numbers = [meanRatio, medianRatio, worstRatio, tokensPerStep].map((value) => value?.toFixed(2) ?? '–')
+  console.log(`${kind.padEnd(12)} ${prompts} prompts  to plain: mean ${numbers[0]}, median ${numbers[1]}, worst ${numbers[2]}; ${numbers[3]} tokens a step`)
+}

@@ -1,0 +1,144 @@
+/**
+ * What a step of m rows costs: each product of some models against this machine's memory and arithmetic, and whole
+ * models beside llama.cpp on the same file, turn by turn in one run.
+ *
+ *   npm run bench -- kernels [--models smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b] [--rounds 7] [--threads 2] [--products]
+ *
+ * A step scores m tokens behind a prefix of 64; the peer evaluates them in one batch with the scores of all. Prefill is
+ * 512 tokens. Figures are medians over rounds; c(m) is t(m) / t(1). `--products` leaves the whole models out. A
+ * plot of the products' arithmetic against the roofline goes to benches/results/kernels.svg.
+ */
+import { execFileSync, spawn } from 'node:child_process'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
+import { parseArgs } from 'node:util'
+import { fileURLToPath } from 'node:url'
+import { modelPath } from '../scripts/models.mjs'
+import { openPeer } from './peer.mjs'
+import { plot } from './plot.mjs'
+
+const ROWS = [1, 2, 4, 8, 16, 32, 64]
+const PREFIX = 64
+const PREFILL = 512
+const ROOT = fileURLToPath(new URL('..', import.meta.url))
+
+export async function run(args) {
+  const { values } = parseArgs({
+    args,
+    options: {
+      models: { type: 'string', default: 'smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b' },
+      rounds: { type: 'string', default: '7' },
+      threads: { type: 'string', default: '2' },
+      products: { type: 'boolean', default: false }
+    }
+  })
+  const [rounds, threads] = [values.rounds, values.threads].map(Number)
+  const example = (crate, name) => ['run', '--release', '--quiet', '-p', crate, '--example', name, '--']
+  const table = execFileSync('cargo', [...example('trefoil-kernels', 'roofline'), String(threads), '--json'], {
+    cwd: ROOT,
+    encoding: 'utf8',
+    maxBuffer: 1 << 24
+  })
+  const products = JSON.parse(table)
+  printProducts(products)
+  await mkdir(new URL('./results/', import.meta.url), { recursive: true })
+  await writeFile(new URL('./results/kernels.svg', import.meta.url), plot(roofline(products)))
+
+  const models = {}
+  if (!values.products) {
+    const peer = await openPeer().catch((error) => console.log(`without a peer: ${error.message}`))
+    for (const name of values.models.split(',')) {
+      const path = await modelPath(name)
+      const ours = await openSteps([...example('trefoil-models', 'steps'), path, String(threads), String(PREFIX)])
+      const theirs = await peer?.open(path, { threads, contextSize: 1024 })
+      models[name] = await compare(ours, theirs, rounds)
+      ours.end()
+      await theirs?.dispose()
+      printModel(name, models[name])
+    }
+  }
+  return { shape: { rounds, threads, prefix: PREFIX, prefill: PREFILL }, products, models }
+}
+
+/** A child process that times steps on request. */
+async function openSteps(args) {
+  const child = spawn('cargo', args, { cwd: ROOT, stdio: ['pipe', 'pipe', 'inherit'] })
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  const next = async () => {
+    const { value, done } = await lines.next()
+    if (done) throw new Error('the steps program ended early')
+    return value
+  }
+  await next()
+  return {
+    async time(request) {
+      child.stdin.write(`${request}\n`)
+      return Number(await next())
+    },
+    end: () => child.stdin.end()
+  }
+}
+
+async function compare(ours, theirs, rounds) {
+  const runs = [
+    ...ROWS.map((rows) => ({ name: rows, ours: () => ours.time(rows), theirs: () => theirs?.step(PREFIX, rows) })),
+    { name: 'prefill', ours: () => ours.time(`prefill ${PREFILL}`), theirs: () => theirs?.prefill(PREFILL) }
+  ]
+  const times = runs.map(() => ({ ours: [], theirs: [] }))
+  for (let round = -1; round < rounds; round += 1) {
+    for (const [at, run] of runs.entries()) {
+      const order = round % 2 === 0 ? ['ours', 'theirs'] : ['theirs', 'ours']
+      for (const side of order) {
+        const ms = await run[side]()
+        // The first round only warms caches and clocks.
+        if (round >= 0 && ms !== undefined) times[at][side].push(ms)
+      }
+    }
+  }
+  return Object.fromEntries(
+    runs.map(({ name }, at) => [name, { ours: median(times[at].ours), theirs: median(times[at].theirs) }])
+  )
+}
+
+function median(values) {
+  const sorted = values.toSorted((a, b) => a - b)
+  return sorted.length > 0 ? sorted[sorted.length >> 1] : undefined
+}
+
+function printModel(name, times) {
+  console.log(`\n${name}, milliseconds a step (c of m)`)
+  for (const [key, { ours, theirs }] of Object.entries(times)) {
+    const c = (side, ms) => (key === 'prefill' ? '' : ` (${(ms / times[1][side]).toFixed(2)})`)
+    const peer = theirs === undefined ? '' : `   peer ${theirs.toFixed(1)}${c('theirs', theirs)}   ${(theirs / ours).toFixed(2)}×`
+    console.log(`  ${key.padStart(7)}  ${ours.toFixed(1)}${c('ours', ours)}${peer}`)
+  }
+}
+
+function printProducts({ bandwidth, peak, rows, products, models }) {
+  console.log(`memory ${bandwidth.toFixed(1)} GB/s; int8 ${peak.int8.toFixed(0)} and f32 ${peak.f32.toFixed(0)} GMAC/s`)
+  for (const { name, type, n, k, ms } of products) {
+    const bound = ms.map((_, at) => roof({ bandwidth, peak }, { type, n, k, bytes: products.find((p) => p.name === name).bytes }, rows[at]))
+    const shares = ms.map((time, at) => `${rows[at]}: ${time.toFixed(3)} (${Math.round((100 * bound[at]) / time)}%)`)
+    console.log(`${name} ${type} [${n}, ${k}], ms (share of the roofline)  ${shares.join('  ')}`)
+  }
+  for (const { name, ms } of models) console.log(`all products of ${name}, c(m)  ${ms.map((time, at) => `${rows[at]}: ${(time / ms[0]).toFixed(2)}`).join('  ')}`)
+}
+
+/** The least milliseconds that a product can take: its bytes read, or its arithmetic done. */
+function roof({ bandwidth, peak }, { type, n, k, bytes }, rows) {
+  const dense = ['f32', 'f16', 'bf16'].includes(type)
+  return 1e3 * Math.max(bytes / (bandwidth * 1e9), (rows * n * k) / ((dense ? peak.f32 : peak.int8) * 1e9))
+}
+
+/** GMAC/s by rows: measured, and the machine's bound for the largest product. */
+function roofline({ bandwidth, peak, rows, products }) {
+  const shown = products.filter(({ plotted }) => plotted)
+  const series = shown.flatMap((product) => {
+    const rate = (ms, at) => [rows[at], (rows[at] * product.n * product.k) / (ms * 1e6)]
+    return [
+      { name: `${product.name} ${product.type}`, points: product.ms.map(rate) },
+      { name: 'its roofline', dashed: true, points: rows.map((m, at) => rate(roof({ bandwidth, peak }, product, m), at)) }
+    ]
+  })
+  return { title: 'Products of m rows against the roofline', x: 'rows', y: 'GMAC/s', series }
+}
