@@ -230,17 +230,26 @@ fn put(ty: WeightType, unit: &mut [u8], lane: usize, block: &[u8]) {
             }
             _ => {}
         }
-        for (i, code) in parsed.codes[b * BLOCK..(b + 1) * BLOCK].iter().enumerate() {
-            let (group, byte) = (i / 4, 4 * lane + i % 4);
-            if ty.bits() == 8 {
-                codes[group * GROUP + byte] = *code;
-                continue;
+        let (parsed, _) = parsed.codes[b * BLOCK..(b + 1) * BLOCK].as_chunks::<4>();
+        for (group, code) in parsed.iter().enumerate().take(if ty.bits() == 8 { 8 } else { 4 }) {
+            for (byte, to) in codes[group * GROUP + 4 * lane..][..4].iter_mut().enumerate() {
+                *to = if ty.bits() == 8 {
+                    code[byte]
+                } else {
+                    code[byte] & 15 | (parsed[group + 4][byte] & 15) << 4
+                };
             }
-            codes[group % 4 * GROUP + byte] |= (code & 15) << (group / 4 * 4);
-            match ty.bits() {
-                5 => codes[4 * GROUP + byte] |= (code >> 4) << group,
-                6 => codes[(4 + group / 4) * GROUP + byte] |= (code >> 4) << (2 * (group % 4)),
-                _ => {}
+        }
+        // The bits above the nibbles: five-bit codes have one, six-bit codes two.
+        let (planes, bits) = match ty.bits() {
+            5 => (1, 1),
+            6 => (2, 2),
+            _ => (0, 0),
+        };
+        for plane in 0..planes {
+            let groups = &parsed[plane * 4 * (planes - 1)..][..8 / planes];
+            for (byte, to) in codes[(4 + plane) * GROUP + 4 * lane..][..4].iter_mut().enumerate() {
+                *to = groups.iter().rev().fold(0, |above, code| above << bits | code[byte] >> 4);
             }
         }
     }
