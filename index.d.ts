@@ -133,9 +133,12 @@ export interface NativeStats {
   acceptedTokens: number
   fallbacks: number
   rollbacks: number
+  poolHits: number
+  poolBytes: number
   encoderForwards: number
   prefillMs: number
   decodeMs: number
+  hostMs: number
   tokensPerSecond: number
   decoding: string
 }

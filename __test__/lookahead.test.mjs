@@ -97,6 +97,9 @@ test('chunks say which tokens a draft had', async (t) => {
     const { stats } = await generation.result
     t.is(stats.acceptedTokens, drafted)
     t.is(stats.decoding, 'lookahead')
+    t.true(stats.poolHits > 0 && stats.poolHits <= stats.steps)
+    t.true(stats.poolBytes > 0 && stats.poolBytes <= 4 << 20)
+    t.true(stats.hostMs > 0 && stats.hostMs < stats.decodeMs)
   } finally {
     await model.dispose()
   }

@@ -48,7 +48,10 @@ test('a stream says what text() and the result say', async (t) => {
   t.is(stats.encoderForwards, 1)
   t.is(stats.decoding, 'plain')
   t.true(stats.prefillMs > 0 && stats.decodeMs > 0 && stats.tokensPerSecond > 0)
-  for (const key of ['draftForwards', 'draftedTokens', 'acceptedTokens', 'fallbacks', 'rollbacks']) t.is(stats[key], 0)
+  for (const key of ['draftForwards', 'draftedTokens', 'acceptedTokens', 'fallbacks', 'rollbacks', 'poolHits', 'poolBytes']) {
+    t.is(stats[key], 0)
+  }
+  t.true(stats.hostMs > 0 && stats.hostMs < stats.decodeMs)
 })
 
 test('tokens go there and back', async (t) => {

@@ -43,9 +43,15 @@ export interface Stats {
   acceptedTokens: number
   fallbacks: number
   rollbacks: number
+  /** Steps in which lookahead's n-gram pool had a guess at what comes next. */
+  poolHits: number
+  /** Bytes of that pool; texts that are written together share it. */
+  poolBytes: number
   encoderForwards: number
   prefillMs: number
   decodeMs: number
+  /** The part of `decodeMs` that no model took: proposing, judging, and keeping what was judged. */
+  hostMs: number
   tokensPerSecond: number
   /** The decoding that really ran. */
   decoding: string

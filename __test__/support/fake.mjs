@@ -10,9 +10,12 @@ export const STATS = {
   acceptedTokens: 0,
   fallbacks: 0,
   rollbacks: 0,
+  poolHits: 0,
+  poolBytes: 0,
   encoderForwards: 0,
   prefillMs: 0,
   decodeMs: 0,
+  hostMs: 0,
   tokensPerSecond: 0,
   decoding: 'plain'
 }

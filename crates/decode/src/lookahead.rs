@@ -16,7 +16,7 @@ use trefoil_models::{Draft, RowId, Scores, Token};
 use crate::error::{Error, Result};
 use crate::ngrams::{Before, Ngrams, before};
 use crate::sampler::{Sampler, argmax};
-use crate::strategy::{Live, Strategy, Verdict, walk};
+use crate::strategy::{Counters, Live, Strategy, Verdict, walk};
 use crate::window::Window;
 
 /// Bytes of a session's pool.
@@ -52,7 +52,7 @@ pub struct Lookahead {
     settings: LookaheadSettings,
     pool: Ngrams,
     branches: HashMap<usize, Branch>,
-    hits: usize,
+    ends: VecDeque<End>,
     picks: Vec<Token>,
     gram: Vec<Token>,
 }
@@ -61,6 +61,16 @@ struct Branch {
     window: Option<Window>,
     /// Tokens of the text that are in the pool.
     pooled: usize,
+    /// Steps in which the pool knew the pending token.
+    hits: usize,
+}
+
+/// The end of a guess, where the next one may begin: its row and token, and the tokens before that one.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    row: RowId,
+    token: Token,
+    before: Before,
 }
 
 impl Lookahead {
@@ -71,45 +81,49 @@ impl Lookahead {
         if settings.pool_from_prompt {
             pool.insert_text(source, source.len());
         }
-        Self { settings, pool, branches: HashMap::new(), hits: 0, picks: Vec::new(), gram: Vec::new() }
+        Self {
+            settings,
+            pool,
+            branches: HashMap::new(),
+            ends: VecDeque::new(),
+            picks: Vec::new(),
+            gram: Vec::new(),
+        }
     }
 
-    /// Hangs the candidates that continue `live` into the draft, within `budget` rows.
-    fn guess(&mut self, live: &Live<'_>, draft: &mut Draft, mut budget: usize) {
+    /// Hangs the candidates that continue `live` into the draft, within `budget` rows; says whether there were any.
+    fn guess(&mut self, live: &Live<'_>, draft: &mut Draft, mut budget: usize) -> bool {
+        let Self { settings: LookaheadSettings { guesses, reference, .. }, pool, ends, .. } = self;
         let tokens = live.text.tokens();
-        let Some((&pending, rest)) = tokens.split_last() else { return };
-        // Ends of guesses, best first: the row, its token, the tokens before that one.
-        let mut ends: VecDeque<(RowId, Token, Before)> = VecDeque::from([(live.root, pending, before(rest))]);
-        let mut at_root = true;
-        while let Some((row, key, context)) = ends.pop_front() {
-            let width = if at_root { self.settings.guesses } else { 1 };
-            let mut candidates: Vec<(Before, &[Token])> = self.pool.after(key).collect();
-            if !self.settings.reference {
-                candidates.sort_by_key(|(before, _)| std::cmp::Reverse(agreement(*before, context)));
-            }
-            self.hits += usize::from(at_root && !candidates.is_empty());
-            at_root = false;
-            for (_, tail) in candidates.into_iter().take(width) {
-                let mut end = row;
-                let mut trail = [Some(key), context[0], context[1]];
+        let Some((&pending, rest)) = tokens.split_last() else { return false };
+        let root = End { row: live.root, token: pending, before: before(rest) };
+        let known = pool.after(pending).next().is_some();
+        ends.clear();
+        ends.push_back(root);
+        while let Some(start) = ends.pop_front() {
+            let width = if start.row == root.row { *guesses } else { 1 };
+            let context = (!*reference).then_some(start.before);
+            for tail in pool.ranked(start.token, context).take(width) {
+                let mut end = start;
                 for &token in tail {
                     let rows = draft.len();
-                    if budget == 0 && draft.child_with(end, token).is_none() {
-                        return;
+                    if budget == 0 && draft.child_with(end.row, token).is_none() {
+                        return known;
                     }
-                    end = draft.extend(end, token);
-                    draft.score(end);
+                    let row = draft.extend(end.row, token);
+                    draft.score(row);
                     budget -= draft.len() - rows;
-                    trail = [Some(token), trail[0], trail[1]];
+                    end = End { row, token, before: [Some(end.token), end.before[0]] };
                 }
-                if !self.settings.reference {
-                    ends.push_back((end, draft.row(end).token, [trail[1], trail[2]]));
+                if !*reference {
+                    ends.push_back(end);
                 }
             }
             if budget == 0 {
-                return;
+                break;
             }
         }
+        known
     }
 
     /// Learns from the window's picks and moves it on by the tokens that the step kept.
@@ -139,11 +153,6 @@ impl Lookahead {
     }
 }
 
-/// How many tokens before an entry's key are those of the text.
-fn agreement(entry: Before, text: Before) -> usize {
-    entry.iter().zip(&text).take_while(|(entry, text)| entry.is_some() && entry == text).count()
-}
-
 impl Strategy for Lookahead {
     fn propose(&mut self, live: &[Live<'_>], draft: &mut Draft) -> Result<()> {
         for live in live {
@@ -152,6 +161,7 @@ impl Strategy for Lookahead {
             let branch = self.branches.entry(live.branch).or_insert_with(|| Branch {
                 window: (window > 0).then(|| Window::new(window, ngram, tokens)),
                 pooled: 0,
+                hits: 0,
             });
             if pool_from_prompt {
                 self.pool.insert_text(tokens, tokens.len() - branch.pooled);
@@ -168,7 +178,10 @@ impl Strategy for Lookahead {
                 let hung = draft.len() - rows + 1;
                 let spare = if reference { usize::MAX } else { self.settings.rows().saturating_sub(hung) };
                 let budget = if self.settings.guesses == 0 { 0 } else { spare };
-                self.guess(live, draft, budget);
+                let known = self.guess(live, draft, budget);
+                if let Some(branch) = self.branches.get_mut(&live.branch) {
+                    branch.hits += usize::from(known);
+                }
             }
         }
         Ok(())
@@ -192,6 +205,14 @@ impl Strategy for Lookahead {
     }
 
     fn close(&mut self, branch: usize) {
-        self.branches.remove(&branch);
+        // Its counters outlive it.
+        if let Some(branch) = self.branches.get_mut(&branch) {
+            branch.window = None;
+        }
+    }
+
+    fn counters(&self, branch: usize) -> Counters {
+        let pool_hits = self.branches.get(&branch).map_or(0, |branch| branch.hits);
+        Counters { pool_hits, pool_bytes: self.pool.bytes(), ..Counters::default() }
     }
 }

@@ -31,6 +31,11 @@ pub fn before(text: &[Token]) -> Before {
     [last.next(), last.next()]
 }
 
+/// How many tokens before an entry's key are those of the text.
+fn agreement(entry: Before, text: Before) -> usize {
+    entry.iter().zip(&text).take_while(|(entry, text)| entry.is_some() && entry == text).count()
+}
+
 /// A doubly linked list through the entries.
 #[derive(Clone, Copy, Debug)]
 struct Chain {
@@ -123,6 +128,18 @@ impl Ngrams {
     /// What followed `key`, most recent first: (the tokens before, the N−1 tokens after).
     pub fn after(&self, key: Token) -> impl Iterator<Item = (Before, &[Token])> + '_ {
         self.of(key).map(|at| (self.entries[at as usize].before, self.tail_at(at)))
+    }
+
+    /// The N−1 tokens after `key`, most recent first; where a `context` is given, those with a longer suffix of it
+    /// before the key come first.
+    pub fn ranked(&self, key: Token, context: Option<Before>) -> impl Iterator<Item = &[Token]> + '_ {
+        let agreement = move |entry: &Before| context.map_or(0, |context| agreement(*entry, context));
+        let most = context.map_or(0, |context| context.len());
+        // A walk for every length of suffix, instead of a sort, needs no memory.
+        (0..=most).rev().flat_map(move |wanted| {
+            let alike = self.after(key).filter(move |(before, _)| agreement(before) == wanted);
+            alike.map(|(_, tail)| tail)
+        })
     }
 
     fn of(&self, key: Token) -> impl Iterator<Item = u32> + '_ {

@@ -185,18 +185,33 @@ fn keep_nucleus(candidates: &mut Vec<(f32, Token)>, share: f64) {
 
 /// The index of the highest score, the lowest among equals.
 pub(crate) fn argmax(logits: &[f32]) -> Result<Token> {
+    // Only which block has it is tracked while the scores go by, so that the compiler compares many at once.
     let mut best = (0, f32::NEG_INFINITY);
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > best.1 {
-            best = (token, logit);
+    for (block, scores) in logits.chunks(BLOCK).enumerate() {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (whole, rest) = scores.as_chunks::<LANES>();
+        for scores in whole {
+            for (lane, &score) in lanes.iter_mut().zip(scores) {
+                *lane = if score > *lane { score } else { *lane };
+            }
+        }
+        let highest = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        if highest > best.1 {
+            best = (block, highest);
         }
     }
-    if best.1.is_finite() {
-        Ok(best.0 as Token)
-    } else {
-        Err(Error::internal("the model's scores are not finite"))
+    let from = best.0 * BLOCK;
+    match logits[from.min(logits.len())..].iter().position(|&score| score == best.1) {
+        Some(at) if best.1.is_finite() => Ok((from + at) as Token),
+        _ => Err(Error::internal("the model's scores are not finite")),
     }
 }
+
+/// Scores among which the highest is looked for again once it is known to be there.
+const BLOCK: usize = 1024;
+
+/// Scores compared at once.
+const LANES: usize = 16;
 
 /// The natural logarithm of `token`'s probability under these scores.
 pub(crate) fn log_probability(logits: &[f32], token: Token) -> f64 {
@@ -235,6 +250,20 @@ mod tests {
         let mut sampler = Sampler::new(Sampling::default(), 0);
         let pick = sampler.pick(&[1.0, 3.0, 3.0, f32::NAN], &Transcript::new(vec![]), &[]).unwrap();
         assert_eq!(pick.token, 1);
+    }
+
+    #[test]
+    fn the_best_of_many_scores_is_the_first_highest() {
+        for len in [1, 15, 16, 17, 1023, 1024, 1025, 5000] {
+            for at in [0, len / 3, len - 1] {
+                let mut logits: Vec<f32> = (0..len).map(|i| uniform(3, 1, i as u64) as f32 - 2.0).collect();
+                logits[at] = 0.5;
+                logits[len - 1] = 0.5;
+                logits[len / 2] = if len > 2 { f32::NAN } else { 0.5 };
+                let expected = logits.iter().position(|&logit| logit == 0.5).unwrap();
+                assert_eq!(argmax(&logits).unwrap() as usize, expected, "{len}, {at}");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! that (its prompt, at first) goes in through the same forward pass, as a chain without scores.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use trefoil_models::{BranchId, CausalLm, Draft, Kv, RowId, Token};
 
@@ -69,6 +69,7 @@ pub struct Session {
     strategy: Box<dyn Strategy>,
     ends: Arc<[Token]>,
     draft: Draft,
+    host: Duration,
 }
 
 impl Session {
@@ -76,7 +77,7 @@ impl Session {
     ///
     /// * `ends`: the tokens that end a text.
     pub fn new(strategy: Box<dyn Strategy>, ends: Arc<[Token]>) -> Self {
-        Self { branches: Vec::new(), strategy, ends, draft: Draft::new() }
+        Self { branches: Vec::new(), strategy, ends, draft: Draft::new(), host: Duration::ZERO }
     }
 
     /// Adds a branch that continues `prompt` by at most `limit` tokens, and gives its number.
@@ -132,6 +133,11 @@ impl Session {
     /// What a branch took so far.
     pub fn tally(&self, branch: usize) -> Tally {
         self.branches[branch].tally
+    }
+
+    /// Time that steps have spent outside of forward passes: proposing, judging, and keeping what was judged.
+    pub fn host(&self) -> Duration {
+        self.host
     }
 
     /// The strategy of the session.
@@ -196,7 +202,9 @@ impl Session {
             return Ok(Vec::new());
         }
         let mut kept = Vec::with_capacity(due.len());
-        for (number, verdict) in self.strategy.ahead(&due)? {
+        let foregone = self.strategy.ahead(&due)?;
+        let before = Instant::now();
+        for (number, verdict) in foregone {
             kept.push(self.settle(number, verdict, kv)?);
         }
         self.draft.clear();
@@ -209,12 +217,15 @@ impl Session {
             }
         }
         if live.is_empty() {
+            self.host += before.elapsed();
             return Ok(kept);
         }
         self.strategy.propose(&live, &mut self.draft)?;
+        self.host += before.elapsed();
         let before = Instant::now();
         let scores = model.score(&self.draft, kv)?;
         self.strategy.timed(self.draft.len(), before.elapsed().as_secs_f64());
+        let before = Instant::now();
         let roots: Vec<(usize, RowId)> = live.iter().map(|live| (live.branch, live.root)).collect();
         for (number, root) in roots {
             let branch = &mut self.branches[number];
@@ -222,6 +233,7 @@ impl Session {
             let verdict = self.strategy.judge(&live, &self.draft, &scores, &mut branch.sampler)?;
             kept.push(self.settle(number, verdict, kv)?);
         }
+        self.host += before.elapsed();
         Ok(kept)
     }
 

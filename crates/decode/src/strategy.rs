@@ -51,6 +51,10 @@ pub struct Counters {
     pub fallbacks: usize,
     /// Times that the large model replaced a token of the little one.
     pub rollbacks: usize,
+    /// Steps in which the n-gram pool had a guess at what follows the pending token.
+    pub pool_hits: usize,
+    /// Bytes set aside for the n-gram pool, which the branches of a session share.
+    pub pool_bytes: usize,
 }
 
 /// A decoding, for all branches of one session.

@@ -47,16 +47,19 @@ impl Window {
     /// Hangs the window under `root` and asks for the scores of its deepest level, and of the first column: that one
     /// hangs under the pending token itself, so it is a guess at what comes next and can be kept like any other.
     pub(crate) fn hang(&mut self, root: RowId, draft: &mut Draft) {
-        self.cells.clear();
-        let mut spine = vec![root];
+        self.cells.resize_with(self.levels.len(), Vec::new);
+        let spine = &mut self.cells[0];
+        spine.clear();
+        spine.push(root);
+        let mut end = root;
         for &token in &self.levels[0] {
-            spine.push(draft.extend(spine[spine.len() - 1], token));
+            end = draft.extend(end, token);
+            spine.push(end);
         }
-        self.cells.push(spine);
-        for level in &self.levels[1..] {
-            let above = &self.cells[self.cells.len() - 1];
-            let cells = above.iter().zip(level).map(|(&above, &token)| draft.extend(above, token)).collect();
-            self.cells.push(cells);
+        for (level, tokens) in self.levels.iter().enumerate().skip(1) {
+            let [above, cells] = &mut self.cells[level - 1..=level] else { continue };
+            cells.clear();
+            cells.extend(above.iter().zip(tokens).map(|(&above, &token)| draft.extend(above, token)));
         }
         let first = self.cells[1..].iter().map(|level| &level[..1]);
         for &cell in first.chain(self.cells.last().map(Vec::as_slice)).flatten() {
@@ -86,18 +89,20 @@ impl Window {
     /// * `picks`: the model's picks below the deepest level, by column.
     /// * `text`: the text with the kept tokens, the new pending one last.
     pub(crate) fn advance(&mut self, kept: usize, picks: &[Token], text: &[Token], pool: &Ngrams) {
-        let rest = |tokens: &[Token], by: usize| tokens.get(by..).unwrap_or_default().to_vec();
-        if self.is_full() {
-            self.levels.push(picks.to_vec());
-            // The level that moves to the top loses one more: its first cell is the pending token's place.
-            self.levels = (1..self.levels.len())
-                .map(|level| rest(&self.levels[level], if level == 1 { kept } else { kept - 1 }))
-                .collect();
+        let full = self.is_full();
+        if full {
+            self.levels.rotate_left(1);
         } else {
-            for level in &mut self.levels {
-                *level = rest(level, kept);
-            }
-            self.levels.push(rest(picks, kept));
+            self.levels.push(Vec::new());
+        }
+        if let Some(deepest) = self.levels.last_mut() {
+            deepest.clear();
+            deepest.extend_from_slice(picks);
+        }
+        for (at, level) in self.levels.iter_mut().enumerate() {
+            // The level that moves to the top loses one more: its first cell is the pending token's place.
+            let passed = if full && at > 0 { kept - 1 } else { kept };
+            level.drain(..passed.min(level.len()));
         }
         self.refill(text, pool);
     }

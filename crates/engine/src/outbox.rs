@@ -68,12 +68,18 @@ pub struct Stats {
     pub fallbacks: usize,
     /// Replacements by the large model.
     pub rollbacks: usize,
+    /// Steps in which the n-gram pool had a guess.
+    pub pool_hits: usize,
+    /// Bytes of the n-gram pool.
+    pub pool_bytes: usize,
     /// Runs of encoders, a draft model's included.
     pub encoder_forwards: usize,
     /// Milliseconds of encoding and prefill.
     pub prefill_ms: f64,
     /// Milliseconds of the steps after it.
     pub decode_ms: f64,
+    /// Milliseconds of those steps that no model took: proposing, judging, and keeping what was judged.
+    pub host_ms: f64,
     /// The decoding that ran.
     pub decoding: &'static str,
 }

@@ -235,10 +235,13 @@ impl Writing {
                 accepted_tokens: accepted,
                 fallbacks: counters.fallbacks,
                 rollbacks: counters.rollbacks,
+                pool_hits: counters.pool_hits,
+                pool_bytes: counters.pool_bytes,
                 // One run served all: the first answer shows it, so that the sum over answers is the truth.
                 encoder_forwards: if branch == 0 { self.encoder_forwards } else { 0 },
                 prefill_ms: milliseconds(self.prefill),
                 decode_ms: milliseconds(self.decode),
+                host_ms: milliseconds(self.session.host()),
                 decoding: self.session.strategy().ran().unwrap_or(self.decoding),
             },
             tokens,

@@ -27,9 +27,12 @@ pub struct NativeStats {
     pub accepted_tokens: u32,
     pub fallbacks: u32,
     pub rollbacks: u32,
+    pub pool_hits: u32,
+    pub pool_bytes: f64,
     pub encoder_forwards: u32,
     pub prefill_ms: f64,
     pub decode_ms: f64,
+    pub host_ms: f64,
     pub tokens_per_second: f64,
     pub decoding: String,
 }
@@ -160,9 +163,12 @@ impl From<Stats> for NativeStats {
             accepted_tokens: stats.accepted_tokens as u32,
             fallbacks: stats.fallbacks as u32,
             rollbacks: stats.rollbacks as u32,
+            pool_hits: stats.pool_hits as u32,
+            pool_bytes: stats.pool_bytes as f64,
             encoder_forwards: stats.encoder_forwards as u32,
             prefill_ms: stats.prefill_ms,
             decode_ms: stats.decode_ms,
+            host_ms: stats.host_ms,
             tokens_per_second: if stats.decode_ms > 0.0 {
                 stats.tokens as f64 * 1e3 / stats.decode_ms
             } else {
