@@ -9,25 +9,20 @@
  * predicted S is the paper's cost law with its fitted constants (α = 0.425, f = 3.106). Every text is compared with
  * plain decoding's. A plot of S and R against rows a step goes to benches/results/lookahead-MODEL.svg.
  */
-import { readFile, writeFile, mkdir } from 'node:fs/promises'
-import { join } from 'node:path'
+import { writeFile, mkdir } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { modelPath } from '../scripts/models.mjs'
 import { plot } from './plot.mjs'
+import { promptsOf, whole } from './prompts.mjs'
 
-const SETS = {
-  human_eval: ['human_eval/HumanEval.jsonl', ({ prompt }) => prompt],
-  mt_bench: ['mt_bench/question.jsonl', ({ turns }) => [{ role: 'user', content: turns[0] }]],
-  gsm8k: ['gsm8k/test.jsonl', ({ question }) => [{ role: 'user', content: question }]],
-  spec_bench: ['spec_bench/question.jsonl', ({ turns }) => [{ role: 'user', content: turns[0] }]]
-}
+const SETS = ['human_eval', 'mt_bench', 'gsm8k', 'spec_bench']
 
 export async function run(args) {
   const { values } = parseArgs({
     args,
     options: {
       model: { type: 'string', default: 'smollm2' },
-      sets: { type: 'string', default: Object.keys(SETS).join(',') },
+      sets: { type: 'string', default: SETS.join(',') },
       prompts: { type: 'string', default: '4' },
       tokens: { type: 'string', default: '96' },
       threads: { type: 'string', default: '2' },
@@ -35,7 +30,7 @@ export async function run(args) {
       reference: { type: 'boolean', default: false }
     }
   })
-  const [prompts, tokens, threads] = [values.prompts, values.tokens, values.threads].map(Number)
+  const [prompts, tokens, threads] = ['prompts', 'tokens', 'threads'].map((name) => whole(name, values[name]))
   const { load } = await import(new URL('../esm/index.js', import.meta.url).href)
   const model = await load(await modelPath(values.model), { threads, contextLength: 2048 })
   const decodings = values.grid.split(',').flatMap((cell) => {
@@ -54,17 +49,6 @@ export async function run(args) {
   }
   await draw(values.model, figures)
   return { shape: { model: values.model, prompts, tokens, threads }, figures }
-}
-
-/** `count` prompts, evenly spread over a set. */
-async function promptsOf(set, count) {
-  const folder = process.env.TREFOIL_DATA
-  if (!folder) throw new Error('TREFOIL_DATA names no folder; it takes one with human_eval, mt_bench, gsm8k, spec_bench')
-  if (!Object.hasOwn(SETS, set)) throw new Error(`unknown set ${set}; sets: ${Object.keys(SETS).join(', ')}`)
-  const [file, promptOf] = SETS[set]
-  const lines = (await readFile(join(folder, file), 'utf8')).trimEnd().split('\n')
-  const step = Math.max(1, Math.floor(lines.length / count))
-  return lines.filter((_, at) => at % step === 0).slice(0, count).map((line) => promptOf(JSON.parse(line)))
 }
 
 async function measure(model, prompts, maxTokens, decodings) {

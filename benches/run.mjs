@@ -5,11 +5,18 @@
  * both to `benches/results/NAME.json`.
  */
 import { execFileSync } from 'node:child_process'
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { availableParallelism, cpus, loadavg, totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
 
-const BENCHES = { plain: './plain.mjs', auto: './auto.mjs', kernels: './kernels.mjs', lookahead: './lookahead.mjs', bild: './bild.mjs' }
+const BENCHES = {
+  plain: './plain.mjs',
+  auto: './auto.mjs',
+  kernels: './kernels.mjs',
+  lookahead: './lookahead.mjs',
+  bild: './bild.mjs',
+  exact: './exact.mjs'
+}
 
 /** What every figure must be read beside. */
 function circumstances() {
@@ -32,6 +39,16 @@ function circumstances() {
   }
 }
 
+/** What an earlier run has written; nothing where there was none. */
+async function earlier(file) {
+  try {
+    return JSON.parse(await readFile(file, 'utf8'))
+  } catch (error) {
+    if (error.code === 'ENOENT') return {}
+    throw error
+  }
+}
+
 async function main([name, ...args]) {
   if (!Object.hasOwn(BENCHES, name ?? '')) {
     throw new Error(`usage: npm run bench -- NAME [options]; benches: ${Object.keys(BENCHES).join(', ')}`)
@@ -40,11 +57,13 @@ async function main([name, ...args]) {
   console.log(`${machine.cpu}, ${machine.cores} cores, ${machine.memoryGB} GB, Node ${machine.node}, commit ${machine.commit}`)
   if (machine.loadBefore > 0.5) console.log(`load average ${machine.loadBefore}: something else is running, so read only the ratios`)
   const bench = await import(BENCHES[name])
-  const figures = await bench.run(args)
+  const figures = await bench.run(args, machine)
   const folder = new URL('./results/', import.meta.url)
   await mkdir(folder, { recursive: true })
   const file = new URL(`${[name, ...(figures.shape?.model ? [figures.shape.model] : [])].join('-')}.json`, folder)
-  await writeFile(file, `${JSON.stringify({ machine, ...figures }, null, 2)}\n`)
+  // A bench of many parts can be run one part at a time: each names the circumstances of its own figures.
+  const kept = bench.merge ? bench.merge(await earlier(file), figures) : { machine, ...figures }
+  await writeFile(file, `${JSON.stringify(kept, null, 2)}\n`)
   console.log(`written to ${fileURLToPath(file)}`)
 }
 
