@@ -148,6 +148,8 @@ test('tokens that are none are refused by place', async (t) => {
 
 const LOAD_OPTIONS = {
   'threads 0': [{ threads: 0 }, /threads is 0/],
+  'workers 0': [{ workers: 0 }, /workers is 0; allowed: a whole number from 1 to 64/],
+  'a thousand workers': [{ workers: 1000 }, /workers is 1000/],
   'threads NaN': [{ threads: Number.NaN }, /threads is NaN/],
   'contextLength -5': [{ contextLength: -5 }, /contextLength is -5/],
   'memoryLimit as text': [{ memoryLimit: '4GB' }, /memoryLimit is '4GB'/],

@@ -85,6 +85,27 @@ real('SmolLM2 writes the same text in fewer steps', async (t) => {
   }
 })
 
+test('several workers write what one does, in as many steps', async (t) => {
+  const prompts = await german(6)
+  const write = async (options) => {
+    const model = await load(LARGE, options)
+    try {
+      const texts = []
+      for (const decoding of ['plain', ...DECODINGS.slice(0, 3)]) {
+        for (const sampling of [{}, SAMPLED]) {
+          const results = prompts.map((prompt) => model.generate(prompt, { maxTokens: 48, logprobs: true, decoding, ...sampling }).result)
+          for (const { text, tokens, stats } of await Promise.all(results)) texts.push({ text, tokens, steps: stats.steps })
+        }
+      }
+      return texts
+    } finally {
+      await model.dispose()
+    }
+  }
+  const expected = await write({})
+  for (const options of [{ workers: 2 }, { workers: 3, threads: 1 }]) t.deepEqual(await write(options), expected)
+})
+
 test('chunks say which tokens a draft had', async (t) => {
   const model = await load(LARGE)
   try {

@@ -20,6 +20,11 @@ export interface LoadOptions {
   dtype?: 'auto' | 'f32' | 'bf16' | 'f16'
   /** Threads of a step; by default one a core. */
   threads?: number
+  /**
+   * Groups into which the threads are divided, 1 to 64; 1 by default. Each scores a part of a step's rows, with the
+   * weights and the cache in common and the same text as one: lookahead parallelism, to be measured before it is used.
+   */
+  workers?: number
   /** Tokens that a text may have, its prompt included; by default the model's own limit, at most 8192. */
   contextLength?: number
   /** Bytes that weights, caches and logits may take; by default the machine's memory. */

@@ -5,12 +5,14 @@
 
 mod scripted;
 
+use std::sync::Arc;
+
 use scripted::{Break, Scripted, Task, Took, Written, write};
 use trefoil_decode::{
     Auto, AutoGround, Bild, BildSettings, Costs, Jacobi, Lookahead, LookaheadSettings, Plain, Rule, Sampling,
     Strategy,
 };
-use trefoil_models::Token;
+use trefoil_models::{CausalLm, Sharded, Token};
 
 struct Random(u64);
 
@@ -56,8 +58,12 @@ impl Setting {
     }
 
     fn write(&self, strategy: Box<dyn Strategy>) -> (Vec<Written>, Vec<Took>) {
+        self.write_by(&self.model, strategy)
+    }
+
+    fn write_by(&self, model: &dyn CausalLm, strategy: Box<dyn Strategy>) -> (Vec<Written>, Vec<Took>) {
         let mut kv = self.model.kv(64);
-        write(&self.model, &mut kv, strategy, self.sampling, &self.tasks, &self.ends)
+        write(model, &mut kv, strategy, self.sampling, &self.tasks, &self.ends)
     }
 
     fn plain(&self) -> (Vec<Written>, Vec<Took>) {
@@ -148,6 +154,23 @@ fn a_broken_mask_is_found() {
             found += usize::from(setting.write(strategy).0 != expected);
         }
         assert!(found >= 10, "{broken:?} changed {found} texts of 200");
+    }
+}
+
+#[test]
+fn workers_write_the_text_of_one_in_as_many_steps() {
+    for round in 0..400 {
+        let setting = Setting::random(&mut Random(round));
+        // The same seed makes the same strategy again.
+        let strategy = || strategy(&mut Random(round + 1000), &setting);
+        let (name, one) = strategy();
+        let expected = setting.write(one);
+        for workers in [2, 3] {
+            let model: Arc<dyn CausalLm> = Arc::new(setting.model.clone());
+            let sharded = Sharded::new(Arc::clone(&model), vec![model; workers]);
+            let found = setting.write_by(&sharded, strategy().1);
+            assert_eq!(found, expected, "round {round}, {name}, {workers} workers");
+        }
     }
 }
 

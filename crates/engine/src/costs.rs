@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use trefoil_decode::Costs;
 use trefoil_kernels::Kernels;
-use trefoil_models::{CrossKv, Kv, Seq2SeqLm, Token};
+use trefoil_models::{CausalLm, CrossKv, Kv, Seq2SeqLm, Token};
 
 use crate::draft::DraftModel;
 use crate::error::Result;
@@ -32,12 +32,14 @@ pub(crate) struct StepCosts {
 impl StepCosts {
     /// Looks the costs up in the file of `options`, or times them and writes them there.
     ///
+    /// * `decoder`: the part of `lm` that writes, on the workers that it will have.
+    ///
     /// # Errors
     /// Fails where a model does. A file that can't be read or written is no failure: it only saves time.
     pub(crate) fn find(
         options: &LoadOptions,
         kernels: &Kernels,
-        lm: &Lm,
+        (lm, decoder): (&Lm, &dyn CausalLm),
         kv: &mut Kv,
         draft: Option<&DraftModel>,
     ) -> Result<Self> {
@@ -54,7 +56,7 @@ impl StepCosts {
             }
         }
         let source = lm.encode(&SOURCE)?;
-        let model = Costs::measure(lm.decoder(), kv, source.as_ref())?.unwrap_or_else(Costs::linear);
+        let model = Costs::measure(decoder, kv, source.as_ref())?.unwrap_or_else(Costs::linear);
         let little = draft.map(|draft| draft.measure(&SOURCE, source.as_ref())).transpose()?;
         let little = little.map(|costs| costs.unwrap_or_else(Costs::linear));
         let points = std::iter::once(&model).chain(&little).map(|costs| costs.points().to_vec());
@@ -87,7 +89,8 @@ fn key(options: &LoadOptions, kernels: &Kernels) -> String {
     let changed = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     let seconds = changed.map_or(0, |time| time.as_secs());
     let version = env!("CARGO_PKG_VERSION");
-    format!("{version} {host} {kernels:?} {:?} {:?} {source:?} {seconds}", options.dtype, options.draft)
+    let LoadOptions { dtype, draft, workers, .. } = options;
+    format!("{version} {host} {kernels:?} {workers} {dtype:?} {draft:?} {} {seconds}", source.display())
 }
 
 fn read(file: &Path) -> BTreeMap<String, Vec<Points>> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use trefoil_decode::{Costs, Little};
 use trefoil_kernels::Kernels;
-use trefoil_models::{CausalLm, CrossKv, Kv, KvShape, ModelConfig, Token};
+use trefoil_models::{CrossKv, Kv, KvShape, ModelConfig, Token};
 
 use crate::error::{Error, Result};
 use crate::loaded::{Files, Lm};
@@ -101,7 +101,7 @@ impl DraftModel {
     pub(crate) fn measure(&self, prompt: &[Token], source: Option<&Arc<CrossKv>>) -> Result<Option<Costs>> {
         let (own, _) = self.encoding(prompt, source)?;
         let mut kv = self.kv.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Costs::measure(self.lm.decoder(), &mut kv, own.as_ref())?)
+        Ok(Costs::measure(self.lm.decoder().as_ref(), &mut kv, own.as_ref())?)
     }
 
     /// The draft model's part in a session, and the encoder runs that it took.
@@ -110,11 +110,7 @@ impl DraftModel {
     /// * `source`: the same, encoded by the large model.
     pub(crate) fn little(&self, prompt: &[Token], source: Option<&Arc<CrossKv>>) -> Result<(Little, usize)> {
         let (own, runs) = self.encoding(prompt, source)?;
-        let model: Arc<dyn CausalLm> = match &self.lm {
-            Lm::Causal(model) => Arc::clone(model) as _,
-            Lm::Seq2Seq { model, .. } => Arc::clone(model) as _,
-        };
-        Ok((Little::new(model, Arc::clone(&self.kv), own), runs))
+        Ok((Little::new(self.lm.decoder(), Arc::clone(&self.kv), own), runs))
     }
 
     /// What its decoder reads, and the encoder runs that it took.

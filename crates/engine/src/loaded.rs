@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use trefoil_kernels::Kernels;
-use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, T5, Token, Weights};
+use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, Sharded, T5, Token, Weights};
 
 use crate::costs::StepCosts;
 use crate::draft::{DraftFiles, DraftModel};
@@ -67,11 +67,22 @@ impl Lm {
     }
 
     /// The part that writes.
-    pub(crate) fn decoder(&self) -> &dyn CausalLm {
+    pub(crate) fn decoder(&self) -> Arc<dyn CausalLm> {
         match self {
-            Self::Causal(model) => model.as_ref(),
-            Self::Seq2Seq { model, .. } => model.as_ref(),
+            Self::Causal(model) => Arc::clone(model) as _,
+            Self::Seq2Seq { model, .. } => Arc::clone(model) as _,
         }
+    }
+
+    /// The part that writes, its steps shared out over workers with these kernels.
+    fn sharded(&self, workers: &[Kernels]) -> Arc<dyn CausalLm> {
+        let on = |kernels: &Kernels| -> Arc<dyn CausalLm> {
+            match self {
+                Self::Causal(model) => Arc::new(model.on(kernels)),
+                Self::Seq2Seq { model, .. } => Arc::new(model.on(kernels)),
+            }
+        };
+        Arc::new(Sharded::new(self.decoder(), workers.iter().map(on).collect()))
     }
 
     /// The model up to its decoder layer `layers`, sharing the weights.
@@ -152,6 +163,8 @@ pub struct Progress {
 /// A model in memory.
 pub(crate) struct Loaded {
     pub(crate) lm: Lm,
+    /// The part of `lm` that writes, on one worker or several.
+    pub(crate) decoder: Arc<dyn CausalLm>,
     pub(crate) kv: Kv,
     pub(crate) draft: Option<DraftModel>,
     pub(crate) costs: StepCosts,
@@ -173,8 +186,7 @@ impl Loaded {
         let context =
             options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
         let (pages, room) = budget(options, &files, draft.as_ref(), context)?;
-        let kernels =
-            Kernels::cpu(options.threads).map_err(|error| Error::internal("no kernels").because(&error))?;
+        let kernels = kernels(options.threads)?;
         let Files { weights, config, tokenizer, template, .. } = files;
         let mut kv = Kv::new(&kernels, config.kv_shape(), pages)?;
         let library = Library::new(options.document_cache, room);
@@ -205,8 +217,12 @@ impl Loaded {
             }
         };
         let info = ModelInfo { bytes: bytes as u64, ..info };
-        let costs = StepCosts::find(options, &kernels, &lm, &mut kv, draft.as_ref())?;
-        Ok(Self { lm, kv, draft, costs, library, tokenizer, template, ends, info })
+        let decoder = match workers(options)?.as_slice() {
+            [] => lm.decoder(),
+            workers => lm.sharded(workers),
+        };
+        let costs = StepCosts::find(options, &kernels, (&lm, decoder.as_ref()), &mut kv, draft.as_ref())?;
+        Ok(Self { lm, decoder, kv, draft, costs, library, tokenizer, template, ends, info })
     }
 }
 
@@ -219,6 +235,16 @@ impl Dtype {
             Self::F16 => Some(trefoil_kernels::WeightType::F16),
         }
     }
+}
+
+fn kernels(threads: usize) -> Result<Kernels> {
+    Kernels::cpu(threads).map_err(|error| Error::internal("no kernels").because(&error))
+}
+
+/// The kernels of each worker, where there are several: the threads in equal parts, at least one each.
+fn workers(options: &LoadOptions) -> Result<Vec<Kernels>> {
+    let count = if options.workers > 1 { options.workers } else { 0 };
+    (0..count).map(|_| kernels((options.threads / count).max(1))).collect()
 }
 
 /// The context where nobody asks for one: what both models were trained for, within reason. An encoder-decoder model's

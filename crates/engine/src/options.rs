@@ -47,6 +47,8 @@ pub struct LoadOptions {
     pub dtype: Dtype,
     /// Threads of a step, the engine's own included.
     pub threads: usize,
+    /// Groups of threads that share a step's rows out among them.
+    pub workers: usize,
     /// Tokens a text may have; the model's own limit, at most [`DEFAULT_CONTEXT`], where not given.
     pub context_length: Option<usize>,
     /// Bytes that weights, caches and logits may take.
@@ -56,6 +58,9 @@ pub struct LoadOptions {
     /// The file that remembers what steps cost on this machine.
     pub cost_cache: Option<PathBuf>,
 }
+
+/// Workers of a step, at most: each has a thread of its own.
+const WORKERS: u64 = 64;
 
 /// Bytes of unclaimed documents where the caller doesn't say.
 const DOCUMENT_CACHE: u64 = 256 << 20;
@@ -81,6 +86,7 @@ impl LoadOptions {
             draft: draft(&mut reader)?,
             dtype: dtype(&mut reader)?,
             threads: reader.whole("threads", 1, 1024)?.map_or(cores, |threads| threads as usize),
+            workers: reader.whole("workers", 1, WORKERS)?.map_or(1, |workers| workers as usize),
             context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
             memory_limit: reader.whole("memoryLimit", 0, EXACT)?,
             cost_cache: cost_cache(&mut reader)?,

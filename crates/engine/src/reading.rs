@@ -120,7 +120,7 @@ impl Reading {
                 Ok(None)
             };
         };
-        let filled = fill(loaded.lm.decoder(), &mut loaded.kv, &mut Draft::new(), &[(id, known)])?;
+        let filled = fill(loaded.decoder.as_ref(), &mut loaded.kv, &mut Draft::new(), &[(id, known)])?;
         Ok(filled.is_empty().then_some(id))
     }
 

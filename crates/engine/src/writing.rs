@@ -170,7 +170,7 @@ impl Writing {
             return self.seats.settle(&mut self.session, loaded, crowded);
         }
         let before = Instant::now();
-        let kept = self.session.step(loaded.lm.decoder(), &mut loaded.kv)?;
+        let kept = self.session.step(loaded.decoder.as_ref(), &mut loaded.kv)?;
         let spent = if kept.is_empty() { &mut self.prefill } else { &mut self.decode };
         *spent += before.elapsed();
         for kept in kept {

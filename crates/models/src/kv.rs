@@ -13,11 +13,11 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use trefoil_kernels::{CacheType, Kernels, KvStore, Move, PAGE, SharedKv, Sight};
 
 use crate::draft::{BranchId, Draft, RowId};
 use crate::error::{Error, Result};
+use crate::staged::Staged;
 
 /// The sizes that a cache follows from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub struct Kv {
     free: Vec<u32>,
     shares: Vec<u32>,
     promised: usize,
-    staged: Vec<(Tensor, Tensor)>,
+    staged: Staged,
 }
 
 impl Kv {
@@ -90,7 +90,7 @@ impl Kv {
             free: (0..pages as u32).rev().collect(),
             shares: vec![0; pages],
             promised: 0,
-            staged: Vec::new(),
+            staged: Staged::default(),
         })
     }
 
@@ -190,12 +190,11 @@ impl Kv {
         Ok(self.branch(id)?.source.as_ref())
     }
 
-    /// What each row of `draft` may see. Starts a new step: what the last one staged and nobody kept is forgotten.
+    /// What each row of `draft` may see.
     ///
     /// # Errors
     /// Fails for a row of a branch that is not open.
-    pub fn sight(&mut self, draft: &Draft) -> Result<Sight> {
-        self.staged.clear();
+    pub fn sight(&self, draft: &Draft) -> Result<Sight> {
         let mut sight = Sight::new();
         let mut seen: Vec<Option<usize>> = vec![None; self.branches.len()];
         let mut paths: Vec<u32> = Vec::new();
@@ -212,10 +211,10 @@ impl Kv {
         Ok(sight)
     }
 
-    /// Keeps the keys and values of the step's rows in `layer` until the next step: `[rows, kv_heads, head_dim]`.
-    pub fn stage(&mut self, layer: usize, k: Tensor, v: Tensor) {
-        debug_assert_eq!(layer, self.staged.len());
-        self.staged.push((k, v));
+    /// Keeps the keys and values of a step's rows until the next step; what the last one staged and nobody kept is
+    /// forgotten.
+    pub fn stage(&mut self, staged: Staged) {
+        self.staged = staged;
     }
 
     /// The committed keys and values of `layer`.
@@ -226,17 +225,19 @@ impl Kv {
     /// Appends staged rows, in order, to a branch.
     ///
     /// # Errors
-    /// Fails where nothing is staged, or (`ErrorKind::Memory`) where no page is left.
+    /// Fails where the rows are not staged, or (`ErrorKind::Memory`) where no page is left.
     pub fn commit(&mut self, id: BranchId, path: &[RowId]) -> Result<()> {
-        if self.staged.len() != self.stores.len() {
-            return Err(Error::internal("commit without a staged step"));
+        if path.is_empty() {
+            return Ok(());
         }
         let mut moves = Vec::with_capacity(path.len());
-        for (offset, row) in path.iter().enumerate() {
-            let (page, offset) = self.place(id, offset)?;
-            moves.push(Move { row: row.0, page, offset });
+        for ahead in 0..path.len() {
+            let (page, offset) = self.place(id, ahead)?;
+            moves.push(Move { row: 0, page, offset });
         }
-        for (store, (k, v)) in self.stores.iter().zip(&self.staged) {
+        let (layers, rows) = self.staged.find(path)?;
+        moves.iter_mut().zip(rows).for_each(|(at, row)| at.row = row);
+        for (store, (k, v)) in self.stores.iter().zip(layers) {
             self.kernels.write(store, k, v, &moves)?;
         }
         slot(&mut self.branches, id)?.len += path.len();

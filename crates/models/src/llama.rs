@@ -16,9 +16,11 @@ use crate::linear::{Linear, matrix, vector};
 use crate::model::CausalLm;
 use crate::scored::{logits, tokens};
 use crate::scores::Scores;
+use crate::staged::Staged;
 use crate::weights::Weights;
 
-/// A loaded Llama-family model.
+/// A loaded Llama-family model. Clones share the weights.
+#[derive(Clone)]
 pub struct Llama {
     config: LlamaConfig,
     kernels: Kernels,
@@ -77,13 +79,15 @@ impl Llama {
         let layers = layers.min(self.layers.len());
         Self {
             config: LlamaConfig { layers, ..self.config.clone() },
-            kernels: self.kernels.clone(),
-            embedding: Arc::clone(&self.embedding),
             layers: self.layers[..layers].to_vec(),
-            norm: self.norm.clone(),
-            head: self.head.clone(),
-            rope: Arc::clone(&self.rope),
+            ..self.clone()
         }
+    }
+
+    /// The same model on other threads, sharing the weights.
+    #[must_use]
+    pub fn on(&self, kernels: &Kernels) -> Self {
+        Self { kernels: kernels.clone(), ..self.clone() }
     }
 
     /// What the model was built from.
@@ -114,7 +118,7 @@ impl CausalLm for Llama {
         self.config.vocabulary
     }
 
-    fn score(&self, draft: &Draft, kv: &mut Kv) -> Result<Scores> {
+    fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
         let (config, kernels) = (&self.config, &self.kernels);
         let rows = draft.len();
         let sight = kv.sight(draft)?;
@@ -122,6 +126,7 @@ impl CausalLm for Llama {
         let scale = 1.0 / (config.head_dim as f32).sqrt();
 
         let mut x = kernels.embed(&tokens(draft), &self.embedding)?;
+        let mut staged = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let h = kernels.rms_norm(&x, &layer.attention_norm, config.norm_eps)?;
             let heads = |y: Tensor, heads| y.reshape((rows, heads, config.head_dim));
@@ -135,7 +140,7 @@ impl CausalLm for Llama {
             let q = kernels.rope(&q, &positions, &self.rope)?;
             let k = kernels.rope(&k, &positions, &self.rope)?;
             let a = kernels.attend(&q, &k, &v, kv.store(index), &sight, scale, config.window, None)?;
-            kv.stage(index, k, v);
+            staged.push((k, v));
             x = kernels.add(&x, &layer.o.forward(kernels, &a)?)?;
 
             let h = kernels.rms_norm(&x, &layer.feed_forward_norm, config.norm_eps)?;
@@ -144,9 +149,10 @@ impl CausalLm for Llama {
             let h = kernels.gate(&gate, Some(&up), Activation::Silu)?;
             x = kernels.add(&x, &layer.down.forward(kernels, &h)?)?;
         }
-        logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
+        let scores = logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
             Ok(kernels.rms_norm(x, &self.norm, config.norm_eps)?)
-        })
+        })?;
+        Ok((scores, Staged::new(draft, staged)))
     }
 }
 

@@ -19,10 +19,12 @@ use crate::linear::{Linear, matrix, vector};
 use crate::model::{CausalLm, Seq2SeqLm};
 use crate::scored::{logits, tokens};
 use crate::scores::Scores;
+use crate::staged::Staged;
 use crate::t5_bias::{decoder_bias, encoder_bias};
 use crate::weights::Weights;
 
-/// A loaded T5-family model.
+/// A loaded T5-family model. Clones share the weights.
+#[derive(Clone)]
 pub struct T5 {
     config: T5Config,
     kernels: Kernels,
@@ -128,16 +130,15 @@ impl T5 {
         let decoder_layers = layers.min(self.decoder.len());
         Self {
             config: T5Config { decoder_layers, ..self.config.clone() },
-            kernels: self.kernels.clone(),
-            embedding: Arc::clone(&self.embedding),
-            head: self.head.clone(),
-            encoder: self.encoder.clone(),
-            encoder_norm: self.encoder_norm.clone(),
-            encoder_bias: self.encoder_bias.clone(),
             decoder: self.decoder[..decoder_layers].to_vec(),
-            decoder_norm: self.decoder_norm.clone(),
-            decoder_bias: self.decoder_bias.clone(),
+            ..self.clone()
         }
+    }
+
+    /// The same model on other threads, sharing the weights.
+    #[must_use]
+    pub fn on(&self, kernels: &Kernels) -> Self {
+        Self { kernels: kernels.clone(), ..self.clone() }
     }
 
     /// What the model was built from.
@@ -208,18 +209,19 @@ impl CausalLm for T5 {
         self.config.vocabulary
     }
 
-    fn score(&self, draft: &Draft, kv: &mut Kv) -> Result<Scores> {
+    fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
         let kernels = &self.kernels;
         let sight = kv.sight(draft)?;
         let documents = Documents::of(draft, kv)?;
         let mut x = kernels.embed(&tokens(draft), &self.embedding)?;
+        let mut staged = Vec::with_capacity(self.decoder.len());
         for (index, layer) in self.decoder.iter().enumerate() {
             let own = &layer.attention;
             let h = self.norm(&x, &own.norm)?;
             let (q, k, v) = (self.heads(&own.q, &h)?, self.heads(&own.k, &h)?, self.heads(&own.v, &h)?);
             let bias = Some(&self.decoder_bias);
             let a = kernels.attend(&q, &k, &v, kv.store(index), &sight, SCALE, None, bias)?;
-            kv.stage(index, k, v);
+            staged.push((k, v));
             x = kernels.add(&x, &own.o.forward(kernels, &a)?)?;
 
             let h = self.norm(&x, &layer.cross.norm)?;
@@ -228,13 +230,14 @@ impl CausalLm for T5 {
 
             x = self.feed_forward(&x, &layer.feed_forward)?;
         }
-        logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
+        let scores = logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
             let x = self.norm(x, &self.decoder_norm)?;
             if !self.config.scale_outputs {
                 return Ok(x);
             }
             Ok((x * (self.config.width as f64).powf(-0.5))?)
-        })
+        })?;
+        Ok((scores, Staged::new(draft, staged)))
     }
 }
 

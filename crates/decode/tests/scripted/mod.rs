@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::Tensor;
 use trefoil_decode::{Counters, Finish, Little, Sampling, Session, Strategy, Tally};
 use trefoil_kernels::{CacheType, Kernels, PAGE};
-use trefoil_models::{CausalLm, Draft, Kv, KvShape, Result, Scores, Token};
+use trefoil_models::{CausalLm, Draft, Kv, KvShape, Result, Scores, Staged, Token};
 
 pub const VOCABULARY: usize = 13;
 
@@ -30,6 +30,7 @@ pub enum Break {
     TurnsPath,
 }
 
+#[derive(Clone)]
 pub struct Scripted {
     pub kernels: Kernels,
     pub broken: Option<Break>,
@@ -92,12 +93,11 @@ impl CausalLm for Scripted {
         VOCABULARY
     }
 
-    fn score(&self, draft: &Draft, kv: &mut Kv) -> Result<Scores> {
+    fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
         let sight = kv.sight(draft)?;
         let cached = kv.store(0).k.flatten_all()?.to_vec1::<f32>()?;
         let tokens: Vec<f32> = draft.rows().iter().map(|row| row.token as f32).collect();
         let staged = Tensor::from_vec(tokens.clone(), (draft.len(), 1, 1), self.kernels.device())?;
-        kv.stage(0, staged.clone(), staged);
         let mut logits = Vec::new();
         for row in 0..draft.len() {
             let prefix = (0..sight.committed(row)).map(|position| {
@@ -111,7 +111,7 @@ impl CausalLm for Scripted {
                 logits.extend(self.logits(&seen));
             }
         }
-        Ok(Scores::new(draft, VOCABULARY, logits))
+        Ok((Scores::new(draft, VOCABULARY, logits), Staged::new(draft, vec![(staged.clone(), staged)])))
     }
 }
 
@@ -197,8 +197,8 @@ impl CausalLm for Counted {
         self.model.vocabulary()
     }
 
-    fn score(&self, draft: &Draft, kv: &mut Kv) -> Result<Scores> {
+    fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
         self.rows.fetch_add(draft.len(), Ordering::Relaxed);
-        self.model.score(draft, kv)
+        self.model.forward(draft, kv)
     }
 }

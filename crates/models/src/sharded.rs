@@ -1,0 +1,219 @@
+//! One step on several workers: each scores a part of the draft's rows, and none waits for another before the end.
+//!
+//! A worker is the model again, on threads of its own, over the same weights and the same cache. A shard holds the
+//! ancestors of all its rows, so that a worker needs nothing of the others; ancestors that shards have in common are
+//! computed by each, which costs less than to pass them around within a pass. Rows are exact whatever they share a step
+//! with, so the scores are bit for bit those of one worker.
+//!
+//! # Source
+//! Fu et al. 2024 (arXiv 2402.02057), section 3.4, "lookahead parallelism". There window and guesses are dealt out by
+//! hand; here any forest is cut at its leaves, so that every decoding, and many branches at once, can be shared out.
+
+use std::sync::Arc;
+
+use crate::draft::{Draft, RowId};
+use crate::error::{Error, Result};
+use crate::kv::{Kv, KvShape};
+use crate::model::CausalLm;
+use crate::scores::Scores;
+use crate::staged::Staged;
+
+/// A model whose steps are shared out over workers.
+pub struct Sharded {
+    whole: Arc<dyn CausalLm>,
+    workers: Vec<Arc<dyn CausalLm>>,
+}
+
+impl Sharded {
+    /// Shares the drafts of `whole` out over `workers`, which are the same model on threads of their own. A draft that
+    /// can't be cut, such as a prompt's chain, stays with `whole`, which may use all threads.
+    pub fn new(whole: Arc<dyn CausalLm>, workers: Vec<Arc<dyn CausalLm>>) -> Self {
+        Self { whole, workers }
+    }
+}
+
+impl CausalLm for Sharded {
+    fn kv_shape(&self) -> KvShape {
+        self.whole.kv_shape()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.whole.vocabulary()
+    }
+
+    fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
+        let shards = cut(draft, self.workers.len());
+        let Some((last, others)) = shards.split_last().filter(|(_, others)| !others.is_empty()) else {
+            return self.whole.forward(draft, kv);
+        };
+        let results = std::thread::scope(|scope| {
+            let running: Vec<_> = others
+                .iter()
+                .zip(&self.workers[1..])
+                .map(|(shard, worker)| scope.spawn(|| worker.forward(&shard.draft, kv)))
+                .collect();
+            let own = self.workers[0].forward(&last.draft, kv);
+            let ended = running.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|_| Err(Error::internal("a worker ended unexpectedly")))
+            });
+            ended.chain([own]).collect::<Result<Vec<_>>>()
+        })?;
+        let mut scores = Scores::none(draft, self.vocabulary());
+        let mut staged = Staged::default();
+        for (shard, (theirs, rows)) in shards.iter().zip(results) {
+            scores.join(&shard.rows, theirs);
+            staged.join(&shard.rows, rows);
+        }
+        Ok((scores, staged))
+    }
+}
+
+/// A part of a draft, closed under ancestors.
+struct Shard {
+    draft: Draft,
+    /// The whole draft's row for each row of this one, ascending.
+    rows: Vec<RowId>,
+}
+
+/// Cuts a draft into at most `most` shards, of which the largest is as small as leaves in draft order allow.
+fn cut(draft: &Draft, most: usize) -> Vec<Shard> {
+    let leaves = leaves(draft);
+    let (mut least, mut enough) = (1, draft.len());
+    while least < enough {
+        let rows = least.midpoint(enough);
+        match pack(draft, &leaves, rows).filter(|shards| shards.len() <= most) {
+            Some(_) => enough = rows,
+            None => least = rows + 1,
+        }
+    }
+    let groups = pack(draft, &leaves, least).unwrap_or_default();
+    let mut scored = vec![false; draft.len()];
+    groups.into_iter().map(|rows| Shard::new(draft, rows, &mut scored)).collect()
+}
+
+/// The rows that no other hangs under.
+fn leaves(draft: &Draft) -> Vec<RowId> {
+    let mut inner = vec![false; draft.len()];
+    for parent in draft.rows().iter().filter_map(|row| row.parent) {
+        inner[parent.index()] = true;
+    }
+    (0..draft.len()).filter(|&row| !inner[row]).map(|row| RowId(row as u32)).collect()
+}
+
+/// Packs leaves, in order and with their ancestors, into groups of at most `most` rows; none where a path is longer.
+fn pack(draft: &Draft, leaves: &[RowId], most: usize) -> Option<Vec<Vec<RowId>>> {
+    let mut groups: Vec<Vec<RowId>> = Vec::new();
+    // The group, counted from 1, that has each row; of several the last.
+    let mut home = vec![0; draft.len()];
+    for &leaf in leaves {
+        let missing = |home: &[usize], group: usize| {
+            let mut next = Some(leaf);
+            std::iter::from_fn(move || {
+                let row = next.filter(|row| home[row.index()] != group)?;
+                next = draft.row(row).parent;
+                Some(row)
+            })
+            .collect::<Vec<_>>()
+        };
+        let mut path = missing(&home, groups.len());
+        if groups.last().is_none_or(|group| group.len() + path.len() > most) {
+            groups.push(Vec::new());
+            path = missing(&home, groups.len());
+        }
+        if path.len() > most {
+            return None;
+        }
+        let group = groups.len();
+        for row in &path {
+            home[row.index()] = group;
+        }
+        groups.last_mut()?.append(&mut path);
+    }
+    Some(groups)
+}
+
+impl Shard {
+    /// The shard of these rows. It asks for the scores that the draft asks for and that no earlier shard has `scored`.
+    fn new(draft: &Draft, mut rows: Vec<RowId>, scored: &mut [bool]) -> Self {
+        rows.sort_unstable();
+        let mut part = Draft::new();
+        for &row in &rows {
+            let entry = draft.row(row);
+            // Ancestors are in the shard and come before their children.
+            let parent = entry.parent.and_then(|parent| rows.binary_search(&parent).ok());
+            let here = match parent {
+                Some(parent) => part.child(RowId(parent as u32), entry.token),
+                None => part.root(entry.branch, entry.token),
+            };
+            if entry.scored && !std::mem::replace(&mut scored[row.index()], true) {
+                part.score(here);
+            }
+        }
+        Self { draft: part, rows }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::BranchId;
+
+    /// A comb of `columns` × `levels`, as a lookahead window is, with `guesses` chains under the root.
+    fn lookahead(columns: usize, levels: usize, guesses: usize) -> Draft {
+        let mut draft = Draft::new();
+        let root = draft.root(BranchId::default(), 0);
+        let mut level = vec![root];
+        for _ in 1..columns {
+            level.push(draft.child(level[level.len() - 1], 1));
+        }
+        for _ in 1..levels {
+            level = level.iter().map(|&above| draft.child(above, 2)).collect();
+        }
+        for guess in 0..guesses {
+            (0..levels).fold(root, |row, _| draft.child(row, 3 + guess as u32));
+        }
+        (0..draft.len() as u32).filter(|row| row % 3 != 1).for_each(|row| draft.score(RowId(row)));
+        draft
+    }
+
+    #[test]
+    fn shards_hold_every_row_with_its_ancestors_and_score_it_once() {
+        for (columns, levels, guesses) in [(1, 1, 0), (5, 1, 0), (1, 1, 7), (5, 3, 5), (15, 4, 15)] {
+            let draft = lookahead(columns, levels, guesses);
+            for most in 1..6 {
+                let shards = cut(&draft, most);
+                assert!(!shards.is_empty() && shards.len() <= most);
+                let mut scored = vec![0; draft.len()];
+                let mut held = vec![false; draft.len()];
+                for shard in &shards {
+                    assert!(shard.rows.is_sorted());
+                    for (at, &row) in shard.rows.iter().enumerate() {
+                        let (here, whole) = (shard.draft.row(RowId(at as u32)), draft.row(row));
+                        assert_eq!((here.token, here.depth), (whole.token, whole.depth));
+                        assert_eq!(here.parent.map(|parent| shard.rows[parent.index()]), whole.parent);
+                        held[row.index()] = true;
+                        scored[row.index()] += usize::from(here.scored);
+                    }
+                }
+                assert!(held.iter().all(|&held| held));
+                let wanted: Vec<_> = draft.rows().iter().map(|row| usize::from(row.scored)).collect();
+                assert_eq!(scored, wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn shards_are_of_about_one_size() {
+        let draft = lookahead(15, 4, 15);
+        for (most, bound) in [(2, 70), (3, 55), (4, 47)] {
+            let sizes: Vec<_> = cut(&draft, most).iter().map(|shard| shard.rows.len()).collect();
+            assert_eq!(sizes.len(), most);
+            assert!(sizes.iter().all(|&size| size <= bound), "{sizes:?} of {} rows", draft.len());
+        }
+    }
+
+    #[test]
+    fn a_chain_stays_whole() {
+        assert_eq!(cut(&lookahead(9, 1, 0), 4).len(), 1);
+    }
+}
