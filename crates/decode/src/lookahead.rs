@@ -4,8 +4,8 @@
 //! Fu et al. 2024, "Break the sequential dependency of LLM inference using lookahead decoding" (arXiv 2402.02057).
 //!
 //! Beyond the published method: guesses share their common beginnings and any row of the window that says the same;
-//! candidates are ranked by how long a suffix of the text they continue; a guess that ends is continued from the pool
-//! while rows are left; verification starts with the first step; a full match yields N tokens; the window moves by as
+//! candidates are ranked by how long a suffix of the text they continue; of the rows that they leave, half go to the
+//! tokens that are most common anywhere and the others to what the pool has behind the end of a guess; verification starts with the first step; a full match yields N tokens; the window moves by as
 //! many positions as the text. `LookaheadSettings::reference` undoes all of that but the sharing, which changes no
 //! text and no step.
 
@@ -23,7 +23,7 @@ use crate::window::Window;
 const POOL_BYTES: usize = 4 << 20;
 
 /// Entries that the pool keeps for one token, in multiples of the guesses that one step can verify.
-const KEPT: usize = 2;
+const KEPT: usize = 6;
 
 /// The parameters of lookahead decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +122,14 @@ impl Lookahead {
             if budget == 0 {
                 break;
             }
+            if start.row == root.row && !*reference {
+                for token in pool.common().take(budget / 2) {
+                    let rows = draft.len();
+                    let row = draft.extend(root.row, token);
+                    draft.score(row);
+                    budget -= draft.len() - rows;
+                }
+            }
         }
         known
     }
@@ -176,7 +184,7 @@ impl Strategy for Lookahead {
             if warm || !reference {
                 // The root is one of the step's rows whether there is a window or not.
                 let hung = draft.len() - rows + 1;
-                let spare = if reference { usize::MAX } else { self.settings.rows().saturating_sub(hung) };
+                let spare = self.settings.rows().saturating_sub(hung);
                 let budget = if self.settings.guesses == 0 { 0 } else { spare };
                 let known = self.guess(live, draft, budget);
                 if let Some(branch) = self.branches.get_mut(&live.branch) {

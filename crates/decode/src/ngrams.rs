@@ -20,6 +20,8 @@ pub struct Ngrams {
     entries: Vec<Entry>,
     tokens: Vec<Token>,
     recent: Chain,
+    /// The keys with the most insertions and their numbers, the most first.
+    common: Vec<(u32, Token)>,
 }
 
 /// The two tokens before a place in a text, nearest first, as far as there are any.
@@ -42,6 +44,8 @@ struct Chain {
     first: u32,
     last: u32,
     len: u32,
+    /// Insertions, for a list of one key.
+    uses: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,12 +56,15 @@ struct Entry {
     links: [(u32, u32); 2],
 }
 
+/// Common tokens that the pool knows: with more of them a step has more rows and finds no more.
+const COMMON: usize = 8;
+
 const NONE: u32 = u32::MAX;
 const OF_KEY: usize = 0;
 const OF_ALL: usize = 1;
 
 impl Chain {
-    const EMPTY: Self = Self { first: NONE, last: NONE, len: 0 };
+    const EMPTY: Self = Self { first: NONE, last: NONE, len: 0, uses: 0 };
 }
 
 impl Ngrams {
@@ -73,6 +80,7 @@ impl Ngrams {
             entries: Vec::with_capacity(capacity),
             tokens: Vec::with_capacity(capacity * tail),
             recent: Chain::EMPTY,
+            common: Vec::with_capacity(COMMON),
         }
     }
 
@@ -100,6 +108,33 @@ impl Ngrams {
     /// Remembers that `tail` (N−1 tokens) followed `key`, and `before` came before it.
     pub fn insert(&mut self, before: Before, key: Token, tail: &[Token]) {
         debug_assert_eq!(tail.len(), self.tail);
+        self.insert_entry(before, key, tail);
+        self.count(key);
+    }
+
+    /// The tokens that were keys most often, the most frequent first: guesses where a key has too few of its own.
+    pub fn common(&self) -> impl Iterator<Item = Token> + '_ {
+        self.common.iter().map(|&(_, key)| key)
+    }
+
+    /// Counts a use of `key` and keeps the common keys in order.
+    fn count(&mut self, key: Token) {
+        let Some(chain) = self.keys.get_mut(&key) else { return };
+        chain.uses = chain.uses.saturating_add(1);
+        let uses = chain.uses;
+        let known = self.common.iter().position(|&(_, known)| known == key);
+        let rarest = self.common.last().map_or(0, |&(uses, _)| uses);
+        match known {
+            Some(at) => self.common[at].0 = uses,
+            None if self.common.len() < COMMON => self.common.push((uses, key)),
+            None if rarest < uses => self.common[COMMON - 1] = (uses, key),
+            None => return,
+        }
+        // Stable, so that of equals the one that got there first stays first; in place, for so few.
+        self.common.sort_by_key(|&(uses, _)| std::cmp::Reverse(uses));
+    }
+
+    fn insert_entry(&mut self, before: Before, key: Token, tail: &[Token]) {
         let known = self.of(key).find(|&at| self.tail_at(at) == tail);
         if let Some(known) = known {
             self.entries[known as usize].before = before;
@@ -239,6 +274,17 @@ mod tests {
         pool.insert_text(&[1, 2, 3, 4, 5, 6], 1);
         assert_eq!(pool.len(), 4);
         assert_eq!(pool.after(4).collect::<Vec<_>>(), [([Some(3), Some(2)], &[5, 6][..])]);
+    }
+
+    #[test]
+    fn the_most_frequent_keys_are_common() {
+        let mut pool = Ngrams::new(2, 4, 1 << 16);
+        for key in 0..20 {
+            (0..key).for_each(|tail| pool.insert([None; 2], key, &[tail % 3]));
+        }
+        assert_eq!(pool.common().collect::<Vec<_>>(), [19, 18, 17, 16, 15, 14, 13, 12]);
+        (0..30).for_each(|_| pool.insert([None; 2], 1, &[7]));
+        assert_eq!(pool.common().take(2).collect::<Vec<_>>(), [1, 19]);
     }
 
     /// A pool that is plainly right: a list of entries, most recent first.

@@ -107,11 +107,14 @@ impl Window {
         self.refill(text, pool);
     }
 
-    /// Fills every level up to its width: behind each token goes what last followed it.
+    /// Fills every level up to its width: behind each token goes what last followed it. Levels are wider while some
+    /// are missing, but all together never have more rows than the full window.
     fn refill(&mut self, text: &[Token], pool: &Ngrams) {
         let missing = self.depth - self.levels.len();
+        let widest = self.columns * self.depth / self.levels.len();
         for level in 0..self.levels.len() {
-            let width = self.columns + missing - usize::from(level == 0);
+            let width = (self.columns + missing).min(widest) - usize::from(level == 0);
+            self.levels[level].truncate(width);
             while self.levels[level].len() < width {
                 let column = self.levels[level].len();
                 let above = match level {

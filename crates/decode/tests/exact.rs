@@ -71,6 +71,16 @@ impl Setting {
     }
 }
 
+fn lookahead(random: &mut Random) -> LookaheadSettings {
+    LookaheadSettings {
+        window: random.below(6),
+        ngram: 2 + random.below(5),
+        guesses: random.below(6),
+        pool_from_prompt: random.below(2) == 1,
+        reference: random.below(4) == 0,
+    }
+}
+
 /// A random lossless strategy, with its description.
 fn strategy(random: &mut Random, setting: &Setting) -> (String, Box<dyn Strategy>) {
     if random.below(3) == 0 {
@@ -111,13 +121,7 @@ fn strategy(random: &mut Random, setting: &Setting) -> (String, Box<dyn Strategy
         let block = random.below(9);
         return (format!("jacobi {block}"), Box::new(Jacobi::new(block)));
     }
-    let settings = LookaheadSettings {
-        window: random.below(6),
-        ngram: 2 + random.below(5),
-        guesses: random.below(6),
-        pool_from_prompt: random.below(2) == 1,
-        reference: random.below(4) == 0,
-    };
+    let settings = lookahead(random);
     (format!("{settings:?}"), Box::new(Lookahead::new(settings, &setting.tasks[0].prompt)))
 }
 
@@ -154,6 +158,21 @@ fn a_broken_mask_is_found() {
             found += usize::from(setting.write(strategy).0 != expected);
         }
         assert!(found >= 10, "{broken:?} changed {found} texts of 200");
+    }
+}
+
+#[test]
+fn a_lookahead_step_has_at_most_the_rows_of_its_settings() {
+    let mut random = Random(11);
+    for round in 0..400 {
+        let setting = Setting::random(&mut random);
+        let settings = lookahead(&mut random);
+        let (_, took) = setting.write(Box::new(Lookahead::new(settings, &setting.tasks[0].prompt)));
+        for Took { tally, counters } in took {
+            let most = tally.steps * (settings.rows() - 1);
+            assert!(tally.drafted <= most, "round {round}, {settings:?}: {} rows of {most}", tally.drafted);
+            assert!(counters.pool_hits <= tally.steps);
+        }
     }
 }
 
