@@ -65,7 +65,7 @@ export async function run(args, machine) {
 }
 
 /** Earlier figures stay where there are no new ones. */
-export function merge(earlier, { models }) {
+export function keep(earlier, { models }) {
   return { models: { ...earlier.models, ...models } }
 }
 

@@ -62,7 +62,7 @@ async function main([name, ...args]) {
   await mkdir(folder, { recursive: true })
   const file = new URL(`${[name, ...(figures.shape?.model ? [figures.shape.model] : [])].join('-')}.json`, folder)
   // A bench of many parts can be run one part at a time: each names the circumstances of its own figures.
-  const kept = bench.merge ? bench.merge(await earlier(file), figures) : { machine, ...figures }
+  const kept = bench.keep ? await bench.keep(await earlier(file), figures) : { machine, ...figures }
   await writeFile(file, `${JSON.stringify(kept, null, 2)}\n`)
   console.log(`written to ${fileURLToPath(file)}`)
 }
