@@ -8,6 +8,7 @@
 
 use std::cmp::Ordering;
 
+use trefoil_kernels::mass;
 use trefoil_models::Token;
 
 use crate::error::{Error, Result};
@@ -222,12 +223,6 @@ pub(crate) fn log_probability(logits: &[f32], token: Token) -> f64 {
 /// The probability of the best token under these scores; not a number where a score is none.
 pub(crate) fn confidence(logits: &[f32]) -> f64 {
     1.0 / mass(logits).1
-}
-
-/// The highest score, and the sum of all probabilities relative to its own.
-fn mass(logits: &[f32]) -> (f32, f64) {
-    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    (best, logits.iter().map(|&logit| f64::from((logit - best).exp())).sum())
 }
 
 #[cfg(test)]

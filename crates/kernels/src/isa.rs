@@ -3,6 +3,8 @@
 //! A kernel is written once, over [`Lanes`], and compiled once for each
 //! instruction set. `target-cpu` is never set: one binary serves every machine.
 
+use std::sync::OnceLock;
+
 use crate::error::{Error, ErrorKind, Result};
 #[cfg(target_arch = "aarch64")]
 use crate::lanes::Neon;
@@ -80,6 +82,12 @@ impl Found {
             ErrorKind::Unsupported,
             format!("this CPU lacks {isa:?}; the best that it has is {best:?}"),
         ))
+    }
+
+    /// The fastest that this CPU has.
+    pub(crate) fn best() -> Self {
+        static BEST: OnceLock<Found> = OnceLock::new();
+        *BEST.get_or_init(|| Self(Isa::detect()))
     }
 
     pub(crate) fn isa(self) -> Isa {

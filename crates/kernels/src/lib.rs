@@ -39,6 +39,7 @@ mod quantise;
 mod rope;
 mod shared;
 mod sight;
+mod softmax;
 mod stored;
 mod tile;
 mod weight;
@@ -55,6 +56,7 @@ pub use kv::{KvStore, Move, PAGE};
 pub use rope::Rope;
 pub use shared::SharedKv;
 pub use sight::Sight;
+pub use softmax::mass;
 pub use stored::CacheType;
 pub use weight::Weight;
 

@@ -1,0 +1,136 @@
+//! What a softmax over a row of scores is made of, where only a few of its values are asked for.
+//!
+//! Sampling and thresholds look at one probability in a vocabulary of thousands: the highest score and the sum of all
+//! weights relative to it are enough for any of them, and no row of probabilities is ever written.
+
+use crate::exp::exp;
+use crate::isa::{Found, Work};
+use crate::lanes::{LANES, Lanes};
+
+/// Vectors whose sums stay in single precision before they join the total.
+const STRETCH: usize = 64;
+
+/// The highest of `scores`; negative infinity where none is a number.
+fn highest(scores: &[f32]) -> f32 {
+    Found::best().run(Highest { scores })
+}
+
+/// The highest of `scores`, and the sum of all e^(score − highest): not a number where a score is none.
+pub fn mass(scores: &[f32]) -> (f32, f64) {
+    let highest = highest(scores);
+    (highest, Found::best().run(Mass { scores, highest }))
+}
+
+struct Highest<'a> {
+    scores: &'a [f32],
+}
+
+struct Mass<'a> {
+    scores: &'a [f32],
+    highest: f32,
+}
+
+impl Work for Highest<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> f32 {
+        // Four at a time, because one would wait for the comparison before it.
+        let mut best = [l.splat(f32::NEG_INFINITY); 4];
+        let (vectors, rest) = self.scores.as_chunks::<LANES>();
+        let (quads, singles) = vectors.as_chunks::<4>();
+        for quad in quads {
+            for (best, vector) in best.iter_mut().zip(quad) {
+                *best = l.max(l.load(vector), *best);
+            }
+        }
+        for vector in singles {
+            best[0] = l.max(l.load(vector), best[0]);
+        }
+        best[0] = l.max(l.load(&padded(rest)), best[0]);
+        let best = l.max(l.max(best[0], best[1]), l.max(best[2], best[3]));
+        let mut lanes = [0.0; LANES];
+        l.store(best, &mut lanes);
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+impl Work for Mass<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> f64 {
+        let highest = l.splat(self.highest);
+        let (vectors, rest) = self.scores.as_chunks::<LANES>();
+        let mut total = 0.0;
+        for stretch in vectors.chunks(STRETCH) {
+            let mut sum = l.splat(0.0);
+            for vector in stretch {
+                sum = l.add(sum, exp(l, l.sub(l.load(vector), highest)));
+            }
+            total += across(l, sum);
+        }
+        total + across(l, exp(l, l.sub(l.load(&padded(rest)), highest)))
+    }
+}
+
+/// The sum over all lanes, in their order.
+#[inline(always)]
+fn across<L: Lanes>(l: L, sum: L::F) -> f64 {
+    let mut lanes = [0.0; LANES];
+    l.store(sum, &mut lanes);
+    lanes.into_iter().map(f64::from).sum()
+}
+
+/// The last scores, filled up with some that weigh nothing.
+#[inline(always)]
+fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut vector = [f32::NEG_INFINITY; LANES];
+    vector[..rest.len()].copy_from_slice(rest);
+    vector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    fn scores(count: usize) -> Vec<f32> {
+        (0..count as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 8) as f32 / 600_000.0 - 9.0).collect()
+    }
+
+    #[test]
+    fn sums_are_those_of_doubles_for_any_length() {
+        for count in [1, 2, 15, 16, 17, 63, 64, 65, 1000, 6000, 151_936] {
+            let scores = scores(count);
+            let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = scores.iter().map(|&score| f64::from(score - best).exp()).sum();
+            let (highest, mass) = mass(&scores);
+            assert_eq!(highest.to_bits(), best.to_bits(), "{count}");
+            assert!((mass / sum - 1.0).abs() < 1e-6, "{count}: {mass}, not {sum}");
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let scores = scores(6007);
+        let (highest, mass) = mass(&scores);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let found = Found::new(isa).unwrap();
+            assert_eq!(found.run(Highest { scores: &scores }).to_bits(), highest.to_bits(), "{isa:?}");
+            let sum: f64 = found.run(Mass { scores: &scores, highest });
+            assert_eq!(sum.to_bits(), mass.to_bits(), "{isa:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_never_the_highest_and_spoils_the_mass() {
+        let mut scores = scores(100);
+        scores[40] = f32::NAN;
+        let (best, sum) = mass(&scores);
+        assert!(best.is_finite() && sum.is_nan());
+        assert_eq!(highest(&[f32::NAN; 5]), f32::NEG_INFINITY);
+        assert_eq!(highest(&[]), f32::NEG_INFINITY);
+        assert_eq!(mass(&[f32::NEG_INFINITY, 2.0]), (2.0, 1.0));
+    }
+}
