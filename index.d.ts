@@ -65,6 +65,9 @@ export interface NativeEvent {
   ids?: Array<number>
   logprobs?: Array<number>
   accepted?: number
+  replaced?: boolean
+  tentative?: boolean
+  revoke?: number
   results?: Array<NativeResult>
   failure?: NativeFailure
 }
@@ -133,6 +136,7 @@ export interface NativeStats {
   acceptedTokens: number
   fallbacks: number
   rollbacks: number
+  forgiven: number
   poolHits: number
   poolBytes: number
   encoderForwards: number

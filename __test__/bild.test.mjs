@@ -49,10 +49,10 @@ for (const verifyTail of [true, false]) {
       const { tokens, stats, finishReason } = await write(golden.de, { decoding })
       t.deepEqual(tokens, golden.tokens, golden.de)
       t.is(stats.rollbacks + stats.fallbacks, 0)
-      // Full chains of ten are judged; so is the rest, with the end token in it, unless that ends the text unseen.
+      // Full chains of seven are judged; so is the rest, with the end token in it, unless that ends the text unseen.
       const ended = finishReason === 'stop'
       const last = ended && !verifyTail ? 0 : 1
-      t.is(stats.steps, Math.floor((tokens.length - (ended ? 0 : 1)) / 10) + last, golden.de)
+      t.is(stats.steps, Math.floor((tokens.length - (ended ? 0 : 1)) / 7) + last, golden.de)
     }
   })
 }
@@ -177,3 +177,82 @@ for (const [title, [draft, instanceOf, message]] of Object.entries(DRAFTS)) {
     await t.throwsAsync(load(LARGE, { draft }), { instanceOf, message })
   })
 }
+
+/** What a reader shows at each moment of an eager stream, and its chunks. */
+async function readEagerly(generation) {
+  const chunks = []
+  const shown = ['']
+  for await (const chunk of generation) {
+    const before = shown.at(-1)
+    shown.push(before.slice(0, before.length - (chunk.revoke ?? 0)) + chunk.text)
+    chunks.push(chunk)
+  }
+  return { chunks, shown }
+}
+
+// Thresholds under which the large model is asked late and refuses much.
+for (const decoding of [{ type: 'bild', fallback: 0.05, rollback: 0.5 }, { type: 'speculative' }]) {
+  test(`eager events of ${decoding.type} fold to the text, and hold the committed stream`, async (t) => {
+    let tentative = 0
+    let revoked = 0
+    for (const { de } of large.slice(0, 40)) {
+      const options = { maxTokens: 64, decoding, stop: ['?', 'him'] }
+      const generation = pair.generate(de, { ...options, events: 'eager' })
+      const { chunks, shown } = await readEagerly(generation)
+      const result = await generation.result
+      t.is(shown.at(-1), result.text, de)
+      const committed = []
+      for await (const chunk of pair.generate(de, options)) committed.push(chunk)
+      const judged = chunks.filter((chunk) => !chunk.tentative).map(({ revoke: _, ...chunk }) => chunk)
+      // A step that kept no token and no text still takes back what was tentative.
+      t.deepEqual(judged.filter(({ text, tokens }) => text !== '' || tokens.length > 0), committed)
+      t.true(committed.every((chunk) => !('tentative' in chunk) && !('revoke' in chunk)))
+      tentative += chunks.filter((chunk) => chunk.tentative).length
+      // What was shown and is no beginning of the text was taken back.
+      revoked += shown.filter((text) => !result.text.startsWith(text)).length
+    }
+    t.true(tentative > 100 && revoked > 10, `${tentative} tentative, ${revoked} wrong`)
+  })
+}
+
+test('eager events of a decoding without a draft model are the committed ones', async (t) => {
+  for (const decoding of ['plain', 'lookahead']) {
+    const [eager, committed] = await Promise.all(
+      ['eager', 'committed'].map(async (events) => {
+        const chunks = []
+        for await (const chunk of pair.generate(large[0].de, { maxTokens: 64, decoding, events })) chunks.push(chunk)
+        return chunks
+      })
+    )
+    t.deepEqual(eager, committed)
+  }
+})
+
+test('events that are neither are an InvalidOptionError', async (t) => {
+  await t.throwsAsync(write('Hallo!', { events: 'all' }), {
+    instanceOf: InvalidOptionError,
+    message: /options\.events is 'all'; allowed: 'committed' or 'eager'/
+  })
+})
+
+test('a chunk says which tokens the large model put in place of the little one’s', async (t) => {
+  let corrections = 0
+  let rollbacks = 0
+  for (const { de } of large.slice(0, 40)) {
+    const generation = pair.generate(de, { maxTokens: 64, decoding: { type: 'bild', fallback: 0, rollback: 1 } })
+    for await (const { tokens } of generation) {
+      const own = tokens.filter(({ from }) => from !== 'draft')
+      // Nothing falls back, so that whatever is the model's own stands for a token that it refused.
+      t.true(own.length <= 1 && own.every(({ from }) => from === 'correction'))
+      corrections += own.length
+    }
+    rollbacks += (await generation.result).stats.rollbacks
+  }
+  // One that ends the text is a rollback and no token.
+  t.true(corrections > 20 && corrections <= rollbacks, `${corrections} of ${rollbacks}`)
+  for (const decoding of ['plain', { type: 'bild', fallback: 1.01 }]) {
+    for await (const { tokens } of pair.generate(large[0].de, { maxTokens: 64, decoding })) {
+      t.true(tokens.every(({ from }) => from === 'model'))
+    }
+  }
+})

@@ -14,6 +14,8 @@ export interface LoadOptions {
    * model's own first decoder `layers` under its head.
    */
   draft?: string | { layers: number }
+  /** A file of `trefoil tune`: what `bild` takes for `fallback`, `rollback` and `maxDraft` where a generation gives none. */
+  tuned?: string
   /** Where the model runs; `auto` by default. */
   device?: 'auto' | 'cpu'
   /** Precision of a safetensors model's weights; `auto`, the default, keeps the file's. GGUF keeps its own types. */
@@ -105,7 +107,7 @@ export interface Bild {
   fallback?: number
   /** A drafted token is kept while −ln p under the model is at most this; 3 by default. 0 keeps only the model's own picks, `Infinity` keeps all. */
   rollback?: number
-  /** Tokens that the draft model writes between two calls of the model, 1 to 63; 10 by default. */
+  /** Tokens that the draft model writes between two calls of the model, 1 to 63; 7 by default. */
   maxDraft?: number
   /** Whether the model judges what was drafted since its last call before the draft model ends the text; true by default. */
   verifyTail?: boolean
@@ -114,7 +116,7 @@ export interface Bild {
 /** Exact speculation: a drafted token is kept where the model picks it too. The text is the model's own. */
 export interface Speculative {
   type: 'speculative'
-  /** Tokens that the draft model writes between two calls of the model, 1 to 63; 10 by default. */
+  /** Tokens that the draft model writes between two calls of the model, 1 to 63; 7 by default. */
   maxDraft?: number
 }
 
@@ -144,6 +146,11 @@ export interface GenerateOptions {
   seed?: number
   /** Give each token's log-probability. */
   logprobs?: boolean
+  /**
+   * `committed`, the default, gives text once it is final and takes nothing back. `eager` also gives what a draft model
+   * writes, at once, as chunks that are `tentative`; where nothing is drafted by a model the two are the same.
+   */
+  events?: 'committed' | 'eager'
   /** Ends the writing within a step. */
   signal?: AbortSignal
 }

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::little::{Little, Reach};
 use crate::odds::{Odds, Origin};
 use crate::sampler::Sampler;
-use crate::strategy::{Counters, Due, Live, Strategy, Verdict, walk};
+use crate::strategy::{Counters, Due, Hear, Live, Strategy, Verdict, walk};
 
 /// Tokens that one step of [`Auto`] can keep, at most.
 pub const AUTO_REACH: usize = LONGEST + 1;
@@ -196,7 +196,7 @@ impl Strategy for Auto {
         }
     }
 
-    fn ahead(&mut self, due: &[Due<'_>]) -> Result<Vec<(usize, Verdict)>> {
+    fn ahead(&mut self, due: &[Due<'_>], hear: &mut Hear<'_>) -> Result<Vec<(usize, Verdict)>> {
         let most = self.chain(due);
         let Self { ground: AutoGround { little: Some((little, _)), ends, .. }, odds, branches, .. } = self
         else {
@@ -206,7 +206,7 @@ impl Strategy for Auto {
             odds.rest();
             return Ok(Vec::new());
         }
-        let chains = little.write(due, Reach { fallback: DOUBT, most, ends })?;
+        let chains = little.write(due, Reach { fallback: DOUBT, most, ends }, hear)?;
         for (due, chain) in due.iter().zip(chains) {
             if let Some(branch) = branches.get_mut(&due.branch) {
                 branch.draft_forwards += chain.forwards;

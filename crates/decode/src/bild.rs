@@ -24,7 +24,7 @@ use trefoil_models::{Draft, Scores, Token};
 use crate::error::{Error, Result};
 use crate::little::{Chain, Little, Reach, Stop};
 use crate::sampler::{Pick, Sampler, log_probability};
-use crate::strategy::{Counters, Due, Live, Strategy, Verdict};
+use crate::strategy::{Counters, Due, Hear, Live, Strategy, Verdict};
 
 /// The parameters of BiLD and of exact speculation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,11 +82,13 @@ impl Bild {
 }
 
 impl Rule {
-    /// Whether a token that the large model does not pick is kept all the same.
-    fn forgives(self, logits: &[f32], token: Token) -> bool {
+    /// How unlikely a token that the large model does not pick is, in nats, where it is kept all the same.
+    fn forgives(self, logits: &[f32], token: Token) -> Option<f64> {
         match self {
-            Self::Exact => false,
-            Self::Bild { rollback, .. } => -log_probability(logits, token) <= rollback,
+            Self::Exact => None,
+            Self::Bild { rollback, .. } => {
+                Some(-log_probability(logits, token)).filter(|&surprise| surprise <= rollback)
+            }
         }
     }
 }
@@ -96,10 +98,10 @@ impl Strategy for Bild {
         if self.drafts() { self.little.prefill(due) } else { Ok(false) }
     }
 
-    fn ahead(&mut self, due: &[Due<'_>]) -> Result<Vec<(usize, Verdict)>> {
+    fn ahead(&mut self, due: &[Due<'_>], hear: &mut Hear<'_>) -> Result<Vec<(usize, Verdict)>> {
         let BildSettings { fallback, max_draft: most, rule } = self.settings;
         let chains = if self.drafts() {
-            self.little.write(due, Reach { fallback, most, ends: &self.ends })?
+            self.little.write(due, Reach { fallback, most, ends: &self.ends }, hear)?
         } else {
             vec![Chain::unsure(); due.len()]
         };
@@ -110,9 +112,12 @@ impl Strategy for Bild {
             counters.draft_forwards += chain.forwards;
             counters.fallbacks += usize::from(chain.stop == Stop::Unsure);
             if chain.stop == Stop::End && !verified {
+                counters.forgiven = f64::INFINITY;
                 let drafted = chain.tokens.len();
                 let picks = chain.tokens.into_iter().map(|token| Pick { token, logprob: None }).collect();
-                foregone.push((due.branch, Verdict { path: Vec::new(), picks, drafted, accepted: drafted }));
+                let verdict =
+                    Verdict { path: Vec::new(), picks, drafted, accepted: drafted, replaced: false };
+                foregone.push((due.branch, verdict));
             } else {
                 self.chains.insert(due.branch, chain);
             }
@@ -149,10 +154,14 @@ impl Strategy for Bild {
         for (at, &token) in chain.tokens.iter().enumerate() {
             let logits = scores.row(row).ok_or_else(|| Error::internal("a chain row without scores"))?;
             let own = sampler.pick(logits, live.text, &chain.tokens[..at])?;
-            if token != own.token && !self.settings.rule.forgives(logits, token) {
-                self.counters.entry(live.branch).or_default().rollbacks += 1;
-                picks.push(own);
-                return Ok(Verdict { path, picks, drafted, accepted: at });
+            if token != own.token {
+                let counters = self.counters.entry(live.branch).or_default();
+                let Some(surprise) = self.settings.rule.forgives(logits, token) else {
+                    counters.rollbacks += 1;
+                    picks.push(own);
+                    return Ok(Verdict { path, picks, drafted, accepted: at, replaced: true });
+                };
+                counters.forgiven = counters.forgiven.max(surprise);
             }
             picks.push(sampler.note(logits, token));
             if let Some(child) = draft.child_with(row, token) {
@@ -164,7 +173,7 @@ impl Strategy for Bild {
             let logits = scores.row(row).ok_or_else(|| Error::internal("a chain row without scores"))?;
             picks.push(sampler.pick(logits, live.text, &chain.tokens)?);
         }
-        Ok(Verdict { path, picks, drafted, accepted: drafted })
+        Ok(Verdict { path, picks, drafted, accepted: drafted, replaced: false })
     }
 
     fn park(&mut self, branch: usize) {

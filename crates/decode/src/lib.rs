@@ -35,5 +35,5 @@ pub use plain::Plain;
 pub use prefill::fill;
 pub use sampler::{Pick, Sampler, Sampling};
 pub use session::{Finish, Kept, Session, Tally};
-pub use strategy::{Counters, Due, Live, Strategy, Verdict, walk};
+pub use strategy::{Counters, Due, Hear, Live, Strategy, Verdict, walk};
 pub use transcript::Transcript;

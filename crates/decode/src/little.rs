@@ -15,7 +15,7 @@ use trefoil_models::{BranchId, CausalLm, CrossKv, Draft, Kv, Token};
 use crate::error::{Error, Result};
 use crate::prefill::{chain, fill};
 use crate::sampler::{Sampler, confidence};
-use crate::strategy::Due;
+use crate::strategy::{Due, Hear};
 
 /// A draft model with the cache that it shares with other sessions, and this session's branches in it.
 pub struct Little {
@@ -89,8 +89,13 @@ impl Little {
         Ok(!fill(model.as_ref(), &mut kv, draft, &missing)?.is_empty())
     }
 
-    /// Writes a chain for every branch that is due, in `due`'s order.
-    pub(crate) fn write(&mut self, due: &[Due<'_>], reach: Reach<'_>) -> Result<Vec<Chain>> {
+    /// Writes a chain for every branch that is due, in `due`'s order; `hear` is told each token at once.
+    pub(crate) fn write(
+        &mut self,
+        due: &[Due<'_>],
+        reach: Reach<'_>,
+        hear: &mut Hear<'_>,
+    ) -> Result<Vec<Chain>> {
         let Self { model, kv, source, branches, draft } = self;
         let mut kv = lock(kv);
         let mut chains = Vec::with_capacity(due.len());
@@ -120,8 +125,11 @@ impl Little {
                     .ok_or_else(|| Error::internal("a branch without a cache"))?;
                 chain.forwards += 1;
                 fresh.clear();
-                if let Some(token) = chain.extend(logits, due, &mut branch.sampler, reach)? {
-                    fresh.push(token);
+                let written = chain.tokens.len();
+                let goes_on = chain.extend(logits, due, &mut branch.sampler, reach)?;
+                if let Some(&token) = chain.tokens.get(written) {
+                    hear(due.branch, token);
+                    fresh.extend(goes_on.then_some(token));
                 }
             }
             writing.retain(|(_, _, fresh)| !fresh.is_empty());
@@ -150,31 +158,30 @@ impl Chain {
         Self { tokens: Vec::new(), stop: Stop::Unsure, forwards: 0 }
     }
 
-    /// Adds the token that follows by `logits`, where the model is sure of it; gives it where writing goes on.
+    /// Adds the token that follows by `logits`, where the model is sure of it; says whether writing goes on.
     fn extend(
         &mut self,
         logits: &[f32],
         due: &Due<'_>,
         sampler: &mut Sampler,
         reach: Reach<'_>,
-    ) -> Result<Option<Token>> {
+    ) -> Result<bool> {
         if confidence(logits) < reach.fallback {
             self.stop = Stop::Unsure;
-            return Ok(None);
+            return Ok(false);
         }
         let token = sampler.pick(logits, due.text, &self.tokens)?.token;
         self.tokens.push(token);
-        let stop = if reach.ends.contains(&token) {
+        self.stop = if reach.ends.contains(&token) {
             Stop::End
         } else if self.tokens.len() >= due.room {
             Stop::Limit
         } else if self.tokens.len() >= reach.most {
             Stop::Full
         } else {
-            return Ok(Some(token));
+            return Ok(true);
         };
-        self.stop = stop;
-        Ok(None)
+        Ok(false)
     }
 }
 

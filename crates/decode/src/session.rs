@@ -13,7 +13,7 @@ use trefoil_models::{BranchId, CausalLm, Draft, Kv, RowId, Token};
 use crate::error::Result;
 use crate::prefill::fill;
 use crate::sampler::{Pick, Sampler, Sampling};
-use crate::strategy::{Due, Live, Strategy, Verdict};
+use crate::strategy::{Due, Hear, Live, Strategy, Verdict};
 use crate::transcript::Transcript;
 
 /// Why a branch ended.
@@ -36,6 +36,8 @@ pub struct Kept {
     pub picks: Vec<Pick>,
     /// How many of them, from the first, a draft had.
     pub accepted: usize,
+    /// Whether the one behind those replaces a token of a draft model.
+    pub replaced: bool,
     /// Set where the branch ended in this step.
     pub finish: Option<Finish>,
 }
@@ -193,6 +195,20 @@ impl Session {
     /// # Errors
     /// Fails where a model or a cache does; the session can't be continued then.
     pub fn step(&mut self, model: &dyn CausalLm, kv: &mut Kv) -> Result<Vec<Kept>> {
+        self.step_aloud(model, kv, &mut |_, _| ())
+    }
+
+    /// [`Session::step`], with `hear` told each token that a draft model writes, as it writes it. What a branch keeps of
+    /// them comes with the step's result.
+    ///
+    /// # Errors
+    /// As [`Session::step`].
+    pub fn step_aloud(
+        &mut self,
+        model: &dyn CausalLm,
+        kv: &mut Kv,
+        hear: &mut Hear<'_>,
+    ) -> Result<Vec<Kept>> {
         if self.prefill(model, kv)? {
             return Ok(Vec::new());
         }
@@ -202,7 +218,7 @@ impl Session {
             return Ok(Vec::new());
         }
         let mut kept = Vec::with_capacity(due.len());
-        let foregone = self.strategy.ahead(&due)?;
+        let foregone = self.strategy.ahead(&due, hear)?;
         let before = Instant::now();
         for (number, verdict) in foregone {
             kept.push(self.settle(number, verdict, kv)?);
@@ -255,11 +271,12 @@ impl Session {
         branch.tally.drafted += verdict.drafted;
         let accepted = verdict.accepted.min(picks.len());
         branch.tally.accepted += accepted;
+        let replaced = verdict.replaced && accepted < picks.len();
         match finish {
             Some(finish) => self.end(number, finish, kv),
             None => branch.seat.map_or(Ok(()), |id| kv.commit(id, &verdict.path))?,
         }
-        Ok(Kept { branch: number, picks, accepted, finish })
+        Ok(Kept { branch: number, picks, accepted, replaced, finish })
     }
 
     /// Caches the next rows of prompts that are not cached yet; false where there are none.

@@ -40,10 +40,15 @@ pub struct Verdict {
     pub drafted: usize,
     /// How many of the picks, from the first, the draft had.
     pub accepted: usize,
+    /// Whether the pick behind those stands where a draft model had written another token.
+    pub replaced: bool,
 }
 
+/// Hears of each token that a draft model writes, with the number of its branch, before the model judges it.
+pub type Hear<'a> = dyn FnMut(usize, Token) + 'a;
+
 /// Counts of one branch that only some decodings have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counters {
     /// Forward passes of a draft model after prefill in which the branch took part.
     pub draft_forwards: usize,
@@ -51,6 +56,9 @@ pub struct Counters {
     pub fallbacks: usize,
     /// Times that the large model replaced a token of the little one.
     pub rollbacks: usize,
+    /// The most, in nats, that was forgiven: the highest −ln p under the model of a kept token that it would not have
+    /// written itself. 0 where there is none, and infinity where a token was kept unjudged.
+    pub forgiven: f64,
     /// Steps in which the n-gram pool had a guess at what follows the pending token.
     pub pool_hits: usize,
     /// Bytes set aside for the n-gram pool, which the branches of a session share.
@@ -67,12 +75,12 @@ pub trait Strategy: Send {
         Ok(false)
     }
 
-    /// Writes ahead of the step with a draft model. Gives the verdicts that need no scores; their branches take no
-    /// part in the step.
+    /// Writes ahead of the step with a draft model, token by token for `hear`. Gives the verdicts that need no scores;
+    /// their branches take no part in the step.
     ///
     /// # Errors
     /// Fails where a draft model does.
-    fn ahead(&mut self, _due: &[Due<'_>]) -> Result<Vec<(usize, Verdict)>> {
+    fn ahead(&mut self, _due: &[Due<'_>], _hear: &mut Hear<'_>) -> Result<Vec<(usize, Verdict)>> {
         Ok(Vec::new())
     }
 
@@ -134,7 +142,7 @@ pub fn walk(live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampl
         let kept = draft.child_with(row, pick.token).and_then(|child| Some((child, scores.row(child)?)));
         let Some((child, next)) = kept else {
             let drafted = draft.rows().iter().filter(|row| row.branch == branch).count() - 1;
-            return Ok(Verdict { accepted: path.len() - 1, path, picks, drafted });
+            return Ok(Verdict { accepted: path.len() - 1, path, picks, drafted, replaced: false });
         };
         row = child;
         logits = next;

@@ -241,6 +241,29 @@ fn a_large_model_that_forgives_everything_leaves_the_little_ones_text() {
 }
 
 #[test]
+fn a_text_is_the_same_under_every_threshold_down_to_what_it_was_forgiven() {
+    let mut random = Random(11);
+    let (mut lower, mut exact) = (0, 0);
+    for round in 0..1200 {
+        let mut setting = Setting::random(&mut random);
+        let rollback = random.below(500) as f64 / 100.0;
+        setting.bild.rule = Rule::Bild { rollback, verify_tail: true };
+        setting.tasks.truncate(1);
+        let (texts, took) = setting.write();
+        let forgiven = took[0].counters.forgiven;
+        assert!(forgiven <= rollback);
+        setting.bild.rule = Rule::Bild { rollback: forgiven, verify_tail: true };
+        assert_eq!(setting.write(), (texts.clone(), took), "round {round}");
+        lower += usize::from(forgiven > 0.0 && forgiven < rollback);
+        if forgiven == 0.0 {
+            assert_eq!(texts, setting.plain(&setting.large), "round {round}");
+            exact += usize::from(!texts[0].tokens.is_empty());
+        }
+    }
+    assert!(lower > 150 && exact > 300, "{lower}, {exact}");
+}
+
+#[test]
 fn a_text_in_company_is_the_text_alone() {
     let mut random = Random(8);
     for round in 0..300 {

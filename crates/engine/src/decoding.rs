@@ -18,17 +18,11 @@ const ROWS: usize = 4096;
 /// Jacobi's `block` where nobody gives one.
 const BLOCK: u64 = 8;
 
-/// BiLD's `fallback` where nobody gives one.
-const FALLBACK: f64 = 0.5;
-
-/// BiLD's `rollback` where nobody gives one.
-const ROLLBACK: f64 = 3.0;
-
 /// Exact speculation stops drafting below this probability: such a token is not worth its rows.
 const DOUBT: f64 = 0.3;
 
-/// `maxDraft` where nobody gives one.
-const MAX_DRAFT: u64 = 10;
+/// `maxDraft` where nobody gives one: with its root a chain fills the eight rows that one pass over dense weights serves.
+const MAX_DRAFT: usize = 7;
 
 /// `maxDraft` at most: a chain and its root are as many rows as the memory budget counts.
 const LONGEST_DRAFT: u64 = 63;
@@ -36,6 +30,23 @@ const LONGEST_DRAFT: u64 = 63;
 /// Names that callers may write where a decoding is asked for.
 const ALLOWED: &str =
     "'auto', 'plain', 'lookahead', 'bild', 'speculative', or an object with one of these or 'jacobi' as type";
+
+/// The parameters of BiLD where a caller gives none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BildDefaults {
+    /// `fallback`.
+    pub fallback: f64,
+    /// `rollback`.
+    pub rollback: f64,
+    /// `maxDraft`.
+    pub max_draft: usize,
+}
+
+impl Default for BildDefaults {
+    fn default() -> Self {
+        Self { fallback: 0.5, rollback: 3.0, max_draft: MAX_DRAFT }
+    }
+}
 
 /// How a text is decoded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,7 +65,7 @@ pub enum Decoding {
 
 impl Decoding {
     /// Reads a name, or an object with a `type` and that type's parameters.
-    pub(crate) fn resolve(options: &mut Reader) -> Result<Self> {
+    pub(crate) fn resolve(options: &mut Reader, defaults: &BildDefaults) -> Result<Self> {
         let found = options.take("decoding");
         let (name, mut reader) = match found {
             Raw::Absent => return Ok(Self::Auto),
@@ -70,11 +81,11 @@ impl Decoding {
             "plain" => Self::Plain,
             "lookahead" => Self::Lookahead(lookahead(&mut reader)?),
             "jacobi" => Self::Jacobi(reader.whole("block", 1, ROWS as u64)?.unwrap_or(BLOCK) as usize),
-            "bild" => Self::Bild(bild(&mut reader)?),
+            "bild" => Self::Bild(bild(&mut reader, defaults)?),
             "speculative" => Self::Bild(BildSettings {
                 fallback: DOUBT,
                 rule: Rule::Exact,
-                max_draft: max_draft(&mut reader)?,
+                max_draft: max_draft(&mut reader)?.unwrap_or(MAX_DRAFT),
             }),
             _ => return Err(options.refuse("decoding", &name, ALLOWED)),
         };
@@ -183,19 +194,19 @@ fn lookahead(reader: &mut Reader) -> Result<LookaheadSettings> {
     Ok(settings)
 }
 
-fn bild(reader: &mut Reader) -> Result<BildSettings> {
+fn bild(reader: &mut Reader, defaults: &BildDefaults) -> Result<BildSettings> {
     Ok(BildSettings {
-        fallback: threshold(reader, "fallback")?.unwrap_or(FALLBACK),
+        fallback: threshold(reader, "fallback")?.unwrap_or(defaults.fallback),
         rule: Rule::Bild {
-            rollback: threshold(reader, "rollback")?.unwrap_or(ROLLBACK),
+            rollback: threshold(reader, "rollback")?.unwrap_or(defaults.rollback),
             verify_tail: reader.flag("verifyTail")?.unwrap_or(true),
         },
-        max_draft: max_draft(reader)?,
+        max_draft: max_draft(reader)?.unwrap_or(defaults.max_draft),
     })
 }
 
 /// A threshold: infinity is a value like any other, and so is 0.
-fn threshold(reader: &mut Reader, name: &'static str) -> Result<Option<f64>> {
+pub(crate) fn threshold(reader: &mut Reader, name: &'static str) -> Result<Option<f64>> {
     match reader.take(name) {
         Raw::Absent => Ok(None),
         Raw::Number(value) if value >= 0.0 => Ok(Some(value)),
@@ -203,6 +214,6 @@ fn threshold(reader: &mut Reader, name: &'static str) -> Result<Option<f64>> {
     }
 }
 
-fn max_draft(reader: &mut Reader) -> Result<usize> {
-    Ok(reader.whole("maxDraft", 1, LONGEST_DRAFT)?.unwrap_or(MAX_DRAFT) as usize)
+pub(crate) fn max_draft(reader: &mut Reader) -> Result<Option<usize>> {
+    Ok(reader.whole("maxDraft", 1, LONGEST_DRAFT)?.map(|most| most as usize))
 }

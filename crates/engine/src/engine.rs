@@ -19,6 +19,7 @@ use crate::loaded::{Loaded, ModelInfo, Progress};
 use crate::options::{GenerateOptions, LoadOptions};
 use crate::outbox::{Event, Generation, channel};
 use crate::prompt::Prompt;
+use crate::raw::Raw;
 use crate::reading::Reading;
 use crate::usage::Usage;
 use crate::writing::Writing;
@@ -105,6 +106,14 @@ impl Engine {
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// Reads and checks options of a generation; what they leave open is as this model was loaded.
+    ///
+    /// # Errors
+    /// As [`GenerateOptions::resolve`].
+    pub fn options(&self, raw: Raw) -> Result<GenerateOptions> {
+        GenerateOptions::resolve_for(raw, &self.info.bild)
     }
 
     /// Starts writing. Whatever goes wrong arrives as an event.

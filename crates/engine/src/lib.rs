@@ -4,6 +4,7 @@
 //! ([`Engine`]), a text being written ([`Generation`]), typed errors ([`Error`]).
 
 mod admit;
+mod answer;
 mod costs;
 mod decoding;
 mod draft;
@@ -18,10 +19,11 @@ mod raw;
 mod reading;
 mod seats;
 pub mod text;
+mod tuned;
 mod usage;
 mod writing;
 
-pub use decoding::Decoding;
+pub use decoding::{BildDefaults, Decoding};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use library::Document;

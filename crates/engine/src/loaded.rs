@@ -7,6 +7,7 @@ use trefoil_kernels::Kernels;
 use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, Sharded, T5, Token, Weights};
 
 use crate::costs::StepCosts;
+use crate::decoding::BildDefaults;
 use crate::draft::{DraftFiles, DraftModel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::Library;
@@ -149,6 +150,8 @@ pub struct ModelInfo {
     pub dtype: String,
     /// Resident bytes of the weights, a draft model's included.
     pub bytes: u64,
+    /// What BiLD takes where a caller says nothing else.
+    pub bild: BildDefaults,
 }
 
 /// Progress of a load.
@@ -181,6 +184,7 @@ impl Loaded {
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
     ) -> Result<Self> {
+        let bild = options.tuned.as_deref().map(BildDefaults::read).transpose()?.unwrap_or_default();
         let files = Files::open(&options.source, options.dtype)?;
         let draft = options.draft.as_ref().map(|source| DraftFiles::open(source, &files)).transpose()?;
         let context =
@@ -200,6 +204,7 @@ impl Loaded {
             device: "cpu".into(),
             dtype: weights.main_type().map_or("none", |ty| ty.name()).into(),
             bytes: 0,
+            bild,
         };
         let ends = config.eos().into();
         let own = weights.total_bytes();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use trefoil_decode::Sampling;
 
-use crate::decoding::Decoding;
+use crate::decoding::{BildDefaults, Decoding};
 use crate::error::{Error, Result};
 use crate::raw::{Raw, Reader};
 
@@ -43,6 +43,8 @@ pub struct LoadOptions {
     pub source: PathBuf,
     /// The little model of BiLD and exact speculation.
     pub draft: Option<DraftSource>,
+    /// A file with BiLD's thresholds for this pair of models.
+    pub tuned: Option<PathBuf>,
     /// Precision of dense weights.
     pub dtype: Dtype,
     /// Threads of a step, the engine's own included.
@@ -84,6 +86,7 @@ impl LoadOptions {
         let options = Self {
             source: PathBuf::from(source),
             draft: draft(&mut reader)?,
+            tuned: tuned(&mut reader)?,
             dtype: dtype(&mut reader)?,
             threads: reader.whole("threads", 1, 1024)?.map_or(cores, |threads| threads as usize),
             workers: reader.whole("workers", 1, WORKERS)?.map_or(1, |workers| workers as usize),
@@ -96,6 +99,11 @@ impl LoadOptions {
         // Downloads are the caller's business; the option is known so that it may be passed along.
         reader.flag("offline")?;
         reader.finish()?;
+        if options.draft.is_none() && options.tuned.is_some() {
+            return Err(Error::option(
+                "options.tuned is given without options.draft; allowed: both, or neither",
+            ));
+        }
         Ok(options)
     }
 }
@@ -106,6 +114,14 @@ fn cost_cache(reader: &mut Reader) -> Result<Option<PathBuf>> {
             Err(reader.refuse("costCache", &Raw::Text(path), "a file's path"))
         }
         path => Ok(path.map(PathBuf::from)),
+    }
+}
+
+fn tuned(reader: &mut Reader) -> Result<Option<PathBuf>> {
+    match reader.take("tuned") {
+        Raw::Absent => Ok(None),
+        Raw::Text(path) if !path.is_empty() && !path.contains('\0') => Ok(Some(path.into())),
+        other => Err(reader.refuse("tuned", &other, "a file that `trefoil tune` has written")),
     }
 }
 
@@ -162,6 +178,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Whether tentative text is sent too.
+    pub eager: bool,
 }
 
 impl GenerateOptions {
@@ -170,12 +188,21 @@ impl GenerateOptions {
     /// # Errors
     /// Fails (`InvalidOption`) for an unknown name or a value that is not allowed, naming both.
     pub fn resolve(raw: Raw) -> Result<Self> {
+        Self::resolve_for(raw, &BildDefaults::default())
+    }
+
+    /// [`GenerateOptions::resolve`] for a pair of models with thresholds of its own.
+    ///
+    /// # Errors
+    /// As [`GenerateOptions::resolve`].
+    pub(crate) fn resolve_for(raw: Raw, defaults: &BildDefaults) -> Result<Self> {
         let mut reader = Reader::new("options", raw)?;
         let options = Self {
-            decoding: Decoding::resolve(&mut reader)?,
+            decoding: Decoding::resolve(&mut reader, defaults)?,
             max_tokens: reader.whole("maxTokens", 0, u64::from(u32::MAX))?.map(|limit| limit as usize),
             stop: stop(&mut reader)?,
             sampling: sampling(&mut reader)?,
+            eager: eager(&mut reader)?,
         };
         reader.finish()?;
         Ok(options)
@@ -194,6 +221,14 @@ fn sampling(reader: &mut Reader) -> Result<Sampling> {
         seed: reader.whole("seed", 0, EXACT)?.unwrap_or(plain.seed),
         logprobs: reader.flag("logprobs")?.unwrap_or(plain.logprobs),
     })
+}
+
+fn eager(reader: &mut Reader) -> Result<bool> {
+    match reader.text("events")?.as_deref() {
+        None | Some("committed") => Ok(false),
+        Some("eager") => Ok(true),
+        Some(other) => Err(reader.refuse("events", &Raw::Text(other.into()), "'committed' or 'eager'")),
+    }
 }
 
 fn stop(reader: &mut Reader) -> Result<Vec<String>> {

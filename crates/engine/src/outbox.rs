@@ -16,17 +16,23 @@ use crate::error::Error;
 /// Events that may wait for a reader.
 const BOUND: usize = 16;
 
-/// What one step added to one text.
-#[derive(Clone, Debug, PartialEq)]
+/// What one step added to one text, or what a draft model has written ahead of it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {
     /// The prompt that the text answers.
     pub prompt: usize,
-    /// Text that became final.
+    /// Tentative text that this chunk takes back first: all that was sent since the last chunk that is not tentative.
+    pub revoked: String,
+    /// Text that became final; of a tentative chunk, text that may be taken back.
     pub text: String,
-    /// Every token that the step kept.
+    /// Every token that the step kept; of a tentative chunk, the draft model's.
     pub tokens: Vec<Pick>,
     /// How many of them, from the first, a draft had; the model wrote the others.
     pub accepted: usize,
+    /// Whether the first that the model wrote replaces another token of a draft model.
+    pub replaced: bool,
+    /// Whether the model has yet to judge it.
+    pub tentative: bool,
 }
 
 /// A finished text.
@@ -68,6 +74,8 @@ pub struct Stats {
     pub fallbacks: usize,
     /// Replacements by the large model.
     pub rollbacks: usize,
+    /// The highest −ln p under the model of a kept token that it would not have written itself, in nats.
+    pub forgiven: f64,
     /// Steps in which the n-gram pool had a guess.
     pub pool_hits: usize,
     /// Bytes of the n-gram pool.
@@ -234,7 +242,7 @@ mod tests {
     use super::*;
 
     fn chunk(prompt: usize) -> Event {
-        Event::Chunk(Chunk { prompt, text: String::new(), tokens: Vec::new(), accepted: 0 })
+        Event::Chunk(Chunk { prompt, ..Chunk::default() })
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use trefoil_decode::{Finish, Kept, Session};
+use trefoil_decode::{Finish, Kept, Pick, Session};
 use trefoil_models::Token;
 
+use crate::answer::Text;
 use crate::error::{Error, Result};
 use crate::loaded::Loaded;
 use crate::options::GenerateOptions;
@@ -18,7 +19,9 @@ pub(crate) struct Writing {
     seats: Seats,
     answers: Vec<Answer>,
     outbox: Outbox,
-    stop: Vec<String>,
+    stop: StopText,
+    /// Whether what a draft model writes is sent before it is judged.
+    eager: bool,
     decoding: &'static str,
     source_tokens: usize,
     encoder_forwards: usize,
@@ -44,67 +47,15 @@ enum Answer {
     Written(Outcome),
 }
 
-/// The text side of one branch.
-struct Text {
-    pieces: Pieces,
-    stop: StopText,
-    written: String,
-    /// Tokens of the text; a step can keep more than a stop string lets in.
-    tokens: Vec<Token>,
-    accepted: usize,
-    stopped: bool,
-}
-
-impl Text {
-    fn new(pieces: Pieces, stop: StopText) -> Self {
-        Self { pieces, stop, written: String::new(), tokens: Vec::new(), accepted: 0, stopped: false }
-    }
-
-    /// Takes a step's tokens, up to the one that completes a stop string; drops the others from `kept` and gives the
-    /// text that became final.
-    fn push(&mut self, kept: &mut Kept) -> String {
-        let mut fresh = String::new();
-        let mut taken = 0;
-        for pick in &kept.picks {
-            if self.stopped {
-                break;
-            }
-            taken += 1;
-            if let Some(piece) = self.pieces.push(pick.token) {
-                self.release(&piece, &mut fresh);
-            }
+impl Answer {
+    /// The text of an answer that is not finished, begun where there is none.
+    fn text(&mut self, begin: impl FnOnce() -> Text) -> Option<&mut Text> {
+        if matches!(self, Self::Waiting) {
+            *self = Self::Writing(Box::new(begin()));
         }
-        kept.picks.truncate(taken);
-        kept.accepted = kept.accepted.min(taken);
-        self.tokens.extend(kept.picks.iter().map(|pick| pick.token));
-        self.accepted += kept.accepted;
-        if kept.finish.is_some() {
-            self.flush(&mut fresh);
-        }
-        self.written.push_str(&fresh);
-        fresh
-    }
-
-    /// The whole text, with what was still held back for a longer token or a stop string.
-    fn finish(&mut self) -> String {
-        let mut rest = String::new();
-        self.flush(&mut rest);
-        std::mem::take(&mut self.written) + &rest
-    }
-
-    fn flush(&mut self, fresh: &mut String) {
-        let rest = self.pieces.finish();
-        self.release(&rest, fresh);
-        if !self.stopped {
-            fresh.push_str(&self.stop.finish());
-        }
-    }
-
-    fn release(&mut self, piece: &str, fresh: &mut String) {
-        if !self.stopped {
-            let (text, stopped) = self.stop.push(piece);
-            fresh.push_str(&text);
-            self.stopped = stopped;
+        match self {
+            Self::Writing(text) => Some(text),
+            Self::Waiting | Self::Written(_) => None,
         }
     }
 }
@@ -117,7 +68,8 @@ impl Writing {
             seats,
             answers: (0..prompts).map(|_| Answer::Waiting).collect(),
             outbox,
-            stop: options.stop.clone(),
+            stop: StopText::new(options.stop.clone()),
+            eager: options.eager,
             decoding: options.decoding.name(),
             source_tokens,
             encoder_forwards,
@@ -170,7 +122,19 @@ impl Writing {
             return self.seats.settle(&mut self.session, loaded, crowded);
         }
         let before = Instant::now();
-        let kept = self.session.step(loaded.decoder.as_ref(), &mut loaded.kv)?;
+        let Self { session, answers, outbox, stop, eager, .. } = self;
+        let Loaded { decoder, kv, tokenizer, ends, .. } = loaded;
+        let mut hear = |branch: usize, token: Token| {
+            if *eager && !ends.contains(&token) {
+                let text = answers[branch].text(|| Text::new(Pieces::new(tokenizer), stop.clone()));
+                if let Some(text) = text.and_then(|text| text.hear(token)) {
+                    let tokens = vec![Pick { token, logprob: None }];
+                    let ahead = Chunk { prompt: branch, text, tokens, accepted: 1, ..Chunk::default() };
+                    outbox.send(Event::Chunk(Chunk { tentative: true, ..ahead }));
+                }
+            }
+        };
+        let kept = session.step_aloud(decoder.as_ref(), kv, &mut hear)?;
         let spent = if kept.is_empty() { &mut self.prefill } else { &mut self.decode };
         *spent += before.elapsed();
         for kept in kept {
@@ -180,24 +144,18 @@ impl Writing {
     }
 
     /// Sends what a step added to a text.
-    fn take(&mut self, mut kept: Kept, loaded: &mut Loaded) -> Result<()> {
-        let branch = kept.branch;
-        let answer = &mut self.answers[branch];
-        if matches!(answer, Answer::Waiting) {
-            let text = Text::new(Pieces::new(&loaded.tokenizer), StopText::new(self.stop.clone()));
-            *answer = Answer::Writing(Box::new(text));
-        }
-        let Answer::Writing(text) = answer else {
-            return Err(Error::internal("an answer goes on after its end"));
-        };
-        let fresh = text.push(&mut kept);
-        let ended = kept.finish.is_some() || text.stopped;
-        if ended && kept.finish.is_none() {
+    fn take(&mut self, kept: Kept, loaded: &mut Loaded) -> Result<()> {
+        let (branch, finish) = (kept.branch, kept.finish);
+        let begin = || Text::new(Pieces::new(&loaded.tokenizer), self.stop.clone());
+        let text = self.answers[branch].text(begin);
+        let text = text.ok_or_else(|| Error::internal("an answer goes on after its end"))?;
+        let chunk = text.keep(kept);
+        let ended = finish.is_some() || text.stopped();
+        if ended && finish.is_none() {
             self.session.end(branch, Finish::Stop, &mut loaded.kv);
         }
-        if !fresh.is_empty() || !kept.picks.is_empty() {
-            let Kept { picks: tokens, accepted, .. } = kept;
-            self.outbox.send(Event::Chunk(Chunk { prompt: branch, text: fresh, tokens, accepted }));
+        if !(chunk.tokens.is_empty() && chunk.text.is_empty() && chunk.revoked.is_empty()) {
+            self.outbox.send(Event::Chunk(chunk));
         }
         if ended {
             self.answers[branch] = Answer::Written(self.outcome(branch));
@@ -213,7 +171,10 @@ impl Writing {
                 Answer::Written(outcome) => return outcome,
                 Answer::Waiting if branch >= self.session.len() => return Outcome::unwritten(),
                 Answer::Waiting => (String::new(), Vec::new(), 0, false),
-                Answer::Writing(mut text) => (text.finish(), text.tokens, text.accepted, text.stopped),
+                Answer::Writing(mut text) => {
+                    let (whole, stopped) = (text.finish(), text.stopped());
+                    (whole, text.tokens, text.accepted, stopped)
+                }
             };
         let tally = self.session.tally(branch);
         let counters = self.session.strategy().counters(branch);
@@ -235,6 +196,7 @@ impl Writing {
                 accepted_tokens: accepted,
                 fallbacks: counters.fallbacks,
                 rollbacks: counters.rollbacks,
+                forgiven: counters.forgiven,
                 pool_hits: counters.pool_hits,
                 pool_bytes: counters.pool_bytes,
                 // One run served all: the first answer shows it, so that the sum over answers is the truth.

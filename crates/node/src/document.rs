@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use napi::bindgen_prelude::{Object, Unknown};
 use napi::{Env, Result};
 use napi_derive::napi;
-use trefoil_engine::{Document, Engine, Error, ErrorKind, GenerateOptions};
+use trefoil_engine::{Document, Engine, Error, ErrorKind};
 
 use crate::events::{NativeFailure, NativeGeneration};
 use crate::model::NativeStarted;
@@ -100,7 +100,7 @@ impl NativeDocument {
         let document = self.document.as_ref();
         let disposed = || Error::new(ErrorKind::Disposed, "the document has been disposed");
         let resolved = document.ok_or_else(disposed).and_then(|document| {
-            Ok((document, trefoil_engine::prompts(prompts)?, GenerateOptions::resolve(options)?))
+            Ok((document, trefoil_engine::prompts(prompts)?, self.engine.options(options)?))
         });
         Ok(match resolved {
             Ok((document, prompts, options)) => NativeStarted {

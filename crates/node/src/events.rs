@@ -27,6 +27,7 @@ pub struct NativeStats {
     pub accepted_tokens: u32,
     pub fallbacks: u32,
     pub rollbacks: u32,
+    pub forgiven: f64,
     pub pool_hits: u32,
     pub pool_bytes: f64,
     pub encoder_forwards: u32,
@@ -55,6 +56,9 @@ pub struct NativeEvent {
     pub ids: Option<Vec<u32>>,
     pub logprobs: Option<Vec<f64>>,
     pub accepted: Option<u32>,
+    pub replaced: Option<bool>,
+    pub tentative: Option<bool>,
+    pub revoke: Option<u32>,
     pub results: Option<Vec<NativeResult>>,
     pub failure: Option<NativeFailure>,
 }
@@ -106,6 +110,9 @@ impl NativeEvent {
             ids: None,
             logprobs: None,
             accepted: None,
+            replaced: None,
+            tentative: None,
+            revoke: None,
             results: None,
             failure: None,
         }
@@ -123,6 +130,10 @@ impl From<Event> for NativeEvent {
                     ids: Some(chunk.tokens.iter().map(|pick| pick.token).collect()),
                     logprobs,
                     accepted: Some(chunk.accepted as u32),
+                    replaced: Some(chunk.replaced),
+                    tentative: Some(chunk.tentative),
+                    // JavaScript counts a text in these.
+                    revoke: Some(chunk.revoked.encode_utf16().count() as u32),
                     ..Self::empty("chunk")
                 }
             }
@@ -163,6 +174,7 @@ impl From<Stats> for NativeStats {
             accepted_tokens: stats.accepted_tokens as u32,
             fallbacks: stats.fallbacks as u32,
             rollbacks: stats.rollbacks as u32,
+            forgiven: stats.forgiven,
             pool_hits: stats.pool_hits as u32,
             pool_bytes: stats.pool_bytes as f64,
             encoder_forwards: stats.encoder_forwards as u32,

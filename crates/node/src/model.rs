@@ -3,7 +3,7 @@
 use napi::bindgen_prelude::{Object, Unknown};
 use napi::{Env, Result};
 use napi_derive::napi;
-use trefoil_engine::{Engine, GenerateOptions, Prompt};
+use trefoil_engine::{Engine, Prompt};
 
 use crate::document::NativeReading;
 use crate::events::{NativeFailure, NativeGeneration};
@@ -72,8 +72,7 @@ impl NativeModel {
     #[napi(ts_args_type = "prompt: unknown, options?: unknown")]
     pub fn generate(&self, prompt: Unknown<'_>, options: Unknown<'_>) -> Result<NativeStarted> {
         let (prompt, options) = (raw(prompt)?, raw(options)?);
-        let resolved =
-            Prompt::resolve(prompt).and_then(|prompt| Ok((prompt, GenerateOptions::resolve(options)?)));
+        let resolved = Prompt::resolve(prompt).and_then(|prompt| Ok((prompt, self.0.options(options)?)));
         Ok(match resolved {
             Ok((prompt, options)) => NativeStarted {
                 generation: Some(NativeGeneration(self.0.generate(prompt, options))),

@@ -131,7 +131,7 @@ pub struct Written {
 }
 
 /// What it took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Took {
     pub tally: Tally,
     pub counters: Counters,

@@ -9,6 +9,7 @@ use super::tokenizer::Tokenizer;
 ///
 /// What `push` and `finish` give, one after the other, is what [`Tokenizer::decode`] gives for all tokens at once. A
 /// character whose bytes come in several tokens waits for the last of them, so at most three bytes are ever held.
+#[derive(Clone)]
 pub struct Pieces {
     spelling: Arc<Spelling>,
     held: Vec<u8>,
@@ -16,6 +17,7 @@ pub struct Pieces {
 }
 
 /// How much of the rule for beginnings is still to be applied.
+#[derive(Clone)]
 enum Opened {
     Spaces(usize),
     FirstToken,

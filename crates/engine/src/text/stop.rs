@@ -5,19 +5,22 @@
 //! string ends it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Watches a text for stop strings, across all borders between its pieces.
 ///
 /// Text is held back while it may still turn into a stop string, and no longer.
+#[derive(Clone)]
 pub struct StopText {
     /// Sorted, so that those with a common beginning are a range.
-    stops: Vec<String>,
+    stops: Arc<[String]>,
     held: String,
     open: Vec<Open>,
     stopped: bool,
 }
 
 /// A place in the held text at which a stop string may have begun.
+#[derive(Clone)]
 struct Open {
     start: usize,
     /// The stop strings that agree with the text from `start` on.
@@ -30,7 +33,7 @@ impl StopText {
         stops.retain(|stop| !stop.is_empty());
         stops.sort_unstable();
         stops.dedup();
-        Self { stops, held: String::new(), open: Vec::new(), stopped: false }
+        Self { stops: stops.into(), held: String::new(), open: Vec::new(), stopped: false }
     }
 
     /// Takes text and gives what no stop string can claim any more, and whether a stop string is complete. The text
