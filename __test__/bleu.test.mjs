@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
-import { bleu } from '../benches/bleu.mjs'
+import { bleu } from '../esm/tune/bleu.js'
 import { LARGE, SMALL } from './support/models.mjs'
 
 const close = (t, found, expected) => t.true(Math.abs(found - expected) < 1e-9, `${found}, not ${expected}`)

@@ -15,7 +15,7 @@ import { parseArgs } from 'node:util'
 import { fileURLToPath } from 'node:url'
 import { modelPath } from '../scripts/models.mjs'
 import { openPeer } from './peer.mjs'
-import { plot } from './plot.mjs'
+import { plot } from '../esm/tune/plot.js'
 
 const ROWS = [1, 2, 4, 8, 16, 32, 64]
 const PREFIX = 64

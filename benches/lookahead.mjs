@@ -14,7 +14,7 @@
 import { writeFile, mkdir } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { modelPath } from '../scripts/models.mjs'
-import { plot } from './plot.mjs'
+import { plot } from '../esm/tune/plot.js'
 import { promptsOf, whole } from './prompts.mjs'
 
 const SETS = ['human_eval', 'mt_bench', 'gsm8k', 'spec_bench']

@@ -15,6 +15,7 @@ const BENCHES = {
   kernels: './kernels.mjs',
   lookahead: './lookahead.mjs',
   bild: './bild.mjs',
+  'bild-checks': './bild-checks.mjs',
   exact: './exact.mjs'
 }
 

@@ -96,12 +96,12 @@ function paint() {
 }
 
 /** Translates `sentences`; gives the texts and the sums of their figures. The mark that ends a text is a token too. */
-async function translate(model, sentences, decoding, show = { begin() {}, text() {}, end() {} }) {
+async function translate(model, sentences, decoding, show = { begin() {}, chunk() {}, end() {} }) {
   const sums = { texts: [], tokens: 0, steps: 0, decodeMs: 0, draftForwards: 0, sentences: sentences.length }
   for (const sentence of sentences) {
     const generation = model.generate(sentence, { maxTokens: 64, decoding })
     show.begin(sentence)
-    for await (const chunk of generation) show.text(chunk.text)
+    for await (const chunk of generation) await show.chunk(chunk)
     const { text, stats, finishReason } = await generation.result
     show.end()
     sums.texts.push(text)
@@ -124,7 +124,7 @@ function figures(name, { texts, tokens, steps, decodeMs, draftForwards }, plain)
     name,
     tokens,
     steps,
-    steps > 0 ? (tokens / steps).toFixed(2) : '–',
+    (steps / Math.max(1, tokens)).toFixed(2),
     draftForwards,
     (decodeMs / Math.max(1, tokens)).toFixed(2),
     `${same} of ${texts.length}`
@@ -177,26 +177,37 @@ async function main(given) {
   const model = await load(LARGE, { draft: SMALL })
   const { kind, device, dtype } = model.info
   write(`\n${bold('German to English')} ${grey(`models/de-en/large, ${kind}, ${dtype} on ${device}`)}\n\n`)
-  const loud = {
-    begin: (sentence) => write(`  ${grey(sentence)}\n  ${green('→ ')}`),
-    text: write,
-    end: () => write('\n')
+  const { LEGEND, painter, wantsColours } = await import(pathToFileURL(join(ROOT, 'esm/cli/painting.js')).href)
+  /** Writes each sentence as it comes, in the colours of who wrote what. */
+  const aloud = (lead) => {
+    let paint
+    return {
+      begin(sentence) {
+        paint = wantsColours() ? painter(model) : ({ text }) => text
+        write(lead(sentence))
+      },
+      chunk: async (chunk) => write(await paint(chunk)),
+      end: () => write('\n')
+    }
   }
-  const plain = await translate(model, sentences, 'plain', loud)
+  const plain = await translate(model, sentences, 'plain', aloud((sentence) => `  ${grey(sentence)}\n  ${green('→ ')}`))
   const rows = [figures('large alone', plain, plain)]
-  for (const decoding of ['lookahead', 'speculative', 'bild']) {
-    rows.push(figures(decoding, await translate(model, sentences, decoding), plain))
+  rows.push(figures('lookahead', await translate(model, sentences, 'lookahead'), plain))
+  for (const decoding of ['bild', 'speculative']) {
+    write(`\n  ${bold(decoding)}${wantsColours() ? `: ${LEGEND}` : ''}\n`)
+    rows.push(figures(decoding, await translate(model, sentences, decoding, aloud(() => '  ')), plain))
   }
   const little = await load(SMALL)
   const alone = await translate(little, sentences, 'plain')
   rows.push(figures('little alone', { ...alone, steps: 0, draftForwards: alone.steps }, plain))
 
-  const head = ['decoding', 'tokens', 'large steps', 'tokens/step', 'little steps', 'ms/token', 'same text']
+  const head = ['decoding', 'tokens', 'large steps', 'large/token', 'little steps', 'ms/token', 'same text']
   const [top, ...lines] = table([head, ...rows])
   write(`\n  ${bold(top)}\n${lines.map((line) => `  ${line}\n`).join('')}`)
   write(
     grey(
-      '\n  lookahead and speculative are exact; bild may differ. A large step is one forward pass of the large model.' +
+      '\n  lookahead and speculative are exact; bild may differ. A large step is one forward pass of the large model,' +
+        '\n  and large/token is how many a token takes.' +
         '\n  Short sentences that repeat nothing give lookahead nothing to find. Both models are tiny, were trained on' +
         '\n  everyday sentences only, and make mistakes.\n'
     )

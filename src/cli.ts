@@ -11,9 +11,10 @@ import { argv, exit, stderr, stdout } from 'node:process'
 import { ask } from './cli/ask.js'
 import { generate } from './cli/generate.js'
 import { said, type Command } from './cli/command.js'
+import { tune } from './cli/tune.js'
 import { AbortedError } from './errors.js'
 
-const COMMANDS: Readonly<Record<string, Command>> = { generate, ask }
+const COMMANDS: Readonly<Record<string, Command>> = { generate, ask, tune }
 
 const HELP = `Trefoil makes language models write faster without writing differently.
 

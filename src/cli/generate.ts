@@ -5,10 +5,10 @@ import { text as readAll } from 'node:stream/consumers'
 import { parseArgs } from 'node:util'
 
 import { load } from '../load.js'
-import type { Model } from '../model.js'
 import type { ChatMessage } from '../options.js'
 import type { Chunk } from '../result.js'
 import type { Command } from './command.js'
+import { painter, wantsColours } from './painting.js'
 import { progressBar } from './progress.js'
 import {
   generateOptions,
@@ -27,7 +27,8 @@ PROMPT is read from standard input where it is left out or is -.
 
   --chat                      treat the prompt as a user's message
 ${WRITING_HELP}
-  --show                      colour the tokens that a draft had first
+  --show                      on a terminal, colour tokens by who wrote them: drafts green, the model's own cyan,
+                              and what it put in place of a draft model's yellow
 ${LOADING_HELP}
   --json                      print the finished text, its tokens and figures as JSON
   --help                      print this
@@ -78,32 +79,11 @@ async function write(source: string, prompt: string | ChatMessage[], values: Giv
       stdout.write(`${JSON.stringify(await generation.result)}\n`)
       return
     }
-    const paint = values.show ? painter(model) : (chunk: Chunk) => chunk.text
+    const paint = values.show && wantsColours() ? painter(model) : (chunk: Chunk) => chunk.text
     for await (const chunk of generation) stdout.write(await paint(chunk))
     stdout.write('\n')
   } finally {
     await model.dispose()
-  }
-}
-
-/**
- * Spells a chunk token by token, those of a draft in green. A character that several tokens share comes out as they
- * hold it; without `--show` the text is exact.
- */
-function painter(model: Model): (chunk: Chunk) => Promise<string> {
-  const ids: number[] = []
-  let shown = ''
-  return async ({ tokens }) => {
-    let painted = ''
-    for (const { id, from } of tokens) {
-      ids.push(id)
-      // A token's spelling can depend on the one before it: a leading space is dropped at the start of a text.
-      const text = await model.detokenize(ids)
-      const piece = text.slice(shown.length)
-      painted += from === 'draft' ? `\u001b[32m${piece}\u001b[0m` : piece
-      shown = text
-    }
-    return painted
   }
 }
 

@@ -11,10 +11,12 @@ export const WRITING_HELP = `  --max-tokens N              stop after so many to
                               draw from the likeliest tokens only
   --repetition-penalty X      above 1, repeat less
   --seed N                    the same seed writes the same text
-  --decoding NAME             how to decode: plain, lookahead`
+  --decoding NAME             how to decode: plain, lookahead, bild, speculative`
 
 /** Help on `LOADING_OPTIONS`. */
 export const LOADING_HELP = `  --device NAME               where to run: auto, cpu
+  --draft LITTLE              the little model of bild and speculative
+  --tuned FILE                what trefoil tune has found for the two models
   --threads N                 threads of a step
   --context N                 tokens that prompt and text may have together
   --offline                   never ask the hub`
@@ -35,6 +37,8 @@ export const WRITING_OPTIONS = {
 /** How a model is loaded. */
 export const LOADING_OPTIONS = {
   device: { type: 'string' },
+  draft: { type: 'string' },
+  tuned: { type: 'string' },
   threads: { type: 'string' },
   context: { type: 'string' },
   offline: { type: 'boolean' }
@@ -62,6 +66,8 @@ export function loadOptions(values: Values): LoadOptions {
   return given({
     // The engine knows which devices there are.
     device: values.device as LoadOptions['device'],
+    draft: values.draft,
+    tuned: values.tuned,
     threads: numberOf('threads', values.threads),
     contextLength: numberOf('context', values.context),
     offline: values.offline

@@ -1,0 +1,177 @@
+/** `trefoil tune`: finds the thresholds of BiLD for a pair of models. */
+
+import { readFile, writeFile } from 'node:fs/promises'
+import { stderr, stdout } from 'node:process'
+import { parseArgs } from 'node:util'
+
+import { load } from '../load.js'
+import { plot } from '../tune/plot.js'
+import { METRICS, sweep, type Case, type Point, type Setting } from '../tune/sweep.js'
+import { numberOf, type Command } from './command.js'
+import { progressBar } from './progress.js'
+import { interruptible, loadOptions, LOADING_HELP, LOADING_OPTIONS } from './writing.js'
+
+const HELP = `Usage: trefoil tune MODEL --draft LITTLE CALIBRATION [options]
+
+Writes every prompt of CALIBRATION by MODEL alone and by bild under many thresholds, prints quality against speed, and
+keeps the fastest setting that is good enough in a file: load(MODEL, { draft: LITTLE, tuned: FILE }).
+
+CALIBRATION has a prompt a line, or, as .jsonl, lines of { "source": …, "reference": … }. Quality is a share of what
+MODEL alone reaches against the references; where there are none, its own texts are the references.
+
+  --floor X                   the least quality, a share; 0.98 by default
+  --metric NAME               ${Object.keys(METRICS).join(', ')}; bleu by default
+  --fallback X,Y,…            thresholds to try; 0.1,0.2,0.3,0.5,0.7 by default
+  --rollback X,Y,…            1,1.5,2,2.5,3,5 by default
+  --max-draft N,M,…           7 by default
+  --max-tokens N              tokens of a text at most; 128 by default
+  --output FILE               where the setting goes; tuned.json by default
+  --plot FILE                 draws the curve as SVG
+${LOADING_HELP}
+  --json                      print all points as JSON
+  --help                      print this
+
+  trefoil tune models/de-en/large --draft models/de-en/small sentences.txt --floor 0.98
+`
+
+const OPTIONS = {
+  ...LOADING_OPTIONS,
+  floor: { type: 'string', default: '0.98' },
+  metric: { type: 'string', default: 'bleu' },
+  fallback: { type: 'string', default: '0.1,0.2,0.3,0.5,0.7' },
+  rollback: { type: 'string', default: '1,1.5,2,2.5,3,5' },
+  'max-draft': { type: 'string', default: '7' },
+  'max-tokens': { type: 'string', default: '128' },
+  output: { type: 'string', default: 'tuned.json' },
+  plot: { type: 'string' },
+  json: { type: 'boolean' },
+  help: { type: 'boolean', short: 'h' }
+} as const
+
+type Given = ReturnType<typeof parse>['values']
+
+function parse(args: string[]) {
+  return parseArgs({ args, options: OPTIONS, allowPositionals: true })
+}
+
+/** The command. */
+export const tune: Command = {
+  summary: 'finds the thresholds of bild for a pair of models',
+  async run(args) {
+    const { values, positionals } = parse(args)
+    if (values.help) {
+      stdout.write(HELP)
+      return
+    }
+    const [source, calibration, ...more] = positionals
+    const missing = [[source, 'a model'], [values.draft, '--draft'], [calibration, 'a calibration file']].find(([value]) => value === undefined)
+    if (source === undefined || calibration === undefined || missing) {
+      throw new Error(`${missing?.[1]} is missing; usage: trefoil tune MODEL --draft LITTLE CALIBRATION`)
+    }
+    if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many`)
+    await interruptible(async (signal) => find(source, calibration, values, signal))
+  }
+}
+
+async function find(source: string, calibration: string, values: Given, signal: AbortSignal): Promise<void> {
+  const { metric, output } = values
+  const [floor, maxTokens] = [numberOf('floor', values.floor) ?? 0, numberOf('max-tokens', values['max-tokens']) ?? 0]
+  if (!(floor >= 0 && floor <= 1)) throw new Error(`--floor is '${values.floor}'; allowed: a number from 0 to 1`)
+  if (!Object.hasOwn(METRICS, metric)) throw new Error(`--metric is '${metric}'; allowed: ${Object.keys(METRICS).join(', ')}`)
+  const settings = settingsOf(values)
+  const cases = casesOf(await readFile(calibration, 'utf8'), calibration)
+
+  const bar = progressBar()
+  const model = await load(source, { ...loadOptions(values), signal, onProgress: bar.show }).finally(bar.clear)
+  const hear = (done: number): void => {
+    if (stderr.isTTY) stderr.write(`\r\u001b[K${done} of ${cases.length} prompts`)
+  }
+  const { score, points } = await sweep(model, cases, settings, metric, { maxTokens, signal, hear }).finally(async () => {
+    if (stderr.isTTY) stderr.write('\r\u001b[K')
+    await model.dispose()
+  })
+  const good = points.filter(({ quality }) => quality >= floor)
+  const best = good.toSorted((a, b) => b.speed - a.speed)[0]
+  if (values.plot !== undefined) await writeFile(values.plot, curve(points, metric))
+  if (values.json) stdout.write(`${JSON.stringify({ metric, score, points, best })}\n`)
+  else print(points, score, { metric, count: cases.length, best })
+  if (!best) {
+    const most = Math.max(...points.map(({ quality }) => quality))
+    throw new Error(`no setting reaches --floor ${floor}; the best quality is ${most.toFixed(4)}`)
+  }
+  const { fallback, rollback, maxDraft, quality, speed, largeCalls } = best
+  const found = { metric, floor, prompts: cases.length, quality, speed, largeCalls }
+  await writeFile(output, `${JSON.stringify({ bild: { fallback, rollback, maxDraft }, found }, null, 2)}\n`)
+  if (!values.json) stdout.write(`written to ${output}\n`)
+}
+
+/** The prompts of a calibration file. */
+function casesOf(content: string, file: string): Case[] {
+  const lines = content.split('\n').map((line) => line.trim()).filter(Boolean)
+  if (lines.length === 0) throw new Error(`${file} has no prompt`)
+  if (!file.endsWith('.jsonl')) return lines.map((source) => ({ source }))
+  const cases = lines.map((line, at): Case => {
+    let entry: unknown
+    try {
+      entry = JSON.parse(line)
+    } catch {
+      // Said below, with everything else that is no case.
+    }
+    const { source, reference } = (typeof entry === 'object' && entry !== null ? entry : {}) as Record<string, unknown>
+    if (typeof source === 'string' && reference === undefined) return { source }
+    if (typeof source === 'string' && typeof reference === 'string') return { source, reference }
+    throw new Error(`${file}, line ${at + 1}, is no { "source": …, "reference": … }`)
+  })
+  if (new Set(cases.map(({ reference }) => reference === undefined)).size > 1) {
+    throw new Error(`${file} has references for some prompts only; allowed: for all, or for none`)
+  }
+  return cases
+}
+
+function settingsOf(values: Given): Setting[] {
+  const list = (option: 'fallback' | 'rollback' | 'max-draft'): number[] =>
+    values[option].split(',').map((text) => numberOf(option, text) ?? 0)
+  const settings: Setting[] = []
+  for (const maxDraft of list('max-draft')) {
+    for (const fallback of list('fallback')) {
+      for (const rollback of list('rollback')) settings.push({ fallback, rollback, maxDraft })
+    }
+  }
+  // JSON, which keeps the setting, has no infinity.
+  const endless = settings.find(({ fallback, rollback }) => !Number.isFinite(fallback) || !Number.isFinite(rollback))
+  if (endless) throw new Error('--fallback or --rollback has Infinity; allowed: finite numbers')
+  return settings
+}
+
+function print(points: readonly Point[], score: number, { metric, count, best }: { metric: string; count: number; best?: Point | undefined }): void {
+  const head = ['fallback', 'rollback', 'maxDraft', metric, 'quality', 'speed', 'large calls', 'rollbacks', 'replayed']
+  const rows = points.map((point) => [
+    ...[point.fallback, point.rollback, point.maxDraft].map(String),
+    point.score.toFixed(2),
+    `${(100 * point.quality).toFixed(1)}%`,
+    `${point.speed.toFixed(2)}×${point === best ? ' *' : '  '}`,
+    ...[point.largeCalls, point.rollbacks].map((value) => value.toFixed(3)),
+    `${(100 * point.replayed).toFixed(0)}%`
+  ])
+  const widths = head.map((name, at) => Math.max(name.length, ...rows.map((row) => row[at]?.length ?? 0)))
+  stdout.write(`${count} prompts; the large model alone has ${metric} ${score.toFixed(2)}; calls and rollbacks a token\n`)
+  for (const row of [head, ...rows]) stdout.write(`  ${row.map((cell, at) => cell.padStart(widths[at] ?? 0)).join('  ')}\n`)
+}
+
+/** Quality against speed: a line for each fallback, a point for each rollback. */
+function curve(points: readonly Point[], metric: string): string {
+  const lines = new Map<string, Point[]>()
+  for (const point of points) {
+    const name = `fallback ${point.fallback}, draft ${point.maxDraft}`
+    lines.set(name, [...(lines.get(name) ?? []), point])
+  }
+  const low = Math.floor(10 * Math.min(0.9, ...points.map(({ quality }) => quality))) / 10
+  const slow = Math.floor(10 * Math.min(0.9, ...points.map(({ speed }) => speed))) / 10
+  return plot({
+    title: `bild: quality (${metric}) against speed`,
+    x: 'speed, the large model alone being 1',
+    y: 'quality',
+    origin: [slow, low],
+    series: [...lines].map(([name, list], at) => ({ name, dashed: at % 2 === 1, points: list.map(({ speed, quality }) => [speed, quality] as const) }))
+  })
+}
