@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import { load } from '../esm/index.js'
-import { DIALOGUES, LARGE, ROOT } from './support/models.mjs'
+import { DIALOGUES, LARGE, ROOT, SMALL } from './support/models.mjs'
 
 const CLI = join(ROOT, 'esm/cli.js')
 const SENTENCE = 'Wo ist der Bahnhof?'
@@ -39,6 +39,11 @@ test('generate reads the prompt from standard input', async (t) => {
   for (const args of [['generate', LARGE], ['generate', LARGE, '-']]) {
     t.is((await trefoil(args, { input: SENTENCE })).stdout, `${answer}\n`)
   }
+})
+
+test('generate --show colours nothing where nobody sees it', async (t) => {
+  const { stdout } = await trefoil(['generate', LARGE, SENTENCE, '--draft', SMALL, '--decoding', 'speculative', '--show'])
+  t.is(stdout, `${answer}\n`)
 })
 
 test('generate --json prints the result', async (t) => {

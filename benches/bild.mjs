@@ -45,6 +45,7 @@ const PAIRS = {
     // The pair was trained on short sentences and may never end a long one.
     tokens: 96,
     prompts: 200,
+    warm: 10,
     sets: { tatoeba: ['tatoeba/test.jsonl', pairs], newstest: ['newstest/newstest2014.jsonl', pairs] }
   },
   qwen: {
@@ -52,6 +53,7 @@ const PAIRS = {
     little: () => modelPath('qwen2.5-coder-0.5b'),
     tokens: 64,
     prompts: 8,
+    warm: 1,
     sets: {
       human_eval: ['human_eval/HumanEval.jsonl', (text) => lines(text).map((line) => ({ prompt: JSON.parse(line).prompt }))],
       wikitext2: ['wikitext2/test.raw.txt.gz', articles]
@@ -59,7 +61,6 @@ const PAIRS = {
   }
 }
 
-const WARM = 3
 // The little model alone, with every token judged.
 const JUDGED = { type: 'bild', fallback: 0, rollback: Infinity }
 
@@ -105,7 +106,7 @@ export async function run(args) {
       const [file, read] = pair.sets[name]
       const bytes = await readFile(join(values.data, file))
       const cases = spread(read((file.endsWith('.gz') ? gunzipSync(bytes) : bytes).toString()), shape.prompts)
-      const runs = await measure(models, settings, cases, shape.tokens)
+      const runs = await measure(models, settings, cases, { maxTokens: shape.tokens, warm: pair.warm })
       if (values.outputs) await keep(values.outputs, name, runs, cases)
       sets[name] = summarise(runs, cases)
       print(name, cases.length, sets[name])
@@ -138,7 +139,7 @@ function spread(cases, count) {
 }
 
 /** Every prompt by every setting: texts, times, counts and the log-probabilities of the tokens under the large model. */
-async function measure(models, settings, cases, maxTokens) {
+async function measure(models, settings, cases, { maxTokens, warm }) {
   const names = Object.keys(settings)
   const runs = Object.fromEntries(names.map((name) => [name, []]))
   const write = async (model, prompt, decoding) => {
@@ -149,12 +150,12 @@ async function measure(models, settings, cases, maxTokens) {
     const { text, stats, finishReason } = await generation.result
     return { text, stats, logprobs, ended: finishReason === 'stop', ms: performance.now() - start }
   }
-  for (const [at, { prompt }] of [...cases.slice(0, WARM), ...cases].entries()) {
+  for (const [at, { prompt }] of [...cases.slice(0, warm), ...cases].entries()) {
     for (let turn = 0; turn < names.length; turn += 1) {
       const name = names[(at + turn) % names.length]
       const found = await write(name === 'little' ? models.little : models.pair, prompt, settings[name])
       if (name === 'little') found.logprobs = (await write(models.pair, prompt, JUDGED)).logprobs
-      if (at >= WARM) runs[name].push(found)
+      if (at >= Math.min(warm, cases.length)) runs[name].push(found)
     }
   }
   return runs
