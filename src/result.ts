@@ -84,7 +84,8 @@ export function chunkOf(event: NativeEvent): Chunk {
     const own = replaced && at === accepted ? 'correction' : 'model'
     const token: ChunkToken = { id, from: at < accepted ? 'draft' : own }
     const logprob = logprobs?.[at]
-    return logprob === undefined ? token : { ...token, logprob }
+    if (logprob !== undefined) token.logprob = logprob
+    return token
   })
   return { text, tokens, ...(tentative && { tentative }), ...(revoke && { revoke }) }
 }

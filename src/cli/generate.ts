@@ -8,7 +8,7 @@ import { load } from '../load.js'
 import type { ChatMessage } from '../options.js'
 import type { Chunk } from '../result.js'
 import type { Command } from './command.js'
-import { painter, wantsColours } from './painting.js'
+import { LEGEND, painter, wantsColours } from './painting.js'
 import { progressBar } from './progress.js'
 import {
   generateOptions,
@@ -79,9 +79,10 @@ async function write(source: string, prompt: string | ChatMessage[], values: Giv
       stdout.write(`${JSON.stringify(await generation.result)}\n`)
       return
     }
-    const paint = values.show && wantsColours() ? painter(model) : (chunk: Chunk) => chunk.text
+    const coloured = values.show && wantsColours()
+    const paint = coloured ? painter(model) : (chunk: Chunk) => chunk.text
     for await (const chunk of generation) stdout.write(await paint(chunk))
-    stdout.write('\n')
+    stdout.write(coloured ? `\n\n${LEGEND}\n` : '\n')
   } finally {
     await model.dispose()
   }

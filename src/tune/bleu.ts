@@ -27,7 +27,7 @@ const BREAKS: readonly (readonly [RegExp, string])[] = [
 ]
 
 /** A line's tokens. */
-export function tokens(line: string): string[] {
+function tokens(line: string): string[] {
   const plain = ENTITIES.reduce((text, [from, to]) => text.replace(from, to), line.trimEnd())
   const broken = BREAKS.reduce((text, [from, to]) => text.replace(from, to), ` ${plain} `)
   return broken.split(/\s+/u).filter(Boolean)
@@ -35,8 +35,7 @@ export function tokens(line: string): string[] {
 
 /** BLEU of `hypotheses` against one reference each, 0 to 100. */
 export function bleu(hypotheses: readonly string[], references: readonly string[]): number {
-  const matches = new Array<number>(ORDERS).fill(0)
-  const totals = new Array<number>(ORDERS).fill(0)
+  const [matches, totals] = [zeros(), zeros()]
   let written = 0
   let wanted = 0
   for (const [at, hypothesis] of hypotheses.entries()) {
@@ -59,6 +58,10 @@ export function bleu(hypotheses: readonly string[], references: readonly string[
   })
   const brevity = written < wanted ? Math.exp(1 - wanted / written) : 1
   return 100 * brevity * Math.exp(logs.reduce((sum, log) => sum + log, 0) / ORDERS)
+}
+
+function zeros(): number[] {
+  return Array.from({ length: ORDERS }, () => 0)
 }
 
 /** How often each run of `order` tokens occurs. */

@@ -26,7 +26,7 @@ function one(ours: readonly string[], theirs: readonly string[]): number {
 /** The length of the longest common subsequence. */
 function longestCommon(ours: readonly string[], theirs: readonly string[]): number {
   // The row of the table for the words of `ours` so far: how much each beginning of `theirs` has in common with them.
-  let row = new Array<number>(theirs.length + 1).fill(0)
+  let row = Array.from({ length: theirs.length + 1 }, () => 0)
   for (const word of ours) {
     const next = [0]
     for (const [at, other] of theirs.entries()) {
