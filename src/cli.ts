@@ -9,11 +9,12 @@ import { readFile } from 'node:fs/promises'
 import { argv, exit, stderr, stdout } from 'node:process'
 
 import { ask } from './cli/ask.js'
+import { extract } from './cli/extract.js'
 import { generate } from './cli/generate.js'
 import { said, type Command } from './cli/command.js'
 import { AbortedError } from './errors.js'
 
-const COMMANDS: Readonly<Record<string, Command>> = { generate, ask }
+const COMMANDS: Readonly<Record<string, Command>> = { generate, ask, extract }
 
 const HELP = `Trefoil makes language models write faster without writing differently.
 
