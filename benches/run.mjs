@@ -15,7 +15,8 @@ const BENCHES = {
   kernels: './kernels.mjs',
   lookahead: './lookahead.mjs',
   bild: './bild.mjs',
-  exact: './exact.mjs'
+  exact: './exact.mjs',
+  multiwoz: './multiwoz.mjs'
 }
 
 /** What every figure must be read beside. */
