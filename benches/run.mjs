@@ -16,6 +16,7 @@ const BENCHES = {
   lookahead: './lookahead.mjs',
   bild: './bild.mjs',
   exact: './exact.mjs',
+  pid: './pid.mjs',
   multiwoz: './multiwoz.mjs'
 }
 
