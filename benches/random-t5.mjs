@@ -18,10 +18,22 @@ export async function randomT5(name) {
   const config = {
     model_type: 't5',
     architectures: ['T5ForConditionalGeneration'],
-    ...{ d_model, d_kv, d_ff, num_heads: heads, num_layers: layers, num_decoder_layers: layers },
-    ...{ vocab_size: VOCABULARY, feed_forward_proj: 'relu', tie_word_embeddings: true },
-    ...{ relative_attention_num_buckets: BUCKETS, relative_attention_max_distance: 128, layer_norm_epsilon: 1e-6 },
-    ...{ pad_token_id: 0, eos_token_id: 1, decoder_start_token_id: 0, torch_dtype: 'bfloat16' }
+    d_model,
+    d_kv,
+    d_ff,
+    num_heads: heads,
+    num_layers: layers,
+    num_decoder_layers: layers,
+    vocab_size: VOCABULARY,
+    feed_forward_proj: 'relu',
+    tie_word_embeddings: true,
+    relative_attention_num_buckets: BUCKETS,
+    relative_attention_max_distance: 128,
+    layer_norm_epsilon: 1e-6,
+    pad_token_id: 0,
+    eos_token_id: 1,
+    decoder_start_token_id: 0,
+    torch_dtype: 'bfloat16'
   }
   if (existsSync(join(folder, 'model.safetensors'))) return folder
   await mkdir(folder, { recursive: true })
