@@ -7,8 +7,9 @@
  * U prompts are asked of documents of n tokens, `batch` documents at once, answers of 8 tokens. PIE writes the prompt
  * into the document and so encodes and answers once a prompt; the expanded form encodes once and gives each prompt its
  * own copy of the cross-attention's keys and values. PIE's runs are alike and independent: `--pie` of them are timed a
- * round and stand for all. Ratios are medians over rounds, each taken between neighbours in time; above 1,
- * prompt-in-decoder is faster. Where the expanded form would need more than `--memory` GB it is left out.
+ * round and stand for all. A round decodes three times by each form, in turn, and takes the least time; ratios are
+ * medians over rounds, and above 1 prompt-in-decoder is faster. Where the expanded form would need more than `--memory`
+ * GB it is left out.
  *
  * t5-small and t5-base have the published shapes and random weights, made in the cache folder. dst is the embedded
  * dialogue model on MultiWOZ turns below TREFOIL_DATA with 30 slots; it is left out of the default without that folder.
