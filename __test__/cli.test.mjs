@@ -1,6 +1,7 @@
 /** The command line as a user runs it. */
 import { spawn } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import { load } from '../esm/index.js'
@@ -79,10 +80,44 @@ test('ask answers prompts about a text, a file or standard input', async (t) => 
   t.regex(stderr, /a prompt is missing; usage: trefoil ask MODEL DOCUMENT PROMPT…/)
 })
 
+test('extract fills a schema from a document', async (t) => {
+  const { context } = JSON.parse((await readFile(join(DIALOGUES, 'golden.jsonl'), 'utf8')).split('\n')[0])
+  const folder = await mkdtemp(join(tmpdir(), 'trefoil-test-'))
+  t.teardown(() => rm(folder, { recursive: true, force: true }))
+  const file = async (name, content) => {
+    await writeFile(join(folder, name), content)
+    return join(folder, name)
+  }
+  const pricerange = { enum: ['cheap', 'moderate', 'expensive'] }
+  const train = { type: 'object', properties: { day: { type: 'string' } } }
+  const properties = { price: { ...pricerange, description: 'restaurant pricerange:' }, train }
+  const schema = await file('schema.json', JSON.stringify({ type: 'object', properties, required: ['price'] }))
+  t.like(await trefoil(['extract', DIALOGUES, context, schema]), { code: 0, stdout: 'price  expensive\n', stderr: '' })
+  const { code, stdout } = await trefoil(['extract', DIALOGUES, '-', schema, '--json'], { input: context })
+  const { document, value, confidence } = JSON.parse(stdout)
+  t.deepEqual([code, document.encoderForwards, value], [0, 1, { price: 'expensive' }])
+  t.deepEqual(Object.keys(confidence), ['price', 'train.day'])
+
+  properties.price.enum = ['cheap']
+  const narrow = await file('narrow.json', JSON.stringify({ type: 'object', properties }))
+  for (const [args, message] of [
+    [[context], /^trefoil: a schema is missing; usage/],
+    [[context, schema, 'more'], /'more' is one argument too many/],
+    [[context, join(folder, 'none.json')], /none.json/],
+    [[context, await file('broken.json', '{')], /broken.json is no JSON/],
+    [[context, await file('text.json', '"hotel"')], /schema is no object/],
+    [[context, narrow], /'price' can't be 'expensive': expected one of 'cheap'/]
+  ]) {
+    const { code, stdout, stderr } = await trefoil(['extract', DIALOGUES, ...args])
+    t.deepEqual([code, stdout], [1, ''])
+    t.regex(stderr, message)
+  }
+})
+
 test('help and version are printed', async (t) => {
   const { version } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'))
   t.is((await trefoil(['--version'])).stdout, `${version}\n`)
-  for (const args of [[], ['--help'], ['generate', '--help']]) {
+  for (const args of [[], ['--help'], ['generate', '--help'], ['ask', '--help'], ['extract', '--help']]) {
     const { code, stdout } = await trefoil(args)
     t.is(code, 0)
     t.regex(stdout, /Usage: trefoil/)

@@ -68,6 +68,24 @@ test('an answer in company is the answer alone, drawn or not, in any order', asy
   }
 })
 
+test('drafts change no slot, and no answer depends on whose drafts share its step', async (t) => {
+  const drafting = await load(DIALOGUES, { draft: { layers: 1 } })
+  t.teardown(() => drafting.dispose())
+  for (const { context, texts } of golden.slice(0, 3)) {
+    const document = await drafting.read(context)
+    for (const decoding of ['lookahead', 'speculative', { type: 'jacobi' }]) {
+      const results = await document.ask(SLOTS, { decoding, maxTokens: 16 }).result
+      t.deepEqual(results.map(({ text }) => text), texts)
+      t.true(results.some(({ stats }) => stats.draftedTokens > 0))
+    }
+    const bild = { decoding: { type: 'bild', fallback: 0.4, rollback: 4 }, maxTokens: 16 }
+    const together = await document.ask(SLOTS, bild).texts()
+    const alone = []
+    for (const slot of SLOTS) alone.push(...(await document.ask([slot], bild).texts()))
+    t.deepEqual(together, alone)
+  }
+})
+
 test('the encoder runs once, and not at all for a text that is still there', async (t) => {
   const text = `${DIALOGUE} thank you .`
   const forwards = async (document) =>
@@ -166,6 +184,16 @@ test('what cannot be read or asked is a typed error', async (t) => {
   const tight = await load(DIALOGUES, { memoryLimit: least, contextLength: 256 })
   t.teardown(() => tight.dispose())
   t.deepEqual(await (await tight.read(DIALOGUE)).ask(SLOTS).texts(), VALUES)
+  // A dozen documents in use fill what little memory is left; giving one up makes room again.
+  const held = []
+  const reading = async () => {
+    for (let at = 0; at < 1000; at += 1) held.push(await tight.read(`${at} ${DIALOGUE}`))
+  }
+  await t.throwsAsync(reading, { instanceOf: OutOfMemoryError, message: /bytes/ })
+  const roomy = await model.read(`0 ${DIALOGUE}`)
+  t.deepEqual(await held[0].ask(SLOTS).texts(), await roomy.ask(SLOTS).texts())
+  await held.pop().dispose()
+  t.true((await tight.read(`again ${DIALOGUE}`)).tokens > 0)
 })
 
 test('a disposed document or model answers nothing more', async (t) => {

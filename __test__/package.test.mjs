@@ -74,6 +74,7 @@ test('the package exports nothing by accident', (t) => {
     'ContextOverflowError',
     'DisposedError',
     'DownloadError',
+    'ExtractionError',
     'InternalError',
     'InvalidOptionError',
     'ModelLoadError',

@@ -16,7 +16,9 @@ const BENCHES = {
   lookahead: './lookahead.mjs',
   bild: './bild.mjs',
   'bild-checks': './bild-checks.mjs',
-  exact: './exact.mjs'
+  exact: './exact.mjs',
+  pid: './pid.mjs',
+  multiwoz: './multiwoz.mjs'
 }
 
 /** What every figure must be read beside. */

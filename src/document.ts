@@ -2,9 +2,12 @@
 /** A document that a model has read. */
 
 import { Answering, type Answers } from './answers.js'
+import { extractFrom, type Extracted, type ExtractOptions } from './extract.js'
 import { given } from './failure.js'
+import type { ModelInfo } from './model.js'
 import type { NativeDocument } from './native.js'
 import { takeSignal, type GenerateOptions } from './options.js'
+import type { Infer, JsonSchema, StandardSchema } from './schema.js'
 
 /** How answers are written: as any text, and alike for every prompt. */
 export type AskOptions = GenerateOptions
@@ -21,6 +24,18 @@ export interface EncodedDocument extends AsyncDisposable {
    * continues the document with the prompt behind it. What goes wrong is thrown where the answers are read.
    */
   ask(prompts: readonly string[], options?: AskOptions): Answers
+  /**
+   * Fills a schema from the document: every leaf field is one prompt, its description or else its path (`hotel area:`),
+   * and all are answered at once. An answer is read as its field's type: a string, a number, a truth value (`yes`,
+   * `no`), one of an enumeration, a date, or a list of these between commas. A field that may be left out is, where the
+   * answer is empty or `none`. The schema's own validation has the last word.
+   *
+   * @param schema a Standard Schema that also implements Standard JSON Schema, such as zod's, or a JSON Schema
+   * @throws {ExtractionError} when an answer is not what its field allows; it names the field and has the answer
+   * @throws {InvalidOptionError} when the schema has what no prompt can ask for, such as a list of objects
+   */
+  extract<S extends StandardSchema | JsonSchema>(schema: S, options: ExtractOptions & { confidence: true }): Promise<Extracted<Infer<S>>>
+  extract<S extends StandardSchema | JsonSchema>(schema: S, options?: ExtractOptions & { confidence?: false }): Promise<Infer<S>>
   /** Gives the document up; the model keeps it while its cache has room. Answers being written are not cut short. */
   dispose(): Promise<void>
 }
@@ -30,9 +45,12 @@ export class ReadDocument implements EncodedDocument {
   readonly tokens: number
   readonly encoderForwards: number
   readonly #native: NativeDocument
+  readonly #lead: string
 
-  constructor(native: NativeDocument) {
+  constructor(native: NativeDocument, kind: ModelInfo['kind']) {
     this.#native = native
+    // A model that continues the document takes a prompt for a field where it has a line of its own.
+    this.#lead = kind === 'causal' ? '\n' : ''
     this.tokens = native.tokens
     this.encoderForwards = native.encoderForwards
   }
@@ -45,6 +63,12 @@ export class ReadDocument implements EncodedDocument {
     } catch (error) {
       return Answering.failed(error)
     }
+  }
+
+  extract<S extends StandardSchema | JsonSchema>(schema: S, options: ExtractOptions & { confidence: true }): Promise<Extracted<Infer<S>>>
+  extract<S extends StandardSchema | JsonSchema>(schema: S, options?: ExtractOptions & { confidence?: false }): Promise<Infer<S>>
+  extract<S extends StandardSchema | JsonSchema>(schema: S, options?: ExtractOptions): Promise<Infer<S> | Extracted<Infer<S>>> {
+    return extractFrom((prompts, options) => this.ask(prompts, options), this.#lead, schema, options)
   }
 
   async dispose(): Promise<void> {

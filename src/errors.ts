@@ -71,6 +71,22 @@ export class DownloadError extends TrefoilError {
   static override readonly code: string = 'DOWNLOAD'
 }
 
+/** A field's answer is not what its schema allows. */
+export class ExtractionError extends TrefoilError {
+  static override readonly code: string = 'EXTRACTION'
+
+  /** The field's path, such as `hotel.area`; empty for the whole value. */
+  readonly field: string
+  /** What the model said; empty where the trouble is not one field's. */
+  readonly text: string
+
+  constructor(message: string, options?: ErrorOptions & { field?: string; text?: string }) {
+    super(message, options)
+    this.field = options?.field ?? ''
+    this.text = options?.text ?? ''
+  }
+}
+
 /** A fault of the engine itself. */
 export class InternalError extends TrefoilError {
   static override readonly code: string = 'INTERNAL'

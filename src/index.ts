@@ -9,6 +9,7 @@ export {
   ContextOverflowError,
   DisposedError,
   DownloadError,
+  ExtractionError,
   InternalError,
   InvalidOptionError,
   ModelLoadError,
@@ -18,6 +19,7 @@ export {
 } from './errors.js'
 export type { AnswerChunk, Answers } from './answers.js'
 export type { AskOptions, EncodedDocument } from './document.js'
+export type { Extracted, ExtractOptions } from './extract.js'
 export type { Generation } from './generation.js'
 export { load } from './load.js'
 export type { Model, ModelInfo } from './model.js'
@@ -33,3 +35,4 @@ export type {
   Speculative
 } from './options.js'
 export type { Chunk, ChunkToken, Result, Stats } from './result.js'
+export type { Infer, JsonSchema, StandardSchema } from './schema.js'

@@ -86,7 +86,7 @@ export class LoadedModel implements Model {
     else signal?.addEventListener('abort', cancel, { once: true })
     try {
       const { document: read, failure } = await reading.wait()
-      if (!signal?.aborted) return new ReadDocument(given(read, failure))
+      if (!signal?.aborted) return new ReadDocument(given(read, failure), this.info.kind)
       // A cancel that came too late for the engine still counts.
       read?.dispose()
       throw new AbortedError('the reading was aborted', { cause: signal.reason })

@@ -68,6 +68,7 @@ export interface Stats {
   /** Bytes of that pool; texts that are written together share it. */
   poolBytes: number
   encoderForwards: number
+  /** Encoding and the prompt; a prompt of a few tokens is part of the first step instead. */
   prefillMs: number
   decodeMs: number
   /** The part of `decodeMs` that no model took: proposing, judging, and keeping what was judged. */

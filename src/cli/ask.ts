@@ -1,13 +1,11 @@
 /** `trefoil ask`: reads a document once and answers prompts about it. */
 
-import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
-import { stdin, stdout } from 'node:process'
-import { text as readAll } from 'node:stream/consumers'
+import { stdout } from 'node:process'
 import { parseArgs } from 'node:util'
 
 import { load } from '../load.js'
 import type { Command } from './command.js'
+import { DOCUMENT_HELP, line, textOf } from './document.js'
 import { progressBar } from './progress.js'
 import {
   generateOptions,
@@ -24,7 +22,7 @@ const HELP = `Usage: trefoil ask MODEL DOCUMENT PROMPT… [options]
 Reads the document once and answers all prompts in parallel, one line each, in their order.
 
 MODEL is a folder, a .gguf file, or a model on the hub: owner/name[:file].
-DOCUMENT is a file with text, - for standard input, or else the text itself.
+${DOCUMENT_HELP}
 An encoder-decoder model's answer continues the prompt; any other model's continues document and prompt.
 
 ${WRITING_HELP}
@@ -86,14 +84,4 @@ async function answer(source: string, text: string, prompts: string[], values: G
   } finally {
     await model.dispose()
   }
-}
-
-/** A text in one line. */
-function line(text: string): string {
-  return text.trim().replaceAll(/\s+/g, ' ')
-}
-
-async function textOf(document: string): Promise<string> {
-  if (document === '-') return readAll(stdin)
-  return existsSync(document) ? readFile(document, 'utf8') : document
 }

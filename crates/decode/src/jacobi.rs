@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use trefoil_models::{Draft, RowId, Scores, Token};
+use trefoil_models::{Draft, Scores, Token};
 
 use crate::error::{Error, Result};
 use crate::sampler::{Sampler, argmax};
@@ -51,11 +51,11 @@ impl Strategy for Jacobi {
         let guess = self.guesses.entry(live.branch).or_default();
         guess.clear();
         // What the model said behind the last kept row guesses what comes after the new pending token.
-        let first = live.root.0 + verdict.path.len() as u32;
-        for row in first..=live.root.0 + self.block as u32 {
-            let logits =
-                scores.row(RowId(row)).ok_or_else(|| Error::internal("a block row without scores"))?;
+        let mut row = verdict.path.last().copied().unwrap_or(live.root);
+        while let Some(below) = draft.children(row).next() {
+            let logits = scores.row(below).ok_or_else(|| Error::internal("a block row without scores"))?;
             guess.push(argmax(logits)?);
+            row = below;
         }
         Ok(verdict)
     }

@@ -3,7 +3,8 @@
 //! > A step scores a forest of draft tokens in one forward pass, keeps one path per branch, and drops the rest.
 //!
 //! After every step a branch has cached all its tokens but the pending one. Whatever a branch has yet to cache beyond
-//! that (its prompt, at first) goes in through the same forward pass, as a chain without scores.
+//! that (its prompt, at first) goes in through the same forward pass, as a chain without scores: before the step where
+//! it is long, and above the pending token's own row where it is short.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use trefoil_models::{BranchId, CausalLm, Draft, Kv, RowId, Token};
 
 use crate::error::Result;
-use crate::prefill::fill;
+use crate::prefill::{chain, fill};
 use crate::sampler::{Pick, Sampler, Sampling};
 use crate::strategy::{Due, Hear, Live, Strategy, Verdict};
 use crate::transcript::Transcript;
@@ -64,6 +65,10 @@ struct Branch {
     finish: Option<Finish>,
     tally: Tally,
 }
+
+/// Rows of prompts that join a step, at most: so few cost next to nothing beside the step's weights, and a pass of their
+/// own would read all weights for them.
+const JOINING: usize = 16;
 
 /// Branches that decode together by one strategy.
 pub struct Session {
@@ -209,7 +214,7 @@ impl Session {
         kv: &mut Kv,
         hear: &mut Hear<'_>,
     ) -> Result<Vec<Kept>> {
-        if self.prefill(model, kv)? {
+        if self.missing(kv)? > JOINING && self.prefill(model, kv)? {
             return Ok(Vec::new());
         }
         let due: Vec<Due<'_>> =
@@ -224,12 +229,18 @@ impl Session {
             kept.push(self.settle(number, verdict, kv)?);
         }
         self.draft.clear();
-        let mut live = Vec::new();
+        let (mut live, mut leads) = (Vec::new(), Vec::new());
         for (number, branch) in self.branches.iter().enumerate() {
-            if let (Some(id), Some(&pending)) = (branch.writing(), branch.text.tokens().last()) {
-                let root = self.draft.root(id, pending);
+            if let (Some(id), Some((&pending, known))) = (branch.writing(), branch.text.tokens().split_last())
+            {
+                let lead = chain(&mut self.draft, id, known.get(kv.len(id)?..).unwrap_or_default());
+                let root = match lead.last() {
+                    None => self.draft.root(id, pending),
+                    Some(&above) => self.draft.child(above, pending),
+                };
                 self.draft.score(root);
                 live.push(Live { branch: number, text: &branch.text, root });
+                leads.push(lead);
             }
         }
         if live.is_empty() {
@@ -243,10 +254,11 @@ impl Session {
         self.strategy.timed(self.draft.len(), before.elapsed().as_secs_f64());
         let before = Instant::now();
         let roots: Vec<(usize, RowId)> = live.iter().map(|live| (live.branch, live.root)).collect();
-        for (number, root) in roots {
+        for ((number, root), lead) in roots.into_iter().zip(leads) {
             let branch = &mut self.branches[number];
             let live = Live { branch: number, text: &branch.text, root };
-            let verdict = self.strategy.judge(&live, &self.draft, &scores, &mut branch.sampler)?;
+            let mut verdict = self.strategy.judge(&live, &self.draft, &scores, &mut branch.sampler)?;
+            verdict.path.splice(..0, lead);
             kept.push(self.settle(number, verdict, kv)?);
         }
         self.host += before.elapsed();
@@ -277,6 +289,17 @@ impl Session {
             None => branch.seat.map_or(Ok(()), |id| kv.commit(id, &verdict.path))?,
         }
         Ok(Kept { branch: number, picks, accepted, replaced, finish })
+    }
+
+    /// Rows that are yet to be cached before every pending token has its turn.
+    fn missing(&self, kv: &Kv) -> Result<usize> {
+        let mut rows = 0;
+        for branch in &self.branches {
+            if let Some(id) = branch.writing() {
+                rows += (branch.text.len() - 1).saturating_sub(kv.len(id)?);
+            }
+        }
+        Ok(rows)
     }
 
     /// Caches the next rows of prompts that are not cached yet; false where there are none.

@@ -1,6 +1,6 @@
 //! What a decoding is: a draft under each root, and a verdict on the scores that come back.
 
-use trefoil_models::{Draft, RowId, Scores, Token};
+use trefoil_models::{Draft, Row, RowId, Scores, Token};
 
 use crate::error::{Error, Result};
 use crate::sampler::{Pick, Sampler};
@@ -141,7 +141,9 @@ pub fn walk(live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampl
         // A kept child without scores would have no successor, so the pick stays pending instead.
         let kept = draft.child_with(row, pick.token).and_then(|child| Some((child, scores.row(child)?)));
         let Some((child, next)) = kept else {
-            let drafted = draft.rows().iter().filter(|row| row.branch == branch).count() - 1;
+            // Rows above the root are the prompt's.
+            let below = |row: &&Row| row.branch == branch && row.depth > draft.row(live.root).depth;
+            let drafted = draft.rows().iter().filter(below).count();
             return Ok(Verdict { accepted: path.len() - 1, path, picks, drafted, replaced: false });
         };
         row = child;

@@ -82,7 +82,7 @@ pub struct Stats {
     pub pool_bytes: usize,
     /// Runs of encoders, a draft model's included.
     pub encoder_forwards: usize,
-    /// Milliseconds of encoding and prefill.
+    /// Milliseconds of encoding and prefill; a prompt of a few tokens is part of the first step instead.
     pub prefill_ms: f64,
     /// Milliseconds of the steps after it.
     pub decode_ms: f64,

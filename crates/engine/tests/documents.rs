@@ -129,19 +129,26 @@ fn every_decoding_writes_in_company_what_it_writes_alone() {
         let options = LoadOptions::resolve(root(family).to_str().unwrap(), draft.clone()).unwrap();
         let engine = Engine::open(options).unwrap();
         let document = read(&engine, DOCUMENT).unwrap();
-        let plain = said(&ask(&engine, &document, &PROMPTS, &self::options(&[("maxTokens", 24.0)])).unwrap());
-        for decoding in ["lookahead", "speculative", "bild"] {
-            let fields = vec![
-                ("maxTokens".into(), Raw::Number(24.0)),
-                ("decoding".into(), Raw::Text(decoding.into())),
-            ];
-            let options = GenerateOptions::resolve(Raw::Map(fields)).unwrap();
-            let together = said(&ask(&engine, &document, &PROMPTS, &options).unwrap());
-            for (prompt, together) in PROMPTS.iter().zip(&together) {
-                let alone = said(&ask(&engine, &document, &[prompt], &options).unwrap());
-                assert_eq!(alone, std::slice::from_ref(together), "{family}, {decoding}");
+        let greedy = vec![("maxTokens", Raw::Number(24.0))];
+        let drawn = [("temperature", 1.1), ("topK", 40.0), ("repetitionPenalty", 1.2), ("seed", 3.0)];
+        let drawn = greedy.iter().cloned().chain(drawn.map(|(name, value)| (name, Raw::Number(value))));
+        for fields in [greedy.clone(), drawn.collect()] {
+            let options = |decoding: &str| {
+                let decoding = Raw::Map(vec![("type".into(), Raw::Text(decoding.into()))]);
+                let fields = fields.iter().cloned().chain([("decoding", decoding)]);
+                let fields = fields.map(|(name, value)| (name.to_owned(), value)).collect();
+                GenerateOptions::resolve(Raw::Map(fields)).unwrap()
+            };
+            let plain = said(&ask(&engine, &document, &PROMPTS, &options("plain")).unwrap());
+            for decoding in ["jacobi", "lookahead", "speculative", "bild"] {
+                let options = options(decoding);
+                let together = said(&ask(&engine, &document, &PROMPTS, &options).unwrap());
+                for (prompt, together) in PROMPTS.iter().zip(&together) {
+                    let alone = said(&ask(&engine, &document, &[prompt], &options).unwrap());
+                    assert_eq!(alone, std::slice::from_ref(together), "{family}, {decoding}");
+                }
+                assert!(decoding == "bild" || together == plain, "{family}, {decoding}");
             }
-            assert!(decoding == "bild" || together == plain, "{family}, {decoding}");
         }
         drop(document);
     }

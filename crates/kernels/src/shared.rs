@@ -1,8 +1,8 @@
-//! Attention of all rows over the same keys: an encoder's own, and every decoder row's over one
+//! Attention of many rows over the same keys: an encoder's own, and every decoder row's over its
 //! encoded document.
 //!
 //! Rows of every branch fold into the query axis, so keys and values are read once a head and
-//! block of rows, whatever the number of branches.
+//! block of rows, whatever the number of branches. The rows of several documents share one job.
 
 use candle_core::Tensor;
 
@@ -54,7 +54,7 @@ impl SharedKv {
     }
 }
 
-/// Rows `first..first + count` of one head.
+/// Some rows of one head.
 struct Shared<'a> {
     q: &'a [f32],
     kv: &'a SharedKv,
@@ -63,8 +63,7 @@ struct Shared<'a> {
     bias: Option<(&'a [f32], usize, &'a [u32])>,
     heads: usize,
     out: &'a Parts<'a, f32>,
-    first: usize,
-    count: usize,
+    rows: &'a [u32],
     head: usize,
 }
 
@@ -74,12 +73,14 @@ impl Work for Shared<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let d = self.kv.d;
-        let mut queries: Vec<_> = (self.first..self.first + self.count)
-            .map(|row| {
-                let at = (row * self.heads + self.head) * d;
+        let mut queries: Vec<_> = self
+            .rows
+            .iter()
+            .map(|&row| {
+                let at = (row as usize * self.heads + self.head) * d;
                 let bias = self.bias.map(|(table, width, positions)| Bias {
                     table: &table[self.head * width..(self.head + 1) * width],
-                    origin: (width / 2) as i64 - i64::from(positions[row]),
+                    origin: (width / 2) as i64 - i64::from(positions[row as usize]),
                     step: 1,
                 });
                 // SAFETY: tasks own disjoint rows and heads, and here each is taken once.
@@ -132,9 +133,10 @@ impl Kernels {
         Ok(SharedKv { k, v, n, heads, d })
     }
 
-    /// Attention of every row over all shared keys.
+    /// Attention of every row over all keys of its document.
     ///
     /// * `q`: `[m, heads, d]`
+    /// * `documents`: keys and values, and the rows that see them; each row is some document's, once
     /// * `scale`: multiplies q · k
     /// * `bias`: a table `[heads, 2R + 1]`, added by key position − row position + R, the ends
     ///   serving all beyond; and the rows' positions, `[m]`
@@ -142,17 +144,20 @@ impl Kernels {
     /// Returns `[m, heads · d]`.
     ///
     /// # Errors
-    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if shapes disagree.
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if shapes disagree or a row is not there once.
     pub fn attend_shared(
         &self,
         q: &Tensor,
-        kv: &SharedKv,
+        documents: &[(&SharedKv, &[u32])],
         scale: f32,
         bias: Option<(&Tensor, &[u32])>,
     ) -> Result<Tensor> {
         let [m, heads, d] = dims("q", q)?;
-        equal("channels of q", d, kv.d)?;
-        grouped(heads, kv.heads)?;
+        for (kv, _) in documents {
+            equal("channels of q", d, kv.d)?;
+            grouped(heads, kv.heads)?;
+        }
+        each_once(documents, m)?;
         if let Some((table, positions)) = bias {
             let width = bias_width(table, heads)?;
             if width % 2 == 0 {
@@ -170,12 +175,29 @@ impl Kernels {
         let q = Flat::new("q", q)?;
         let mut out = zeros(m * heads * d)?;
         let (q, parts) = (q.values(), Parts::new(&mut out));
-        let rows = (m * heads / (2 * self.threads())).clamp(1, ROWS);
-        self.pool().run(m.div_ceil(rows) * heads, &|i| {
-            let (first, head) = (i % m.div_ceil(rows) * rows, i / m.div_ceil(rows));
-            let count = rows.min(m - first);
-            self.found().run(Shared { q, kv, scale, bias, heads, out: &parts, first, count, head });
+        let most = (m * heads / (2 * self.threads())).clamp(1, ROWS);
+        let blocks: Vec<(&SharedKv, &[u32])> =
+            documents.iter().flat_map(|&(kv, rows)| rows.chunks(most).map(move |rows| (kv, rows))).collect();
+        self.pool().run(blocks.len() * heads, &|i| {
+            let ((kv, rows), head) = (blocks[i % blocks.len()], i / blocks.len());
+            self.found().run(Shared { q, kv, scale, bias, heads, out: &parts, rows, head });
         })?;
         tensor(out, &[m, heads * d])
+    }
+}
+
+/// Checks that the documents' rows are `0..m`, in any order.
+fn each_once(documents: &[(&SharedKv, &[u32])], m: usize) -> Result<()> {
+    let mut seen = vec![false; m];
+    for &row in documents.iter().flat_map(|(_, rows)| *rows) {
+        match seen.get_mut(row as usize) {
+            Some(seen) if !*seen => *seen = true,
+            Some(_) => return Err(Error::shape(format!("row {row} sees two documents"))),
+            None => return Err(Error::shape(format!("row {row} sees a document; there are {m} rows"))),
+        }
+    }
+    match seen.iter().position(|seen| !seen) {
+        Some(row) => Err(Error::shape(format!("row {row} sees no document"))),
+        None => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ mod sample;
 
 use candle_core::Tensor;
 use sample::{Sample, all, bits, pick, values};
-use trefoil_kernels::{ErrorKind, Isa, Kernels};
+use trefoil_kernels::{ErrorKind, Isa, Kernels, Result, SharedKv};
 
 /// Softmax in double precision over all keys.
 fn truth(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<(&Tensor, &[u32])>) -> Vec<f64> {
@@ -42,6 +42,18 @@ fn truth(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<(&Tensor, 
     out
 }
 
+/// Attention of all rows over one document.
+fn attend(
+    kernels: &Kernels,
+    q: &Tensor,
+    kv: &SharedKv,
+    scale: f32,
+    bias: Option<(&Tensor, &[u32])>,
+) -> Result<Tensor> {
+    let rows: Vec<u32> = (0..q.dims()[0] as u32).collect();
+    kernels.attend_shared(q, &[(kv, &rows)], scale, bias)
+}
+
 #[test]
 fn attention_is_close_to_the_truth() {
     let kernels = Kernels::cpu(2).unwrap();
@@ -57,7 +69,7 @@ fn attention_is_close_to_the_truth() {
         let table = sample.tensor(&[heads, 2 * 20 + 1]);
         let positions: Vec<u32> = (0..9).map(|i| i * 13 % n as u32).collect();
         for bias in [None, Some((&table, positions.as_slice()))] {
-            let got = values(&kernels.attend_shared(&q, &kv, 0.7, bias).unwrap());
+            let got = values(&attend(&kernels, &q, &kv, 0.7, bias).unwrap());
             for (got, truth) in got.iter().zip(truth(&q, &k, &v, f64::from(0.7_f32), bias)) {
                 assert!((f64::from(*got) - truth).abs() < 2e-6, "n {n}: {got}, {truth}");
             }
@@ -74,15 +86,41 @@ fn a_row_does_not_depend_on_its_neighbours() {
     let positions: Vec<u32> = (0..40).map(|i| i * 2).collect();
     let portable = Kernels::cpu_with(1, Isa::Portable).unwrap();
     let kv = portable.share(&k, &v).unwrap();
-    let expected = portable.attend_shared(&q, &kv, 1.0, Some((&table, &positions))).unwrap();
+    let expected = attend(&portable, &q, &kv, 1.0, Some((&table, &positions))).unwrap();
     for kernels in all(1).into_iter().chain(all(3)) {
-        let got = kernels.attend_shared(&q, &kv, 1.0, Some((&table, &positions))).unwrap();
+        let got = attend(&kernels, &q, &kv, 1.0, Some((&table, &positions))).unwrap();
         assert_eq!(bits(&got), bits(&expected), "{kernels:?}");
         for m in [1, 2, 5, 17] {
             let at: Vec<usize> = (0..m).map(|i| (i * 7 + m) % 40).collect();
             let some: Vec<u32> = at.iter().map(|&i| positions[i]).collect();
-            let got = kernels.attend_shared(&pick(&q, &at), &kv, 1.0, Some((&table, &some))).unwrap();
+            let got = attend(&kernels, &pick(&q, &at), &kv, 1.0, Some((&table, &some))).unwrap();
             assert_eq!(bits(&got), bits(&pick(&expected, &at)), "{kernels:?} m={m}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_several_documents_see_their_own() {
+    let mut sample = Sample::new(4);
+    let portable = Kernels::cpu_with(1, Isa::Portable).unwrap();
+    let documents: Vec<SharedKv> = [40, 1, 97]
+        .map(|n| {
+            let (k, v) = (sample.tensor(&[n, 2, 24]), sample.tensor(&[n, 2, 24]));
+            portable.share(&k, &v).unwrap()
+        })
+        .into();
+    let q = sample.tensor(&[50, 4, 24]);
+    let rows: Vec<Vec<u32>> =
+        (0..3).map(|document| (0..50).rev().filter(|row| row * row % 3 == document).collect()).collect();
+    assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), [17, 33, 0]);
+    let seen: Vec<(&SharedKv, &[u32])> =
+        documents.iter().zip(&rows).map(|(kv, rows)| (kv, &rows[..])).collect();
+    for kernels in all(1).into_iter().chain(all(3)) {
+        let got = kernels.attend_shared(&q, &seen, 0.3, None).unwrap();
+        for (kv, rows) in seen.iter().filter(|(_, rows)| !rows.is_empty()) {
+            let at: Vec<usize> = rows.iter().map(|&row| row as usize).collect();
+            let alone = attend(&kernels, &pick(&q, &at), kv, 0.3, None).unwrap();
+            assert_eq!(bits(&pick(&got, &at)), bits(&alone), "{kernels:?}");
         }
     }
 }
@@ -97,10 +135,14 @@ fn mistakes_are_errors() {
     let kind = |result: trefoil_kernels::Result<Tensor>| result.unwrap_err().kind();
     assert_eq!(kernels.share(&k, &q).unwrap_err().kind(), ErrorKind::Shape);
     assert_eq!(kernels.share(&q.narrow(0, 0, 0).unwrap(), &q).unwrap_err().kind(), ErrorKind::Shape);
-    assert_eq!(kind(kernels.attend_shared(&sample.tensor(&[3, 2, 4]), &kv, 1.0, None)), ErrorKind::Shape);
-    assert_eq!(kind(kernels.attend_shared(&sample.tensor(&[3, 3, 8]), &kv, 1.0, None)), ErrorKind::Shape);
+    assert_eq!(kind(attend(&kernels, &sample.tensor(&[3, 2, 4]), &kv, 1.0, None)), ErrorKind::Shape);
+    assert_eq!(kind(attend(&kernels, &sample.tensor(&[3, 3, 8]), &kv, 1.0, None)), ErrorKind::Shape);
     let (even, odd) = (sample.tensor(&[2, 4]), sample.tensor(&[2, 5]));
-    assert_eq!(kind(kernels.attend_shared(&q, &kv, 1.0, Some((&even, &[0; 3])))), ErrorKind::Shape);
-    assert_eq!(kind(kernels.attend_shared(&q, &kv, 1.0, Some((&odd, &[0; 2])))), ErrorKind::Shape);
-    assert!(kernels.attend_shared(&q, &kv, 1.0, Some((&odd, &[0, u32::MAX, 9]))).is_ok());
+    assert_eq!(kind(attend(&kernels, &q, &kv, 1.0, Some((&even, &[0; 3])))), ErrorKind::Shape);
+    assert_eq!(kind(attend(&kernels, &q, &kv, 1.0, Some((&odd, &[0; 2])))), ErrorKind::Shape);
+    assert!(attend(&kernels, &q, &kv, 1.0, Some((&odd, &[0, u32::MAX, 9]))).is_ok());
+    for rows in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3], &[0, 1, 2, 2]] {
+        assert_eq!(kind(kernels.attend_shared(&q, &[(&kv, rows)], 1.0, None)), ErrorKind::Shape);
+    }
+    assert!(kernels.attend_shared(&q, &[(&kv, &[2, 0]), (&kv, &[1])], 1.0, None).is_ok());
 }

@@ -40,6 +40,7 @@ impl KvShape {
 }
 
 /// Keys and values of one encoded document, projected once for every decoder layer.
+#[derive(Clone)]
 pub struct CrossKv {
     /// One entry a decoder layer.
     pub layers: Vec<SharedKv>,

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{CacheType, Kernels, Weight};
+use trefoil_kernels::{CacheType, Kernels, SharedKv, Weight};
 
 use crate::config::T5Config;
 use crate::draft::{Draft, Token};
@@ -178,20 +178,6 @@ impl T5 {
         let h = kernels.gate(&gate, up.as_ref(), self.config.activation)?;
         Ok(kernels.add(x, &layer.down.forward(kernels, &h)?)?)
     }
-
-    /// Cross-attention: the rows of each document against its one copy of keys and values.
-    fn cross(&self, q: &Tensor, layer: usize, documents: &Documents) -> Result<Tensor> {
-        if let [(document, _)] = documents.groups.as_slice() {
-            return Ok(self.kernels.attend_shared(q, &document.layers[layer], SCALE, None)?);
-        }
-        let mut parts = Vec::with_capacity(documents.groups.len());
-        for (document, rows) in &documents.groups {
-            let q = q.index_select(&Tensor::new(rows.as_slice(), q.device())?, 0)?;
-            parts.push(self.kernels.attend_shared(&q, &document.layers[layer], SCALE, None)?);
-        }
-        let stacked = Tensor::cat(&parts, 0)?;
-        Ok(stacked.index_select(&Tensor::new(documents.order.as_slice(), q.device())?, 0)?)
-    }
 }
 
 impl CausalLm for T5 {
@@ -225,7 +211,8 @@ impl CausalLm for T5 {
             x = kernels.add(&x, &own.o.forward(kernels, &a)?)?;
 
             let h = self.norm(&x, &layer.cross.norm)?;
-            let a = self.cross(&self.heads(&layer.cross.q, &h)?, index, &documents)?;
+            let q = self.heads(&layer.cross.q, &h)?;
+            let a = kernels.attend_shared(&q, &documents.layer(index), SCALE, None)?;
             x = kernels.add(&x, &layer.cross.o.forward(kernels, &a)?)?;
 
             x = self.feed_forward(&x, &layer.feed_forward)?;
@@ -253,8 +240,9 @@ impl Seq2SeqLm for T5 {
             let own = &layer.attention;
             let h = self.norm(&x, &own.norm)?;
             let (q, k, v) = (self.heads(&own.q, &h)?, self.heads(&own.k, &h)?, self.heads(&own.v, &h)?);
-            let bias = Some((&self.encoder_bias, positions.as_slice()));
-            let a = kernels.attend_shared(&q, &kernels.share(&k, &v)?, SCALE, bias)?;
+            let (own_keys, bias) = (kernels.share(&k, &v)?, (&self.encoder_bias, positions.as_slice()));
+            // Row i is at position i.
+            let a = kernels.attend_shared(&q, &[(&own_keys, &positions)], SCALE, Some(bias))?;
             x = kernels.add(&x, &own.o.forward(kernels, &a)?)?;
             x = self.feed_forward(&x, &layer.feed_forward)?;
         }
@@ -271,12 +259,8 @@ impl Seq2SeqLm for T5 {
     }
 }
 
-/// The rows of a draft by the document that they read.
-struct Documents {
-    groups: Vec<(Arc<CrossKv>, Vec<u32>)>,
-    /// For each row of the draft, its place among the rows of all groups in turn.
-    order: Vec<u32>,
-}
+/// The rows of a draft by the document that they read, each with its one copy of keys and values.
+struct Documents(Vec<(Arc<CrossKv>, Vec<u32>)>);
 
 impl Documents {
     fn of(draft: &Draft, kv: &Kv) -> Result<Self> {
@@ -289,11 +273,12 @@ impl Documents {
                 None => groups.push((Arc::clone(document), vec![row as u32])),
             }
         }
-        let mut order = vec![0; draft.len()];
-        for (place, &row) in groups.iter().flat_map(|(_, rows)| rows).enumerate() {
-            order[row as usize] = place as u32;
-        }
-        Ok(Self { groups, order })
+        Ok(Self(groups))
+    }
+
+    /// What cross-attention of a layer reads.
+    fn layer(&self, layer: usize) -> Vec<(&SharedKv, &[u32])> {
+        self.0.iter().map(|(document, rows)| (&document.layers[layer], rows.as_slice())).collect()
     }
 }
 

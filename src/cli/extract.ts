@@ -1,0 +1,103 @@
+/** `trefoil extract`: fills a JSON Schema from a document. */
+
+import { readFile } from 'node:fs/promises'
+import { stdout } from 'node:process'
+import { parseArgs } from 'node:util'
+
+import { load } from '../load.js'
+import { isJsonSchema, type JsonSchema } from '../schema.js'
+import type { Command } from './command.js'
+import { DOCUMENT_HELP, line, textOf } from './document.js'
+import { progressBar } from './progress.js'
+import {
+  generateOptions,
+  interruptible,
+  loadOptions,
+  LOADING_HELP,
+  LOADING_OPTIONS,
+  WRITING_HELP,
+  WRITING_OPTIONS
+} from './writing.js'
+
+const HELP = `Usage: trefoil extract MODEL DOCUMENT SCHEMA [options]
+
+Reads the document once, asks for every field of the schema in parallel, and prints the fields that were found.
+
+MODEL is a folder, a .gguf file, or a model on the hub: owner/name[:file].
+${DOCUMENT_HELP}
+SCHEMA is a file with a JSON Schema. A field is asked for by its description or else its path: hotel area:
+
+${WRITING_HELP}
+${LOADING_HELP}
+  --json                      print the value, and how sure the model is of each field, as JSON
+  --help                      print this
+
+  trefoil extract models/dst "user: i need a cheap hotel in the north ." hotel.json
+`
+
+const OPTIONS = {
+  ...WRITING_OPTIONS,
+  ...LOADING_OPTIONS,
+  json: { type: 'boolean' },
+  help: { type: 'boolean', short: 'h' }
+} as const
+
+type Given = ReturnType<typeof parse>['values']
+
+function parse(args: string[]) {
+  return parseArgs({ args, options: OPTIONS, allowPositionals: true })
+}
+
+/** The command. */
+export const extract: Command = {
+  summary: 'fills a JSON Schema from a document',
+  async run(args) {
+    const { values, positionals } = parse(args)
+    if (values.help) {
+      stdout.write(HELP)
+      return
+    }
+    const [source, document, schema, ...more] = positionals
+    if (source === undefined || document === undefined || schema === undefined) {
+      const missing = source === undefined ? 'a model' : document === undefined ? 'a document' : 'a schema'
+      throw new Error(`${missing} is missing; usage: trefoil extract MODEL DOCUMENT SCHEMA`)
+    }
+    if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many; a text with spaces needs quotes`)
+    await interruptible(async (signal) => fill(source, await textOf(document), await schemaOf(schema), values, signal))
+  }
+}
+
+async function fill(source: string, text: string, schema: JsonSchema, values: Given, signal: AbortSignal): Promise<void> {
+  const options = generateOptions(values)
+  const bar = progressBar()
+  const model = await load(source, { ...loadOptions(values), signal, onProgress: bar.show }).finally(bar.clear)
+  try {
+    const document = await model.read(text, { signal })
+    const extracted = await document.extract(schema, { ...options, confidence: true, signal })
+    if (values.json) {
+      const { tokens, encoderForwards } = document
+      stdout.write(`${JSON.stringify({ document: { tokens, encoderForwards }, ...extracted })}\n`)
+      return
+    }
+    const rows = rowsOf(extracted.value)
+    const width = Math.max(0, ...rows.map(([name]) => name.length))
+    for (const [name, said] of rows) stdout.write(`${name.padEnd(width)}  ${said}\n`)
+  } finally {
+    await model.dispose()
+  }
+}
+
+/** The single values of a value, each with its path. */
+function rowsOf(value: unknown, path = ''): [name: string, said: string][] {
+  if (!isJsonSchema(value)) return [[path, line(Array.isArray(value) ? value.join(', ') : String(value))]]
+  return Object.entries(value).flatMap(([key, member]) => rowsOf(member, path === '' ? key : `${path}.${key}`))
+}
+
+async function schemaOf(file: string): Promise<JsonSchema> {
+  const text = await readFile(file, 'utf8')
+  try {
+    return JSON.parse(text) as JsonSchema
+  } catch (cause) {
+    throw new Error(`${file} is no JSON`, { cause })
+  }
+}
