@@ -152,6 +152,7 @@ const LOAD_OPTIONS = {
   'a thousand workers': [{ workers: 1000 }, /workers is 1000/],
   'threads NaN': [{ threads: Number.NaN }, /threads is NaN/],
   'contextLength -5': [{ contextLength: -5 }, /contextLength is -5/],
+  'cacheType q4': [{ cacheType: 'q4' }, /cacheType is 'q4'; allowed: 'f32' or 'f16'/],
   'memoryLimit as text': [{ memoryLimit: '4GB' }, /memoryLimit is '4GB'/],
   'an unknown device': [{ device: 'abacus' }, /device is 'abacus'/],
   'an unknown dtype': [{ dtype: 'f12' }, /dtype is 'f12'/],

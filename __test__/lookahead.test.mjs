@@ -69,7 +69,7 @@ for (const name of ['smollm2', 'qwen3']) {
 const real = existsSync(SMOLLM2) ? test : test.skip
 
 real('SmolLM2 writes the same text in fewer steps', async (t) => {
-  const model = await load(SMOLLM2, { contextLength: 1024 })
+  const model = await load(SMOLLM2, { contextLength: 1024, cacheType: 'f16' })
   try {
     const prompts = [
       'def add(a, b):\n    return a + b\n\ndef sub(a, b):\n',

@@ -6,7 +6,7 @@
  *   node scripts/agree.mjs --data FILE [MODEL…]  compares on the prompts of a JSONL file (HumanEval's), with the peer
  *
  * Greedy text after the same prompt tokens, 32 tokens, 20 prompts of its own or all of FILE's. The lead of each pick
- * over the runner-up tells a difference by rounding from a mistake.
+ * over the runner-up tells a difference by rounding from a mistake. The cache is kept in half precision, as the peer's is.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import { fileURLToPath, pathToFileURL } from 'node:url'
@@ -69,7 +69,7 @@ async function record() {
 /** Compares one model's texts and prints where each first differs; resolves to the number that agree. */
 async function compare(name, cases) {
   const { load } = await import('../esm/index.js')
-  const model = await load(await modelPath(name), { device: 'cpu', threads: 2, contextLength: 1024 })
+  const model = await load(await modelPath(name), { device: 'cpu', threads: 2, contextLength: 1024, cacheType: 'f16' })
   let agreed = 0
   for (const { prompt, ids, tokens, leads } of cases) {
     const title = JSON.stringify(prompt.slice(0, 40))

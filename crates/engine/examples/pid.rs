@@ -15,7 +15,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use trefoil_decode::{Plain, Sampling, Session};
 use trefoil_kernels::{Kernels, PAGE};
-use trefoil_models::{CausalLm, CrossKv, Kv, ModelConfig, Seq2SeqLm, T5, T5Config, Token, Weights};
+use trefoil_models::{
+    CacheType, CausalLm, CrossKv, Kv, ModelConfig, Seq2SeqLm, T5, T5Config, Token, Weights,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -166,7 +168,7 @@ impl Bench {
     ) -> Result<Run> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or_default() + 1 + tokens;
         let pages = sources.len() * prompts.len() * longest.div_ceil(PAGE);
-        let mut kv = Kv::new(&self.kernels, self.model.kv_shape(), pages)?;
+        let mut kv = Kv::new(&self.kernels, self.model.kv_shape(), CacheType::F32, pages)?;
         // No token ends a text, so that all answers are equally long.
         let mut session = Session::new(Box::new(Plain), Arc::new([]));
         let start = Instant::now();

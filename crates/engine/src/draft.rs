@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use trefoil_decode::{Costs, Little};
 use trefoil_kernels::Kernels;
-use trefoil_models::{CrossKv, Kv, KvShape, ModelConfig, Token};
+use trefoil_models::{CacheType, CrossKv, Kv, KvShape, ModelConfig, Token};
 
 use crate::error::{Error, Result};
 use crate::loaded::{Files, Lm};
@@ -79,7 +79,7 @@ impl DraftFiles {
         self,
         large: &Lm,
         kernels: &Kernels,
-        pages: usize,
+        (cache, pages): (CacheType, usize),
         hear: &mut dyn FnMut(f64) -> Result<()>,
     ) -> Result<(DraftModel, usize)> {
         let (lm, bytes, encodes) = match self {
@@ -89,7 +89,7 @@ impl DraftFiles {
             }
             Self::Layers(layers) => (large.first_layers(layers), 0, false),
         };
-        let kv = Kv::new(kernels, lm.decoder().kv_shape(), pages)?;
+        let kv = Kv::new(kernels, lm.decoder().kv_shape(), cache, pages)?;
         Ok((DraftModel { lm, kv: Arc::new(Mutex::new(kv)), encodes }, bytes))
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use trefoil_kernels::Kernels;
-use trefoil_models::{CausalLm, Kv, Llama, ModelConfig, Sharded, T5, Token, Weights};
+use trefoil_models::{CacheType, CausalLm, Kv, Llama, ModelConfig, Sharded, T5, Token, Weights};
 
 use crate::costs::StepCosts;
 use crate::decoding::BildDefaults;
@@ -192,7 +192,7 @@ impl Loaded {
         let (pages, room) = budget(options, &files, draft.as_ref(), context)?;
         let kernels = kernels(options.threads)?;
         let Files { weights, config, tokenizer, template, .. } = files;
-        let mut kv = Kv::new(&kernels, config.kv_shape(), pages)?;
+        let mut kv = Kv::new(&kernels, config.kv_shape(), options.cache_type, pages)?;
         let library = Library::new(options.document_cache, room);
         let info = ModelInfo {
             architecture: config.architecture().to_owned(),
@@ -216,7 +216,7 @@ impl Loaded {
             Some(files) => {
                 let rest = (total - own) as f64;
                 let mut hear = |share: f64| hear(own as f64 + share * rest);
-                let (draft, more) = files.load(&lm, &kernels, pages, &mut hear)?;
+                let (draft, more) = files.load(&lm, &kernels, (options.cache_type, pages), &mut hear)?;
                 bytes += more;
                 Some(draft)
             }
@@ -275,14 +275,19 @@ fn budget(
 ) -> Result<(usize, u64)> {
     let (config, models) = (&files.config, 1 + usize::from(draft.is_some()));
     let weights = files.weights.total_bytes().saturating_add(draft.map_or(0, DraftFiles::weight_bytes));
-    let little = draft.map_or(0, |draft| draft.kv_shape(config).page_bytes());
-    let page = (config.kv_shape().page_bytes() + little) as u64;
+    let page = |ty| {
+        let little = draft.map_or(0, |draft| draft.kv_shape(config).page_bytes(ty));
+        (config.kv_shape().page_bytes(ty) + little) as u64
+    };
+    // What an encoder read is kept whole.
+    let document = if matches!(config, ModelConfig::T5(_)) { page(CacheType::F32) } else { 0 };
+    let page = page(options.cache_type);
+    let each = page + document;
     // A branch of a document copies the document's last page before it writes there.
     let pages = context.div_ceil(trefoil_kernels::PAGE) as u64 + 1;
     let logits = (models * SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64;
-    let sides = if matches!(config, ModelConfig::T5(_)) { 2 } else { 1 };
     let limit = options.memory_limit.or_else(physical_memory).unwrap_or(u64::MAX);
-    let cache = pages.saturating_mul(page).saturating_mul(sides);
+    let cache = pages.saturating_mul(each);
     let least = weights.saturating_add(logits).saturating_add(cache);
     if least > limit {
         return Err(Error::new(
@@ -294,7 +299,7 @@ fn budget(
         ));
     }
     let affordable = limit - weights - logits;
-    let pages = (affordable / sides / page.max(1)).min(pages * CONTEXTS as u64);
+    let pages = (affordable / each.max(1)).min(pages * CONTEXTS as u64);
     Ok((pages as usize, affordable - pages * page))
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use trefoil_decode::Sampling;
+use trefoil_models::CacheType;
 
 use crate::decoding::{BildDefaults, Decoding};
 use crate::error::{Error, Result};
@@ -55,6 +56,8 @@ pub struct LoadOptions {
     pub context_length: Option<usize>,
     /// Bytes that weights, caches and logits may take.
     pub memory_limit: Option<u64>,
+    /// How caches keep keys and values.
+    pub cache_type: CacheType,
     /// Bytes of documents to keep although nobody holds them any more.
     pub document_cache: u64,
     /// The file that remembers what steps cost on this machine.
@@ -93,6 +96,7 @@ impl LoadOptions {
             context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
             memory_limit: reader.whole("memoryLimit", 0, EXACT)?,
             cost_cache: cost_cache(&mut reader)?,
+            cache_type: cache_type(&mut reader)?,
             document_cache: reader.whole("documentCache", 0, EXACT)?.unwrap_or(DOCUMENT_CACHE),
         };
         device(&mut reader)?;
@@ -154,6 +158,14 @@ fn dtype(reader: &mut Reader) -> Result<Dtype> {
         Some(other) => {
             Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16' or 'f16'"))
         }
+    }
+}
+
+fn cache_type(reader: &mut Reader) -> Result<CacheType> {
+    match reader.text("cacheType")?.as_deref() {
+        None | Some("f32") => Ok(CacheType::F32),
+        Some("f16") => Ok(CacheType::F16),
+        Some(other) => Err(reader.refuse("cacheType", &Raw::Text(other.into()), "'f32' or 'f16'")),
     }
 }
 

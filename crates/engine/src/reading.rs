@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trefoil_decode::fill;
-use trefoil_models::{BranchId, Draft, Seq2SeqLm, Token};
+use trefoil_models::{BranchId, CacheType, Draft, Seq2SeqLm, Token};
 
 use crate::engine::Reply;
 use crate::error::{Error, ErrorKind, Result};
@@ -83,7 +83,7 @@ impl Reading {
         }
         let body = match &loaded.lm {
             Lm::Seq2Seq { model, .. } => {
-                let page = loaded.kv.page_bytes();
+                let page = loaded.kv.shape().page_bytes(CacheType::F32);
                 let bytes = (tokens.len().div_ceil(trefoil_kernels::PAGE) * page) as u64;
                 if !loaded.library.make_room(bytes, &mut loaded.kv) {
                     return Err(loaded.library.full(bytes));

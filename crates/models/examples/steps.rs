@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use trefoil_kernels::{Kernels, PAGE};
-use trefoil_models::{BranchId, CausalLm, Draft, Kv, Llama, ModelConfig, RowId, Token, Weights};
+use trefoil_models::{BranchId, CacheType, CausalLm, Draft, Kv, Llama, ModelConfig, RowId, Token, Weights};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -32,7 +32,7 @@ fn main() -> Result<(), Failure> {
         return Err("only models of the Llama family are timed here".into());
     };
     let model = Llama::load(config, &weights, &kernels, &mut |_| Ok(()))?;
-    let mut kv = Kv::new(&kernels, model.kv_shape(), ROOM / PAGE)?;
+    let mut kv = Kv::new(&kernels, model.kv_shape(), CacheType::F16, ROOM / PAGE)?;
     let branch = kv.open(None);
     fill(&model, &mut kv, branch, prefix)?;
 

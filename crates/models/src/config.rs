@@ -10,8 +10,6 @@ mod t5;
 
 use std::path::Path;
 
-use trefoil_kernels::CacheType;
-
 use crate::error::{Error, Result};
 use crate::kv::KvShape;
 use crate::weights::Weights;
@@ -101,11 +99,11 @@ impl ModelConfig {
     /// The shape of the decoder's cache.
     pub fn kv_shape(&self) -> KvShape {
         match self {
-            Self::Llama(LlamaConfig { layers, kv_heads, head_dim, cache, .. }) => {
-                KvShape { layers: *layers, kv_heads: *kv_heads, head_dim: *head_dim, ty: *cache }
+            Self::Llama(LlamaConfig { layers, kv_heads, head_dim, .. }) => {
+                KvShape { layers: *layers, kv_heads: *kv_heads, head_dim: *head_dim }
             }
             Self::T5(T5Config { decoder_layers, heads, head_dim, .. }) => {
-                KvShape { layers: *decoder_layers, kv_heads: *heads, head_dim: *head_dim, ty: CacheType::F32 }
+                KvShape { layers: *decoder_layers, kv_heads: *heads, head_dim: *head_dim }
             }
         }
     }

@@ -28,14 +28,12 @@ pub struct KvShape {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// How keys and values are kept.
-    pub ty: CacheType,
 }
 
 impl KvShape {
     /// Bytes of one page over all layers, keys and values.
-    pub fn page_bytes(&self) -> usize {
-        self.layers * 2 * self.kv_heads * PAGE * self.head_dim * self.ty.bytes()
+    pub fn page_bytes(&self, ty: CacheType) -> usize {
+        self.layers * 2 * self.kv_heads * PAGE * self.head_dim * ty.bytes()
     }
 }
 
@@ -65,6 +63,7 @@ struct Branch {
 /// The cache of one model.
 pub struct Kv {
     shape: KvShape,
+    ty: CacheType,
     kernels: Kernels,
     stores: Vec<KvStore>,
     branches: Vec<Option<Branch>>,
@@ -75,16 +74,17 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// Allocates `pages` pages of the given shape.
+    /// Allocates `pages` pages of the given shape, whose numbers are kept as `ty`.
     ///
     /// # Errors
     /// Fails where the tensors cannot be made.
-    pub fn new(kernels: &Kernels, shape: KvShape, pages: usize) -> Result<Self> {
+    pub fn new(kernels: &Kernels, shape: KvShape, ty: CacheType, pages: usize) -> Result<Self> {
         let stores = (0..shape.layers)
-            .map(|_| KvStore::new(kernels, pages, shape.kv_heads, shape.head_dim, shape.ty))
+            .map(|_| KvStore::new(kernels, pages, shape.kv_heads, shape.head_dim, ty))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
             shape,
+            ty,
             kernels: kernels.clone(),
             stores,
             branches: Vec::new(),
@@ -151,9 +151,14 @@ impl Kv {
         sources
     }
 
+    /// The sizes that it was made for.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
     /// Bytes of a page, over all layers.
     pub fn page_bytes(&self) -> usize {
-        self.shape.page_bytes()
+        self.shape.page_bytes(self.ty)
     }
 
     /// All pages.

@@ -28,4 +28,5 @@ pub use scores::Scores;
 pub use sharded::Sharded;
 pub use staged::{Layers, Staged};
 pub use t5::T5;
+pub use trefoil_kernels::CacheType;
 pub use weights::{RawTensor, Weights};

@@ -106,12 +106,7 @@ impl Llama {
 impl CausalLm for Llama {
     fn kv_shape(&self) -> KvShape {
         let config = &self.config;
-        KvShape {
-            layers: config.layers,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            ty: config.cache,
-        }
+        KvShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim }
     }
 
     fn vocabulary(&self) -> usize {

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{CacheType, Kernels, SharedKv, Weight};
+use trefoil_kernels::{Kernels, SharedKv, Weight};
 
 use crate::config::T5Config;
 use crate::draft::{Draft, Token};
@@ -183,12 +183,7 @@ impl T5 {
 impl CausalLm for T5 {
     fn kv_shape(&self) -> KvShape {
         let config = &self.config;
-        KvShape {
-            layers: config.decoder_layers,
-            kv_heads: config.heads,
-            head_dim: config.head_dim,
-            ty: CacheType::F32,
-        }
+        KvShape { layers: config.decoder_layers, kv_heads: config.heads, head_dim: config.head_dim }
     }
 
     fn vocabulary(&self) -> usize {

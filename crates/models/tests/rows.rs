@@ -7,7 +7,7 @@ mod fixture;
 
 use fixture::{CAUSAL, Fixture, SEQ2SEQ};
 use trefoil_kernels::{Isa, Kernels};
-use trefoil_models::{BranchId, Draft, Kv, RowId, Token};
+use trefoil_models::{BranchId, CacheType, Draft, Kv, RowId, Token};
 
 /// A generator for test shapes.
 struct Random(u64);
@@ -45,8 +45,11 @@ fn prefix(fixture: &Fixture, kv: &mut Kv, prompt: &[Token], tokens: &[Token], ch
 
 fn each(check: impl Fn(&Fixture, &mut Random)) {
     for name in CAUSAL.into_iter().chain(SEQ2SEQ) {
-        let fixture = Fixture::open(name);
-        check(&fixture, &mut Random(7));
+        let mut fixture = Fixture::open(name);
+        for cache in [CacheType::F32, CacheType::F16] {
+            fixture.cache = cache;
+            check(&fixture, &mut Random(7));
+        }
     }
 }
 

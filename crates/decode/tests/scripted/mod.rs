@@ -44,7 +44,7 @@ impl Scripted {
     }
 
     pub fn kv(&self, pages: usize) -> Kv {
-        Kv::new(&self.kernels, self.kv_shape(), pages).unwrap()
+        Kv::new(&self.kernels, self.kv_shape(), CacheType::F32, pages).unwrap()
     }
 
     /// A draft model with this habit, and its cache.
@@ -86,7 +86,7 @@ fn mix(mut z: u64) -> u64 {
 
 impl CausalLm for Scripted {
     fn kv_shape(&self) -> KvShape {
-        KvShape { layers: 1, kv_heads: 1, head_dim: 1, ty: CacheType::F32 }
+        KvShape { layers: 1, kv_heads: 1, head_dim: 1 }
     }
 
     fn vocabulary(&self) -> usize {

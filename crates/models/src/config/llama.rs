@@ -1,7 +1,5 @@
 //! The Llama family: Llama, `SmolLM2`, Mistral, Qwen2 and Qwen3.
 
-use trefoil_kernels::{CacheType, WeightType};
-
 use super::fields::Fields;
 use super::rope::RopeScaling;
 use crate::error::Result;
@@ -42,8 +40,6 @@ pub struct LlamaConfig {
     pub context_length: usize,
     /// Positions that a row sees, itself included; `None` sees all.
     pub window: Option<usize>,
-    /// How the cache keeps keys and values.
-    pub cache: CacheType,
     /// Tokens that end a text.
     pub eos: Vec<u32>,
     /// The token that begins a text, where the model has one.
@@ -108,7 +104,6 @@ impl LlamaConfig {
             tied_head,
             context_length: fields.count("max_position_embeddings", 1..=1 << 30)?,
             window: window(fields, &architecture, layers)?,
-            cache: cache(weights),
             eos: eos.unwrap_or_default(),
             bos: fields.token("bos_token_id", vocabulary)?,
             architecture,
@@ -163,19 +158,10 @@ impl LlamaConfig {
             tied_head: !weights.has(HEAD),
             context_length: fields.count(&key("context_length"), 1..=1 << 30)?,
             window,
-            cache: cache(weights),
             eos: super::gguf_eos(fields, weights, vocabulary)?,
             bos: fields.token("tokenizer.ggml.bos_token_id", vocabulary)?,
             architecture,
         })
-    }
-}
-
-/// Half precision loses less than quantised weights did; a model that was not quantised keeps its keys and values whole.
-fn cache(weights: &Weights) -> CacheType {
-    match weights.main_type() {
-        None | Some(WeightType::F32 | WeightType::F16 | WeightType::Bf16) => CacheType::F32,
-        Some(_) => CacheType::F16,
     }
 }
 
