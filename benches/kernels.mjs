@@ -116,8 +116,9 @@ function printModel(name, times) {
 
 function printProducts({ bandwidth, peak, rows, products, models }) {
   console.log(`memory ${bandwidth.toFixed(1)} GB/s; int8 ${peak.int8.toFixed(0)} and f32 ${peak.f32.toFixed(0)} GMAC/s`)
-  for (const { name, type, n, k, ms } of products) {
-    const bound = ms.map((_, at) => roof({ bandwidth, peak }, { type, n, k, bytes: products.find((p) => p.name === name).bytes }, rows[at]))
+  for (const product of products) {
+    const { name, type, n, k, ms } = product
+    const bound = ms.map((_, at) => roof({ bandwidth, peak }, product, rows[at]))
     const shares = ms.map((time, at) => `${rows[at]}: ${time.toFixed(3)} (${Math.round((100 * bound[at]) / time)}%)`)
     console.log(`${name} ${type} [${n}, ${k}], ms (share of the roofline)  ${shares.join('  ')}`)
   }
