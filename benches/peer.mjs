@@ -14,7 +14,7 @@ const INSTALL = `npm install --prefix peers node-llama-cpp@${VERSION}, then TREF
 /**
  * Loads the peer's library.
  *
- * @returns `{ name, version, open(path, { threads, contextSize }) }`
+ * @returns `{ name, version, open(path, { threads, contextSize, … }) }`; what else is given goes to the peer's context
  * @throws when `TREFOIL_PEERS` is unset or holds no node-llama-cpp
  */
 export async function openPeer() {
@@ -28,9 +28,9 @@ export async function openPeer() {
   return { name: 'node-llama-cpp', version, open: (path, options) => openModel(llama, path, options) }
 }
 
-async function openModel(llama, modelPath, { threads, contextSize }) {
+async function openModel(llama, modelPath, { threads, contextSize, ...settings }) {
   const model = await llama.loadModel({ modelPath })
-  const context = await model.createContext({ contextSize, threads, sequences: 1 })
+  const context = await model.createContext({ contextSize, threads, sequences: 1, ...settings })
   const sequence = context.getSequence()
   return {
     tokenize: (text) => [...model.tokenize(text)],

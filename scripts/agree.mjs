@@ -3,6 +3,7 @@
  *
  *   node scripts/agree.mjs [MODEL…]            compares with the recorded texts, no peer needed
  *   node scripts/agree.mjs --record            records fixtures/agree.json with the peer (TREFOIL_PEERS)
+ *   node scripts/agree.mjs --self [MODEL…]     compares the recorded texts with the peer's own under other settings
  *   node scripts/agree.mjs --data FILE [MODEL…]  compares on the prompts of a JSONL file (HumanEval's), with the peer
  *
  * Greedy text after the same prompt tokens, 32 tokens, 20 prompts of its own or all of FILE's. The lead of each pick
@@ -66,6 +67,32 @@ async function record() {
   await writeFile(RECORD, `{\n  "by": ${JSON.stringify(by)},\n${lines.join(',\n')}\n}\n`)
 }
 
+/** Settings that change how the peer rounds, and nothing else. */
+const SETTINGS = {
+  'without flash attention': { flashAttention: false },
+  'and a cache in single precision': {
+    flashAttention: false,
+    experimentalKvCacheKeyType: 'F32',
+    experimentalKvCacheValueType: 'F32'
+  }
+}
+
+/** How often the peer agrees with itself where only its rounding differs: no engine can be asked for more. */
+async function compareSelf(name, cases) {
+  const { openPeer } = await import('../benches/peer.mjs')
+  const peer = await openPeer()
+  for (const [title, settings] of Object.entries(SETTINGS)) {
+    const model = await peer.open(await modelPath(name), { threads: 2, contextSize: 512, ...settings })
+    let agreed = 0
+    for (const { ids, tokens } of cases) {
+      const written = (await model.greedyWithLeads(ids, TOKENS)).tokens
+      if (written.join() === tokens.join()) agreed += 1
+    }
+    await model.dispose()
+    console.log(`${name}, the peer ${title}: agrees with its recorded self on ${agreed} of ${cases.length}`)
+  }
+}
+
 /** Compares one model's texts and prints where each first differs; resolves to the number that agree. */
 async function compare(name, cases) {
   const { load } = await import('../esm/index.js')
@@ -99,9 +126,11 @@ async function main(args) {
     return
   }
   const recorded = JSON.parse(await readFile(RECORD, 'utf8'))
-  for (const name of args.length > 0 ? args : MODELS) {
+  const self = args[0] === '--self'
+  const names = self ? args.slice(1) : args
+  for (const name of names.length > 0 ? names : MODELS) {
     if (!recorded[name]) throw new Error(`no recording of ${JSON.stringify(name)}; there are ${MODELS.join(', ')}`)
-    await compare(name, recorded[name])
+    await (self ? compareSelf : compare)(name, recorded[name])
   }
 }
 

@@ -27,6 +27,8 @@ export interface LoadOptions {
    * weights and the cache in common and the same text as one: lookahead parallelism, to be measured before it is used.
    */
   workers?: number
+  /** Keep each thread on a core of its own; false by default. */
+  pinThreads?: boolean
   /** How caches keep keys and values: `f32`, the default, whole, or `f16` in half the bytes. */
   cacheType?: 'f32' | 'f16'
   /** Tokens that a text may have, its prompt included; by default the model's own limit, at most 8192. */

@@ -26,6 +26,9 @@ pub const AUTO_REACH: usize = LONGEST + 1;
 /// being less fast.
 const MARGIN: f64 = 1.03;
 
+/// What an estimate of a row's odds is worth: the rows that are drafted are those that look best, and some only look so.
+const TRUST: f64 = 0.85;
+
 /// The draft model stops below this probability: such a token is not worth its rows.
 const DOUBT: f64 = 0.3;
 
@@ -170,7 +173,7 @@ fn best(order: &mut Vec<usize>, roots: usize, most: usize, costs: &Costs, nodes:
     let (mut taken, mut rate) = (0, plain * MARGIN);
     let mut tokens = roots as f64;
     for (at, &node) in order.iter().enumerate().take(most.saturating_sub(roots)) {
-        tokens += nodes[node].odds;
+        tokens += TRUST * nodes[node].odds;
         let found = tokens / costs.of(roots + at + 1);
         if found > rate {
             (taken, rate) = (at + 1, found);

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use trefoil_models::{CausalLm, CrossKv, Draft, Kv};
+use trefoil_kernels::PAGE;
+use trefoil_models::{BranchId, CausalLm, CrossKv, Draft, Kv};
 
 use crate::error::Result;
+use crate::prefill::{chain, fill};
 
 /// Numbers of rows that are timed.
 const ROWS: [usize; 5] = [1, 2, 4, 8, 16];
+
+/// Tokens of the text behind which steps are timed.
+const PREFIX: usize = 128;
 
 /// Times that each is timed, at most; other programs only ever add.
 const ROUNDS: usize = 5;
@@ -47,7 +52,8 @@ impl Costs {
         Self { points: vec![(1, 1.0), (2, 2.0)] }
     }
 
-    /// Times steps of `model` on a branch of its own, which must find one free page in `kv`.
+    /// Times steps of `model` on a branch of its own, behind a text as long as `kv` has free pages for, up to
+    /// [`PREFIX`] tokens.
     ///
     /// * `source`: what the branch reads, for the decoder of an encoder-decoder model.
     ///
@@ -55,51 +61,23 @@ impl Costs {
     /// Fails where the model or the cache does.
     pub fn measure(model: &dyn CausalLm, kv: &mut Kv, source: Option<&Arc<CrossKv>>) -> Result<Option<Self>> {
         let id = kv.open(source.cloned());
-        let mut least = ROWS.map(|rows| (rows, f64::INFINITY));
-        let mut draft = Draft::new();
-        let begin = Instant::now();
-        // The first round warms caches and threads.
-        for round in 0..=ROUNDS {
-            for (rows, least) in &mut least {
-                draft.clear();
-                let mut row = draft.root(id, 0);
-                draft.score(row);
-                for _ in 1..*rows {
-                    row = draft.child(row, 0);
-                    draft.score(row);
-                }
-                let start = Instant::now();
-                let scored = model.score(&draft, kv);
-                if scored.is_err() {
-                    kv.close(id);
-                    scored?;
-                }
-                if round > 0 {
-                    *least = least.min(start.elapsed().as_secs_f64());
-                }
-            }
-            if round > 0 && begin.elapsed().as_secs_f64() > PATIENCE {
-                break;
-            }
-        }
+        let points = time(model, kv, id);
         kv.close(id);
-        Ok(Self::new(least.to_vec()))
+        Ok(Self::new(points?))
     }
 
-    /// Takes in what a real step took: machines get busy, and texts get long. A number of rows that was never tried
-    /// since keeps its old cost and so looks cheap; it is tried, and corrected, in its turn.
+    /// Takes in what a real step took. A step of one row says how fast the machine is now, and how long the text: all
+    /// costs follow it. A larger one says what its rows cost beyond that.
     pub fn hear(&mut self, rows: usize, seconds: f64) {
-        let expected = self.of(rows);
-        let change = HEARD * ((seconds / expected).clamp(0.5, 2.0) - 1.0);
-        let right = self.points.iter().position(|&(known, _)| known >= rows).unwrap_or(self.points.len());
-        // Half of what lies between two points is heard by each.
-        let near = if self.points.get(right).is_some_and(|&(known, _)| known == rows) {
-            right
-        } else {
-            right.max(1) - 1
-        };
-        for at in near..=right.min(self.points.len() - 1) {
-            self.points[at].1 *= 1.0 + change;
+        let change = 1.0 + HEARD * ((seconds / self.of(rows)).clamp(0.5, 2.0) - 1.0);
+        let first = self.points[0].0;
+        let right = self.points.iter().position(|&(known, _)| known >= rows).unwrap_or(self.points.len() - 1);
+        let exact = self.points[right].0 == rows;
+        for (at, (known, cost)) in self.points.iter_mut().enumerate() {
+            let near = at == right || (!exact && at + 1 == right);
+            if rows <= first || (near && *known > first) {
+                *cost *= change;
+            }
         }
         for at in 1..self.points.len() {
             self.points[at].1 = self.points[at].1.max(self.points[at - 1].1);
@@ -120,6 +98,34 @@ impl Costs {
     }
 }
 
+/// The least seconds of steps on branch `id`, by rows.
+fn time(model: &dyn CausalLm, kv: &mut Kv, id: BranchId) -> Result<Vec<(usize, f64)>> {
+    let mut draft = Draft::new();
+    let pages = kv.available().saturating_sub(1).min(PREFIX / PAGE);
+    let text = [0; PREFIX];
+    while !fill(model, kv, &mut draft, &[(id, &text[..pages * PAGE])])?.is_empty() {}
+    let mut least = ROWS.map(|rows| (rows, f64::INFINITY));
+    let begin = Instant::now();
+    // The first round warms caches and threads.
+    for round in 0..=ROUNDS {
+        for (rows, least) in &mut least {
+            draft.clear();
+            for row in chain(&mut draft, id, &text[..*rows]) {
+                draft.score(row);
+            }
+            let start = Instant::now();
+            model.score(&draft, kv)?;
+            if round > 0 {
+                *least = least.min(start.elapsed().as_secs_f64());
+            }
+        }
+        if round > 0 && begin.elapsed().as_secs_f64() > PATIENCE {
+            break;
+        }
+    }
+    Ok(least.to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,14 +144,21 @@ mod tests {
     }
 
     #[test]
-    fn real_steps_move_the_costs_near_them() {
+    fn real_steps_move_the_costs() {
         let mut costs = Costs::new(vec![(1, 1.0), (2, 1.5), (4, 3.5), (8, 9.0)]).unwrap();
-        (0..200).for_each(|_| costs.hear(1, 3.0));
-        let points: Vec<f64> = costs.points().iter().map(|point| point.1).collect();
-        assert!((points[0] - 3.0).abs() < 0.01 && points[1] == points[0], "{points:?}");
-        assert_eq!(points[2..], [3.5, 9.0]);
-        (0..200).for_each(|_| costs.hear(3, 4.0));
-        assert!((costs.of(3) - 4.0).abs() < 0.01 && costs.of(8) == 9.0);
+        let close =
+            |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 0.01, "{found}, {expected}");
+        (0..200).for_each(|_| costs.hear(1, 2.0));
+        [1, 2, 4, 8]
+            .into_iter()
+            .zip([2.0, 3.0, 7.0, 18.0])
+            .for_each(|(rows, cost)| close(costs.of(rows), cost));
+        (0..200).for_each(|_| costs.hear(3, 6.0));
+        close(costs.of(3), 6.0);
+        close(costs.of(1), 2.0);
+        close(costs.of(8), 18.0);
+        (0..200).for_each(|_| costs.hear(2, 9.0));
+        assert!(costs.of(4) >= costs.of(2), "a row more is never a gain");
     }
 
     #[test]

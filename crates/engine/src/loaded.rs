@@ -190,7 +190,7 @@ impl Loaded {
         let context =
             options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
         let (pages, room) = budget(options, &files, draft.as_ref(), context)?;
-        let kernels = kernels(options.threads)?;
+        let kernels = kernels(options.threads, options.pin_threads)?;
         let Files { weights, config, tokenizer, template, .. } = files;
         let mut kv = Kv::new(&kernels, config.kv_shape(), options.cache_type, pages)?;
         let library = Library::new(options.document_cache, room);
@@ -242,14 +242,15 @@ impl Dtype {
     }
 }
 
-fn kernels(threads: usize) -> Result<Kernels> {
-    Kernels::cpu(threads).map_err(|error| Error::internal("no kernels").because(&error))
+fn kernels(threads: usize, pinned: bool) -> Result<Kernels> {
+    let made = if pinned { Kernels::cpu_pinned(threads) } else { Kernels::cpu(threads) };
+    made.map_err(|error| Error::internal("no kernels").because(&error))
 }
 
 /// The kernels of each worker, where there are several: the threads in equal parts, at least one each.
 fn workers(options: &LoadOptions) -> Result<Vec<Kernels>> {
     let count = if options.workers > 1 { options.workers } else { 0 };
-    (0..count).map(|_| kernels((options.threads / count).max(1))).collect()
+    (0..count).map(|_| kernels((options.threads / count).max(1), false)).collect()
 }
 
 /// The context where nobody asks for one: what both models were trained for, within reason. An encoder-decoder model's

@@ -52,6 +52,8 @@ pub struct LoadOptions {
     pub threads: usize,
     /// Groups of threads that share a step's rows out among them.
     pub workers: usize,
+    /// Whether each thread stays on a core of its own.
+    pub pin_threads: bool,
     /// Tokens a text may have; the model's own limit, at most [`DEFAULT_CONTEXT`], where not given.
     pub context_length: Option<usize>,
     /// Bytes that weights, caches and logits may take.
@@ -93,6 +95,7 @@ impl LoadOptions {
             dtype: dtype(&mut reader)?,
             threads: reader.whole("threads", 1, 1024)?.map_or(cores, |threads| threads as usize),
             workers: reader.whole("workers", 1, WORKERS)?.map_or(1, |workers| workers as usize),
+            pin_threads: reader.flag("pinThreads")?.unwrap_or(false),
             context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
             memory_limit: reader.whole("memoryLimit", 0, EXACT)?,
             cost_cache: cost_cache(&mut reader)?,

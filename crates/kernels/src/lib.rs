@@ -86,17 +86,23 @@ impl Kernels {
         Self::cpu_with(threads, Isa::detect())
     }
 
+    /// [`Kernels::cpu`] with the calling thread and every other one tied to a core, as far as there are cores.
+    ///
+    /// # Errors
+    /// As [`Kernels::cpu`].
+    pub fn cpu_pinned(threads: usize) -> Result<Self> {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let unpinned = Self::cpu(1)?;
+        check(threads)?;
+        Ok(Self { pool: Arc::new(pool::Pool::on(threads, &cores)?), ..unpinned })
+    }
+
     /// [`Kernels::cpu`] with chosen instructions.
     ///
     /// # Errors
     /// As [`Kernels::cpu`], and [`ErrorKind::Unsupported`] if this CPU lacks `isa`.
     pub fn cpu_with(threads: usize, isa: Isa) -> Result<Self> {
-        if threads == 0 || threads > THREADS {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{threads} threads; 1 to {THREADS} are allowed"),
-            ));
-        }
+        check(threads)?;
         let found = isa::Found::new(isa)?;
         Ok(Self { device: Device::Cpu, pool: Arc::new(pool::Pool::new(threads)?), found })
     }
@@ -123,4 +129,12 @@ impl Kernels {
     fn found(&self) -> isa::Found {
         self.found
     }
+}
+
+fn check(threads: usize) -> Result<()> {
+    if threads == 0 || threads > THREADS {
+        let message = format!("{threads} threads; 1 to {THREADS} are allowed");
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    Ok(())
 }

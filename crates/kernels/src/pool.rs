@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use core_affinity::CoreId;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long a worker looks for the next job before it parks.
@@ -81,6 +83,13 @@ pub(crate) struct Pool {
     turn: Mutex<()>,
 }
 
+/// Ties this thread to a core. Where the system refuses, the thread goes where it is sent: slower, not wrong.
+fn tie(core: Option<CoreId>) {
+    if let Some(core) = core {
+        let _tied = core_affinity::set_for_current(core);
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -88,6 +97,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Pool {
     /// Starts `threads - 1` workers; the caller of [`Pool::run`] is the last thread.
     pub(crate) fn new(threads: usize) -> Result<Self> {
+        Self::on(threads, &[])
+    }
+
+    /// [`Pool::new`] with the calling thread and each worker tied to one of `cores`, in turn.
+    pub(crate) fn on(threads: usize, cores: &[CoreId]) -> Result<Self> {
+        let core = |thread: usize| cores.get(thread % cores.len().max(1)).copied();
+        tie(core(0));
         let workers = (1..threads)
             .map(|_| Worker { parked: AtomicBool::new(false), thread: Mutex::new(None) })
             .collect();
@@ -100,9 +116,13 @@ impl Pool {
         let pool = Self { state, handles: Mutex::new(Vec::new()), turn: Mutex::new(()) };
         for index in 0..pool.state.workers.len() {
             let state = Arc::clone(&pool.state);
+            let core = core(index + 1);
             let handle = thread::Builder::new()
                 .name(format!("trefoil-{}", index + 1))
-                .spawn(move || state.serve(index))
+                .spawn(move || {
+                    tie(core);
+                    state.serve(index);
+                })
                 .map_err(|e| Error::new(ErrorKind::Unsupported, format!("cannot start a thread: {e}")))?;
             *lock(&pool.state.workers[index].thread) = Some(handle.thread().clone());
             lock(&pool.handles).push(handle);
