@@ -24,10 +24,10 @@ pub const AUTO_REACH: usize = LONGEST + 1;
 
 /// How much faster a draft must look before it is made: estimates err, and being slower than plain is worse than
 /// being less fast.
-const MARGIN: f64 = 1.03;
+const MARGIN: f64 = 1.05;
 
 /// What an estimate of a row's odds is worth: the rows that are drafted are those that look best, and some only look so.
-const TRUST: f64 = 0.85;
+const TRUST: f64 = 0.8;
 
 /// The draft model stops below this probability: such a token is not worth its rows.
 const DOUBT: f64 = 0.3;

@@ -18,7 +18,7 @@ pub(crate) enum Origin {
 /// Upper ends of the classes of agreeing tokens, and the share of guesses that come true in each before anything is
 /// known: what chat, code and copied text have in common.
 const CLASSES: [(usize, f64); 7] =
-    [(1, 0.1), (2, 0.25), (3, 0.4), (5, 0.55), (8, 0.7), (16, 0.8), (usize::MAX, 0.9)];
+    [(1, 0.1), (2, 0.2), (3, 0.35), (5, 0.55), (8, 0.7), (16, 0.8), (usize::MAX, 0.9)];
 
 /// The same for a draft model.
 const LITTLE: f64 = 0.6;
@@ -87,13 +87,13 @@ mod tests {
     fn outcomes_move_the_estimate_and_fade() {
         let mut odds = Odds::new();
         let echo = Origin::Echo { agree: 2, rank: 0 };
-        assert_eq!(odds.of(echo, 0), 0.25);
+        assert_eq!(odds.of(echo, 0), 0.2);
         (0..200).for_each(|_| odds.note(echo, 0, true));
         assert!(odds.of(echo, 0) > 0.85);
         (0..200).for_each(|_| odds.note(echo, 0, false));
         assert!(odds.of(echo, 0) < 0.05);
-        assert_eq!(odds.of(Origin::Echo { agree: 2, rank: 1 }, 0), 0.1, "ranks are counted apart");
-        assert_eq!(odds.of(echo, 1), 0.4, "a kept token agrees too");
+        assert_eq!(odds.of(Origin::Echo { agree: 2, rank: 1 }, 0), 0.2 * SECOND, "ranks are counted apart");
+        assert_eq!(odds.of(echo, 1), 0.35, "a kept token agrees too");
     }
 
     #[test]
