@@ -98,6 +98,7 @@ function summarise(kind, figures) {
   // A text of a few tokens takes less time than the clock and the machine waver.
   const kept = figures.filter((figure) => (kind === 'all' || figure.kind === kind) && figure.tokens >= 16)
   const ratios = kept.map(({ ratio }) => ratio).toSorted((a, b) => a - b)
+  if (kept.length === 0) return { prompts: 0 }
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length
   return {
     prompts: kept.length,
