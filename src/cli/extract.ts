@@ -2,22 +2,11 @@
 
 import { readFile } from 'node:fs/promises'
 import { stdout } from 'node:process'
-import { parseArgs } from 'node:util'
 
-import { load } from '../load.js'
 import { isJsonSchema, type JsonSchema } from '../schema.js'
-import type { Command } from './command.js'
+import { command, type Command } from './command.js'
 import { DOCUMENT_HELP, line, textOf } from './document.js'
-import { progressBar } from './progress.js'
-import {
-  generateOptions,
-  interruptible,
-  loadOptions,
-  LOADING_HELP,
-  LOADING_OPTIONS,
-  WRITING_HELP,
-  WRITING_OPTIONS
-} from './writing.js'
+import { generateOptions, LOADING_HELP, LOADING_OPTIONS, withModel, WRITING_HELP, WRITING_OPTIONS } from './writing.js'
 
 const HELP = `Usage: trefoil extract MODEL DOCUMENT SCHEMA [options]
 
@@ -35,57 +24,31 @@ ${LOADING_HELP}
   trefoil extract models/dst "user: i need a cheap hotel in the north ." hotel.json
 `
 
-const OPTIONS = {
-  ...WRITING_OPTIONS,
-  ...LOADING_OPTIONS,
-  json: { type: 'boolean' },
-  help: { type: 'boolean', short: 'h' }
-} as const
+const OPTIONS = { ...WRITING_OPTIONS, ...LOADING_OPTIONS, json: { type: 'boolean' } } as const
 
-type Given = ReturnType<typeof parse>['values']
-
-function parse(args: string[]) {
-  return parseArgs({ args, options: OPTIONS, allowPositionals: true })
-}
+const ABOUT = { summary: 'fills a JSON Schema from a document', help: HELP, options: OPTIONS }
 
 /** The command. */
-export const extract: Command = {
-  summary: 'fills a JSON Schema from a document',
-  async run(args) {
-    const { values, positionals } = parse(args)
-    if (values.help) {
-      stdout.write(HELP)
-      return
-    }
-    const [source, document, schema, ...more] = positionals
-    if (source === undefined || document === undefined || schema === undefined) {
-      const missing = source === undefined ? 'a model' : document === undefined ? 'a document' : 'a schema'
-      throw new Error(`${missing} is missing; usage: trefoil extract MODEL DOCUMENT SCHEMA`)
-    }
-    if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many; a text with spaces needs quotes`)
-    await interruptible(async (signal) => fill(source, await textOf(document), await schemaOf(schema), values, signal))
+export const extract: Command = command(ABOUT, async ([source, document, file, ...more], values, signal) => {
+  if (source === undefined || document === undefined || file === undefined) {
+    const missing = source === undefined ? 'a model' : document === undefined ? 'a document' : 'a schema'
+    throw new Error(`${missing} is missing; usage: trefoil extract MODEL DOCUMENT SCHEMA`)
   }
-}
-
-async function fill(source: string, text: string, schema: JsonSchema, values: Given, signal: AbortSignal): Promise<void> {
-  const options = generateOptions(values)
-  const bar = progressBar()
-  const model = await load(source, { ...loadOptions(values), signal, onProgress: bar.show }).finally(bar.clear)
-  try {
-    const document = await model.read(text, { signal })
-    const extracted = await document.extract(schema, { ...options, confidence: true, signal })
+  if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many; a text with spaces needs quotes`)
+  const [text, schema, options] = [await textOf(document), await schemaOf(file), generateOptions(values)]
+  await withModel(source, values, signal, async (model) => {
+    const encoded = await model.read(text, { signal })
+    const extracted = await encoded.extract(schema, { ...options, confidence: true, signal })
     if (values.json) {
-      const { tokens, encoderForwards } = document
+      const { tokens, encoderForwards } = encoded
       stdout.write(`${JSON.stringify({ document: { tokens, encoderForwards }, ...extracted })}\n`)
       return
     }
     const rows = rowsOf(extracted.value)
     const width = Math.max(0, ...rows.map(([name]) => name.length))
     for (const [name, said] of rows) stdout.write(`${name.padEnd(width)}  ${said}\n`)
-  } finally {
-    await model.dispose()
-  }
-}
+  })
+})
 
 /** The single values of a value, each with its path. */
 function rowsOf(value: unknown, path = ''): [name: string, said: string][] {

@@ -2,23 +2,12 @@
 
 import { stdin, stdout } from 'node:process'
 import { text as readAll } from 'node:stream/consumers'
-import { parseArgs } from 'node:util'
 
-import { load } from '../load.js'
 import type { ChatMessage } from '../options.js'
 import type { Chunk } from '../result.js'
-import type { Command } from './command.js'
+import { command, type Command } from './command.js'
 import { LEGEND, painter, wantsColours } from './painting.js'
-import { progressBar } from './progress.js'
-import {
-  generateOptions,
-  interruptible,
-  loadOptions,
-  LOADING_HELP,
-  LOADING_OPTIONS,
-  WRITING_HELP,
-  WRITING_OPTIONS
-} from './writing.js'
+import { generateOptions, LOADING_HELP, LOADING_OPTIONS, withModel, WRITING_HELP, WRITING_OPTIONS } from './writing.js'
 
 const HELP = `Usage: trefoil generate MODEL [PROMPT] [options]
 
@@ -41,38 +30,17 @@ const OPTIONS = {
   ...LOADING_OPTIONS,
   chat: { type: 'boolean' },
   show: { type: 'boolean' },
-  json: { type: 'boolean' },
-  help: { type: 'boolean', short: 'h' }
+  json: { type: 'boolean' }
 } as const
 
-type Given = ReturnType<typeof parse>['values']
-
-function parse(args: string[]) {
-  return parseArgs({ args, options: OPTIONS, allowPositionals: true })
-}
+const ABOUT = { summary: 'writes a text that continues or answers a prompt', help: HELP, options: OPTIONS }
 
 /** The command. */
-export const generate: Command = {
-  summary: 'writes a text that continues or answers a prompt',
-  async run(args) {
-    const { values, positionals } = parse(args)
-    if (values.help) {
-      stdout.write(HELP)
-      return
-    }
-    const [source, prompt, ...more] = positionals
-    if (source === undefined) throw new Error('a model is missing; usage: trefoil generate MODEL [PROMPT]')
-    if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many; a prompt with spaces needs quotes`)
-    await interruptible(async (signal) => write(source, await promptOf(prompt, values.chat), values, signal))
-  }
-}
-
-async function write(source: string, prompt: string | ChatMessage[], values: Given, signal: AbortSignal): Promise<void> {
-  // Read before the model is loaded: a mistake in them should not cost a wait.
-  const options = generateOptions(values)
-  const bar = progressBar()
-  const model = await load(source, { ...loadOptions(values), signal, onProgress: bar.show }).finally(bar.clear)
-  try {
+export const generate: Command = command(ABOUT, async ([source, argument, ...more], values, signal) => {
+  if (source === undefined) throw new Error('a model is missing; usage: trefoil generate MODEL [PROMPT]')
+  if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many; a prompt with spaces needs quotes`)
+  const [prompt, options] = [await promptOf(argument, values.chat), generateOptions(values)]
+  await withModel(source, values, signal, async (model) => {
     const generation = model.generate(prompt, { ...options, signal })
     if (values.json) {
       await generation.text()
@@ -83,10 +51,8 @@ async function write(source: string, prompt: string | ChatMessage[], values: Giv
     const paint = coloured ? painter(model) : (chunk: Chunk) => chunk.text
     for await (const chunk of generation) stdout.write(await paint(chunk))
     stdout.write(coloured ? `\n\n${LEGEND}\n` : '\n')
-  } finally {
-    await model.dispose()
-  }
-}
+  })
+})
 
 async function promptOf(argument: string | undefined, chat: boolean | undefined): Promise<string | ChatMessage[]> {
   if (argument === undefined && stdin.isTTY) throw new Error('a prompt is missing; usage: trefoil generate MODEL PROMPT')

@@ -2,14 +2,11 @@
 
 import { readFile, writeFile } from 'node:fs/promises'
 import { stderr, stdout } from 'node:process'
-import { parseArgs } from 'node:util'
 
-import { load } from '../load.js'
 import { plot } from '../tune/plot.js'
 import { METRICS, sweep, type Case, type Point, type Setting } from '../tune/sweep.js'
-import { numberOf, type Command } from './command.js'
-import { progressBar } from './progress.js'
-import { interruptible, loadOptions, LOADING_HELP, LOADING_OPTIONS } from './writing.js'
+import { command, numberOf, type Command, type ValuesOf } from './command.js'
+import { LOADING_HELP, LOADING_OPTIONS, withModel } from './writing.js'
 
 const HELP = `Usage: trefoil tune MODEL --draft LITTLE CALIBRATION [options]
 
@@ -44,36 +41,18 @@ const OPTIONS = {
   'max-tokens': { type: 'string', default: '128' },
   output: { type: 'string', default: 'tuned.json' },
   plot: { type: 'string' },
-  json: { type: 'boolean' },
-  help: { type: 'boolean', short: 'h' }
+  json: { type: 'boolean' }
 } as const
 
-type Given = ReturnType<typeof parse>['values']
-
-function parse(args: string[]) {
-  return parseArgs({ args, options: OPTIONS, allowPositionals: true })
-}
+const ABOUT = { summary: 'finds the thresholds of bild for a pair of models', help: HELP, options: OPTIONS }
 
 /** The command. */
-export const tune: Command = {
-  summary: 'finds the thresholds of bild for a pair of models',
-  async run(args) {
-    const { values, positionals } = parse(args)
-    if (values.help) {
-      stdout.write(HELP)
-      return
-    }
-    const [source, calibration, ...more] = positionals
-    const missing = [[source, 'a model'], [values.draft, '--draft'], [calibration, 'a calibration file']].find(([value]) => value === undefined)
-    if (source === undefined || calibration === undefined || missing) {
-      throw new Error(`${missing?.[1]} is missing; usage: trefoil tune MODEL --draft LITTLE CALIBRATION`)
-    }
-    if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many`)
-    await interruptible(async (signal) => find(source, calibration, values, signal))
+export const tune: Command = command(ABOUT, async ([source, calibration, ...more], values, signal) => {
+  const missing = [[source, 'a model'], [values.draft, '--draft'], [calibration, 'a calibration file']].find(([value]) => value === undefined)
+  if (source === undefined || calibration === undefined || missing) {
+    throw new Error(`${missing?.[1]} is missing; usage: trefoil tune MODEL --draft LITTLE CALIBRATION`)
   }
-}
-
-async function find(source: string, calibration: string, values: Given, signal: AbortSignal): Promise<void> {
+  if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many`)
   const { metric, output } = values
   const [floor, maxTokens] = [numberOf('floor', values.floor) ?? 0, numberOf('max-tokens', values['max-tokens']) ?? 0]
   if (!(floor >= 0 && floor <= 1)) throw new Error(`--floor is '${values.floor}'; allowed: a number from 0 to 1`)
@@ -81,15 +60,14 @@ async function find(source: string, calibration: string, values: Given, signal: 
   const settings = settingsOf(values)
   const cases = casesOf(await readFile(calibration, 'utf8'), calibration)
 
-  const bar = progressBar()
-  const model = await load(source, { ...loadOptions(values), signal, onProgress: bar.show }).finally(bar.clear)
   const hear = (done: number): void => {
     if (stderr.isTTY) stderr.write(`\r\u001b[K${done} of ${cases.length} prompts`)
   }
-  const { score, points } = await sweep(model, cases, settings, metric, { maxTokens, signal, hear }).finally(async () => {
-    if (stderr.isTTY) stderr.write('\r\u001b[K')
-    await model.dispose()
-  })
+  const { score, points } = await withModel(source, values, signal, (model) =>
+    sweep(model, cases, settings, metric, { maxTokens, signal, hear }).finally(() => {
+      if (stderr.isTTY) stderr.write('\r\u001b[K')
+    })
+  )
   const good = points.filter(({ quality }) => quality >= floor)
   const best = good.toSorted((a, b) => b.speed - a.speed)[0]
   if (values.plot !== undefined) await writeFile(values.plot, curve(points, metric))
@@ -103,7 +81,7 @@ async function find(source: string, calibration: string, values: Given, signal: 
   const found = { metric, floor, prompts: cases.length, quality, speed, largeCalls }
   await writeFile(output, `${JSON.stringify({ bild: { fallback, rollback, maxDraft }, found }, null, 2)}\n`)
   if (!values.json) stdout.write(`written to ${output}\n`)
-}
+})
 
 /** The prompts of a calibration file. */
 function casesOf(content: string, file: string): Case[] {
@@ -128,7 +106,7 @@ function casesOf(content: string, file: string): Case[] {
   return cases
 }
 
-function settingsOf(values: Given): Setting[] {
+function settingsOf(values: ValuesOf<typeof OPTIONS>): Setting[] {
   const list = (option: 'fallback' | 'rollback' | 'max-draft'): number[] =>
     values[option].split(',').map((text) => numberOf(option, text) ?? 0)
   const settings: Setting[] = []

@@ -1,7 +1,10 @@
-/** What commands that write have in common: their options, and stopping on Ctrl-C. */
+/** What commands that write have in common: their options, and a model for as long as they take. */
 
+import { load } from '../load.js'
+import type { Model } from '../model.js'
 import type { GenerateOptions, LoadOptions } from '../options.js'
 import { given, numberOf } from './command.js'
+import { progressBar } from './progress.js'
 
 /** Help on `WRITING_OPTIONS`. */
 export const WRITING_HELP = `  --max-tokens N              stop after so many tokens
@@ -11,7 +14,7 @@ export const WRITING_HELP = `  --max-tokens N              stop after so many to
                               draw from the likeliest tokens only
   --repetition-penalty X      above 1, repeat less
   --seed N                    the same seed writes the same text
-  --decoding NAME             how to decode: plain, lookahead, bild, speculative`
+  --decoding NAME             how to decode: auto, the default, plain, lookahead, bild, speculative`
 
 /** Help on `LOADING_OPTIONS`. */
 export const LOADING_HELP = `  --device NAME               where to run: auto, cpu
@@ -49,20 +52,24 @@ export type Values = { [K in Exclude<keyof typeof WRITING_OPTIONS, 'stop'>]?: st
   [K in Exclude<keyof typeof LOADING_OPTIONS, 'offline'>]?: string | undefined
 } & { stop?: string[] | undefined; offline?: boolean | undefined }
 
-/** Runs `work` with a signal that Ctrl-C aborts; a second Ctrl-C ends the process as usual. */
-export async function interruptible(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
-  const controller = new AbortController()
-  const interrupt = (): void => controller.abort()
-  process.once('SIGINT', interrupt)
+/** Loads a model under a progress bar, uses it, and lets it go. */
+export async function withModel<Used>(
+  source: string,
+  values: Values,
+  signal: AbortSignal,
+  use: (model: Model) => Promise<Used>
+): Promise<Used> {
+  const bar = progressBar()
+  const model = await load(source, { ...loadOptions(values), signal, onProgress: bar.show }).finally(bar.clear)
   try {
-    await work(controller.signal)
+    return await use(model)
   } finally {
-    process.off('SIGINT', interrupt)
+    await model.dispose()
   }
 }
 
 /** Options of `load`. */
-export function loadOptions(values: Values): LoadOptions {
+function loadOptions(values: Values): LoadOptions {
   return given({
     // The engine knows which devices there are.
     device: values.device as LoadOptions['device'],
