@@ -102,36 +102,76 @@ impl Weight {
     /// [`ErrorKind::Shape`] if `n` or `k` is 0, `k` is not a whole number of blocks, or `bytes`
     /// has another length than [`WeightType::bytes`]; [`ErrorKind::Memory`] if there is no room.
     pub fn pack(kernels: &Kernels, ty: WeightType, n: usize, k: usize, bytes: &[u8]) -> Result<Self> {
-        if n == 0 || k == 0 || !k.is_multiple_of(ty.block_elements()) {
-            let block = ty.block_elements();
+        let mut weight = Self::zeros(ty, n, k)?;
+        let wanted = weight.row_bytes() * n;
+        if wanted != bytes.len() {
+            let message =
+                format!("a {ty:?} weight [{n}, {k}] has {} bytes; {wanted} are needed", bytes.len());
+            return Err(Error::shape(message));
+        }
+        weight.pack_rows(kernels, 0, bytes)?;
+        Ok(weight)
+    }
+
+    /// A weight of zeros, to be packed some rows at a time, so that a file's bytes are never in memory as a whole.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if `n` or `k` is 0, `k` is not a whole number of blocks or the bytes cannot be counted;
+    /// [`ErrorKind::Memory`] if there is no room.
+    pub fn zeros(ty: WeightType, n: usize, k: usize) -> Result<Self> {
+        let block = ty.block_elements();
+        if n == 0 || k == 0 || !k.is_multiple_of(block) {
             return Err(Error::shape(format!(
                 "a {ty:?} weight cannot be [{n}, {k}]: rows are one or more blocks of {block}, and at least one"
             )));
         }
-        if ty.bytes(n, k) != Some(bytes.len()) {
-            let wanted =
-                ty.bytes(n, k).map_or_else(|| "more than fit in memory".to_owned(), |b| b.to_string());
-            return Err(Error::shape(format!(
-                "a {ty:?} weight [{n}, {k}] has {} bytes; {wanted} are needed",
-                bytes.len()
-            )));
+        let panel_bytes = (k / block).checked_mul(unit_bytes(ty));
+        let bytes = panel_bytes.and_then(|bytes| bytes.checked_mul(n.div_ceil(LANES)));
+        let bytes = bytes.filter(|_| ty.bytes(n, k).is_some()).ok_or_else(|| {
+            Error::shape(format!("a {ty:?} weight [{n}, {k}] has more bytes than fit in memory"))
+        })?;
+        Ok(Self { ty, n, k, lines: zeroed(bytes.div_ceil(size_of::<Line>()))? })
+    }
+
+    /// Packs rows into panels of zeros.
+    ///
+    /// * `first`: the first of the rows; a multiple of [`Weight::ROWS`]
+    /// * `bytes`: whole rows as [`Weight::pack`] takes them; a multiple of [`Weight::ROWS`] rows, but at the end
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] for other rows.
+    pub fn pack_rows(&mut self, kernels: &Kernels, first: usize, bytes: &[u8]) -> Result<()> {
+        let (ty, n, row_bytes, panel_bytes) = (self.ty, self.n, self.row_bytes(), self.panel_bytes());
+        let rows = bytes.len() / row_bytes;
+        let end = first.saturating_add(rows);
+        let whole = first.is_multiple_of(LANES) && (rows.is_multiple_of(LANES) || end == n);
+        if !whole || end > n || !bytes.len().is_multiple_of(row_bytes) {
+            let message = format!(
+                "{} bytes are no rows from row {first} on of a {ty:?} weight [{n}, {}]",
+                bytes.len(),
+                self.k
+            );
+            return Err(Error::shape(message));
         }
-        let row_bytes = bytes.len() / n;
-        let panel_bytes = k / ty.block_elements() * unit_bytes(ty);
-        let panels = n.div_ceil(LANES);
-        let mut lines = zeroed((panels * panel_bytes).div_ceil(size_of::<Line>()))?;
-        let out = Parts::new(line_bytes_mut(&mut lines));
-        kernels.pool().run(panels, &|p| {
+        let out = Parts::new(line_bytes_mut(&mut self.lines));
+        kernels.pool().run(rows.div_ceil(LANES), &|p| {
             // SAFETY: panels are disjoint.
-            let panel = unsafe { out.part(p * panel_bytes, panel_bytes) };
+            let panel = unsafe { out.part((first / LANES + p) * panel_bytes, panel_bytes) };
             for (lane, row) in bytes.chunks_exact(row_bytes).skip(p * LANES).take(LANES).enumerate() {
                 let units = panel.chunks_exact_mut(unit_bytes(ty));
                 for (unit, block) in units.zip(row.chunks_exact(ty.block_bytes())) {
                     put(ty, unit, lane, block);
                 }
             }
-        })?;
-        Ok(Self { ty, n, k, lines })
+        })
+    }
+
+    /// Rows that are packed together.
+    pub const ROWS: usize = LANES;
+
+    /// Bytes of a row in a file.
+    fn row_bytes(&self) -> usize {
+        self.k / self.ty.block_elements() * self.ty.block_bytes()
     }
 
     /// Outputs.

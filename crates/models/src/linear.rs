@@ -42,11 +42,27 @@ impl Linear {
     }
 }
 
-/// A packed `[n, k]` matrix.
+/// Bytes of a matrix that are read before they are packed.
+const CHUNK: usize = 8 << 20;
+
+/// A packed `[n, k]` matrix. It is read and packed some rows at a time, so that its file's bytes are not in memory too.
 pub(crate) fn matrix(kernels: &Kernels, weights: &Weights, name: &str, n: usize, k: usize) -> Result<Weight> {
-    let raw = weights.read(name, &[n, k])?;
-    Weight::pack(kernels, raw.ty, n, k, &raw.bytes)
-        .map_err(|source| Error::load(format!("tensor {name} cannot be packed")).because(source))
+    let broken = |source| Error::load(format!("tensor {name} cannot be packed")).because(source);
+    let mut packed: Option<Weight> = None;
+    let (mut first, mut rows) = (0, Weight::ROWS.min(n));
+    while first < n {
+        let raw = weights.read_rows(name, &[n, k], first..first + rows)?;
+        let weight = match &mut packed {
+            Some(weight) => weight,
+            none => none.insert(Weight::zeros(raw.ty, n, k).map_err(broken)?),
+        };
+        weight.pack_rows(kernels, first, &raw.bytes).map_err(broken)?;
+        first += rows;
+        // The first rows say how many make a chunk.
+        let chunk = CHUNK / (raw.bytes.len() / rows).max(1) / Weight::ROWS * Weight::ROWS;
+        rows = chunk.max(Weight::ROWS).min(n - first);
+    }
+    packed.ok_or_else(|| Error::load(format!("tensor {name} has no rows")))
 }
 
 /// A vector in f32, whatever type the file stores it in.

@@ -16,6 +16,7 @@ mod safetensors;
 mod stored;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use trefoil_kernels::WeightType;
@@ -116,6 +117,15 @@ impl Weights {
     /// Fails (`ErrorKind::Load`) for a missing tensor, another shape than `expected`, a file that has become
     /// shorter, and weights or scales that are not finite.
     pub fn read(&self, name: &str, expected: &[usize]) -> Result<RawTensor> {
+        let rows = expected.first().copied().unwrap_or(1);
+        self.read_rows(name, expected, 0..rows)
+    }
+
+    /// [`Weights::read`] of some rows only. Where a file has them in another order, they are all read to find them.
+    ///
+    /// # Errors
+    /// As [`Weights::read`], and for rows beyond the last.
+    pub fn read_rows(&self, name: &str, expected: &[usize], rows: Range<usize>) -> Result<RawTensor> {
         let entry = self.entries.get(name).ok_or_else(|| Error::load(format!("tensor {name} is missing")))?;
         if entry.shape != expected {
             return Err(Error::load(format!(
@@ -131,16 +141,29 @@ impl Weights {
                 )));
             }
         };
-        let mut bytes = self.files[entry.file].read(entry.offset, entry.bytes, name)?;
+        let all = expected.first().copied().unwrap_or(1);
+        if rows.start > rows.end || rows.end > all {
+            return Err(Error::internal(format!("rows {rows:?} of tensor {name}, which has {all}")));
+        }
+        // A vector of a quantised type has no rows of its own; it is read whole.
+        let at = |row: usize| if row == all { entry.bytes } else { row * (entry.bytes / all) };
+        let wanted = at(rows.start)..at(rows.end);
+        let file = &self.files[entry.file];
+        let bytes = match entry.rows {
+            Rows::Straight => file.read(entry.offset + wanted.start as u64, wanted.len(), name)?,
+            Rows::Interleaved { heads } => {
+                let bytes = file.read(entry.offset, entry.bytes, name)?;
+                let straight = straighten(&bytes, expected, heads).ok_or_else(|| {
+                    Error::load(format!("tensor {name} of {expected:?} has no {heads} even heads"))
+                })?;
+                straight[wanted].to_vec()
+            }
+        };
         if !is_finite(ty, &bytes) {
             return Err(Error::load(format!("tensor {name} holds NaN or infinite values")));
         }
-        if let Rows::Interleaved { heads } = entry.rows {
-            bytes = straighten(&bytes, expected, heads).ok_or_else(|| {
-                Error::load(format!("tensor {name} of {expected:?} has no {heads} even heads"))
-            })?;
-        }
-        let raw = RawTensor { ty, shape: entry.shape.clone(), bytes };
+        let shape = std::iter::once(rows.len()).chain(expected.iter().skip(1).copied()).collect();
+        let raw = RawTensor { ty, shape, bytes };
         Ok(match self.dense {
             Some(dense) => cast::dense(raw, dense),
             None => raw,
