@@ -27,7 +27,11 @@
 #define __shared__ static
 #define __restrict__ __restrict
 #define DEVICE static inline
+#define DEVICE_METHOD inline
 #define KERNEL(threads) static void
+
+using std::max;
+using std::min;
 
 struct dim3 {
   unsigned x, y, z;
@@ -80,6 +84,7 @@ struct Block {
   size_t current = 0;
   int waiting = 0;
   unsigned long barriers = 0;
+  size_t sweeps = 0;
   // Whether anything happened since the last look at all fibres.
   bool progress = false;
   jmp_buf scheduler;
@@ -87,6 +92,9 @@ struct Block {
   void (*body)(void *) = nullptr;
   void *what = nullptr;
 };
+
+// A block has a multiple of 32 threads, and at most 1024, so that steps of these lengths reach them all.
+constexpr size_t strides[] = {1, 13, 1021, 509, 37};
 
 inline Block *block = nullptr;
 inline dim3 block_index{}, block_size{}, grid_size{};
@@ -122,7 +130,10 @@ inline void run_block(unsigned threads, void (*body)(void *), void *what) {
   volatile size_t left = threads;
   while (left > 0) {
     kept.progress = false;
-    for (volatile size_t i = 0; i < threads; i = i + 1) {
+    // In another order every time, so that a barrier that is missing shows.
+    const size_t stride = strides[kept.sweeps++ % 5];
+    for (volatile size_t step = 0; step < threads; step = step + 1) {
+      const size_t i = (step * stride + kept.sweeps) % threads;
       Fibre &fibre = kept.fibres[i];
       if (fibre.done) continue;
       kept.current = i;
@@ -137,7 +148,7 @@ inline void run_block(unsigned threads, void (*body)(void *), void *what) {
         makecontext(&fibre.context, enter, 0);
         setcontext(&fibre.context);
       }
-      if (kept.fibres[i].done) left = left - 1;
+      if (kept.fibres[kept.current].done) left = left - 1;
     }
     if (left > 0 && !kept.progress) {
       std::fprintf(stderr, "a kernel waits for threads that do not come\n");
@@ -264,6 +275,7 @@ struct __half {
   uint16_t bits;
 };
 inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
+inline unsigned short __half_as_ushort(__half x) { return x.bits; }
 inline float __half2float(__half x) {
   const unsigned sign = (unsigned)(x.bits >> 15) << 31, exponent = x.bits >> 10 & 31, part = x.bits & 1023;
   if (exponent == 31) return __int_as_float(sign | 0x7f800000u | part << 13);
@@ -289,6 +301,7 @@ inline __half __float2half_rn(float x) {
 struct __nv_bfloat16 {
   uint16_t bits;
 };
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
 inline float __bfloat162float(__nv_bfloat16 x) { return __int_as_float((unsigned)x.bits << 16); }
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
   const unsigned bits = __float_as_int(x);
