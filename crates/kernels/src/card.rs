@@ -22,7 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, WithDType};
+#[cfg(feature = "emulate")]
+use candle_core::DType;
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, WithDType};
 use half::f16;
 
 use crate::error::{Error, Result};
