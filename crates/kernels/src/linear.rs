@@ -8,7 +8,7 @@
 use candle_core::Tensor;
 
 use crate::Kernels;
-use crate::dense::{dense, tiles};
+use crate::dense::{SIDE, dense};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
 use crate::formats::{Scaling, WeightType};
@@ -21,6 +21,12 @@ use crate::weight::Weight;
 
 /// Bytes of panels that a task walks for every tile of rows: half of a small second-level cache.
 const CHUNK: usize = 128 << 10;
+
+/// A weight is read in the time of so many multiplications with it.
+const READING: usize = 4;
+
+/// Below so many multiplications, a few microseconds, calling the other threads costs more than they give.
+const ALONE: usize = 400_000;
 
 /// One product, seen from a task.
 pub(crate) struct Product<'a> {
@@ -70,10 +76,8 @@ impl Kernels {
             equal("the width of x", k, w.k())?;
         }
         let x = Flat::new("x", x)?;
-        let is_dense = |w: &Weight| w.ty().scaling() == Scaling::Dense;
         let blocks =
             if weights.iter().all(|w| is_dense(w)) { Vec::new() } else { self.blocks(x.values(), m, k)? };
-        let tiles = if weights.iter().any(|w| is_dense(w)) { tiles(x.values(), m, k) } else { Vec::new() };
 
         let mut outs = Vec::with_capacity(N);
         for w in weights {
@@ -85,14 +89,20 @@ impl Kernels {
             .map(|(out, weight)| Product { weight, out: Parts::new(out) })
             .collect();
         let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product)).collect();
-        self.pool().run(tasks.len(), &|i| {
+        let task = |i: usize| {
             let (product, first, count) = tasks[i];
             if is_dense(product.weight) {
-                dense(self.found(), product, &tiles, first, count);
+                dense(self.found(), product, x.values(), first, count);
             } else {
                 integer(self.found(), product, &blocks, first, count);
             }
-        })?;
+        };
+        let work = weights.iter().map(|w| w.n()).sum::<usize>() * k * (m + READING);
+        if work < ALONE {
+            (0..tasks.len()).for_each(task);
+        } else {
+            self.pool().run(tasks.len(), &task)?;
+        }
         drop(products);
         let results = outs.into_iter().zip(weights).map(|(out, w)| tensor(out, &[m, w.n()]));
         let results: Vec<_> = results.collect::<Result<_>>()?;
@@ -119,7 +129,8 @@ impl Kernels {
         product: &'a Product<'a>,
     ) -> impl Iterator<Item = (&'a Product<'a>, usize, usize)> {
         let panels = product.weight.n().div_ceil(LANES);
-        let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads())).max(1);
+        let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads()));
+        let step = if is_dense(product.weight) { step.next_multiple_of(SIDE) } else { step }.max(1);
         (0..panels).step_by(step).map(move |first| (product, first, step.min(panels - first)))
     }
 
@@ -137,6 +148,10 @@ impl Kernels {
         }
         tensor(out, &[tokens.len(), w.k()])
     }
+}
+
+fn is_dense(weight: &Weight) -> bool {
+    weight.ty().scaling() == Scaling::Dense
 }
 
 /// Runs the integer kernel that fits the weight's type.
