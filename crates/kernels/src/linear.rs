@@ -92,7 +92,7 @@ impl Kernels {
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
             if is_dense(product.weight) {
-                dense(self.found(), product, x.values(), first, count);
+                dense(self.found(), product, x.values(), (first, count), self.threads());
             } else {
                 integer(self.found(), product, &blocks, first, count);
             }
