@@ -22,6 +22,8 @@
 )]
 
 mod attend;
+#[cfg(feature = "card")]
+mod card;
 mod dense;
 mod elementwise;
 mod error;
@@ -48,6 +50,8 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+#[cfg(feature = "emulate")]
+pub use card::Mutation;
 pub use elementwise::Activation;
 pub use error::{Error, ErrorKind, Result};
 pub use formats::WeightType;
@@ -56,12 +60,16 @@ pub use kv::{KvStore, Move, PAGE};
 pub use rope::Rope;
 pub use shared::SharedKv;
 pub use sight::Sight;
-pub use softmax::mass;
+pub use softmax::{Judged, best, mass};
 pub use stored::CacheType;
 pub use weight::Weight;
 
 /// The most threads that a pool may have.
 const THREADS: usize = 1024;
+
+/// The most threads that pack weights for a card.
+#[cfg(feature = "card")]
+const PACKING: usize = 8;
 
 /// A device, its threads and its instructions: what every operation runs on. Clones share them.
 #[derive(Clone)]
@@ -69,11 +77,14 @@ pub struct Kernels {
     device: Device,
     pool: Arc<pool::Pool>,
     found: isa::Found,
+    /// Where operations run instead, if not on this CPU.
+    #[cfg(feature = "card")]
+    card: Option<Arc<card::Card>>,
 }
 
 impl std::fmt::Debug for Kernels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Kernels(cpu, {} threads, {:?})", self.threads(), self.isa())
+        write!(f, "Kernels({}, {} threads, {:?})", self.name(), self.threads(), self.isa())
     }
 }
 
@@ -104,12 +115,74 @@ impl Kernels {
     pub fn cpu_with(threads: usize, isa: Isa) -> Result<Self> {
         check(threads)?;
         let found = isa::Found::new(isa)?;
-        Ok(Self { device: Device::Cpu, pool: Arc::new(pool::Pool::new(threads)?), found })
+        Ok(Self {
+            device: Device::Cpu,
+            pool: Arc::new(pool::Pool::new(threads)?),
+            found,
+            #[cfg(feature = "card")]
+            card: None,
+        })
+    }
+
+    /// The CUDA device with this number. Weights are packed on this CPU's threads before they go there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if there is no such device, or it or its driver is too old.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        Self::with_card(card::Card::cuda(ordinal)?)
+    }
+
+    /// The kernels of cards, compiled for this CPU: slow, and there for tests.
+    ///
+    /// * `mutations`: changes to their source, which a test must notice
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if there is no C++ compiler, or it refuses the source.
+    #[cfg(feature = "emulate")]
+    pub fn emulated(mutations: &[Mutation]) -> Result<Self> {
+        Self::with_card(card::Card::emulated(mutations)?)
+    }
+
+    #[cfg(feature = "card")]
+    fn with_card(card: card::Card) -> Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(PACKING));
+        let host = Self::cpu(threads)?;
+        Ok(Self { device: card.device(), card: Some(Arc::new(card)), ..host })
     }
 
     /// Where tensors live.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// `cpu`, or what the card's maker calls it.
+    pub fn name(&self) -> &str {
+        #[cfg(feature = "card")]
+        if let Some(card) = &self.card {
+            return card.name();
+        }
+        "cpu"
+    }
+
+    /// Whether operations run on a card, so that reading a tensor is a download.
+    pub fn on_card(&self) -> bool {
+        #[cfg(feature = "card")]
+        return self.card.is_some();
+        #[cfg(not(feature = "card"))]
+        return false;
+    }
+
+    /// Free bytes and all bytes of the device's own memory; none where it is the CPU's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Backend`] if the device does not say.
+    pub fn memory(&self) -> Result<Option<(usize, usize)>> {
+        #[cfg(feature = "card")]
+        if let Some(card) = &self.card {
+            return card.memory();
+        }
+        Ok(None)
     }
 
     /// Threads that work on an operation.
@@ -128,6 +201,12 @@ impl Kernels {
 
     fn found(&self) -> isa::Found {
         self.found
+    }
+
+    /// The card that operations run on, if they do not run on this CPU.
+    #[cfg(feature = "card")]
+    fn card(&self) -> Option<&Arc<card::Card>> {
+        self.card.as_ref()
     }
 }
 
