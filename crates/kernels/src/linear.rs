@@ -29,8 +29,8 @@ const CHUNK: usize = 128 << 10;
 /// A weight is read in the time of so many multiplications with it.
 const READING: usize = 4;
 
-/// Below so many multiplications, a few microseconds, calling the other threads costs more than they give.
-const ALONE: usize = 400_000;
+/// Below so many multiplications, a microsecond, calling the other threads costs more than they give.
+const ALONE: usize = 100_000;
 
 /// One product, seen from a task.
 pub(crate) struct Product<'a> {
