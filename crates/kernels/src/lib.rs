@@ -22,6 +22,7 @@
 )]
 
 mod attend;
+mod cards;
 mod dense;
 mod elementwise;
 mod error;
@@ -48,8 +49,9 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+pub use cards::{Card, Cards};
 pub use elementwise::Activation;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Lack, Result};
 pub use formats::WeightType;
 pub use isa::Isa;
 pub use kv::{KvStore, Move, PAGE};
@@ -105,6 +107,22 @@ impl Kernels {
         check(threads)?;
         let found = isa::Found::new(isa)?;
         Ok(Self { device: Device::Cpu, pool: Arc::new(pool::Pool::new(threads)?), found })
+    }
+
+    /// The card of this ordinal.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`]: this build has no CUDA.
+    pub fn cuda(_ordinal: usize) -> Result<Self> {
+        Err(Error::device(Lack::Build, "this build has no CUDA"))
+    }
+
+    /// The memory of the card in bytes, free and in all; none on the CPU.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`] where the driver does not answer.
+    pub fn memory(&self) -> Result<Option<(u64, u64)>> {
+        Ok(None)
     }
 
     /// Where tensors live.

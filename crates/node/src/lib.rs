@@ -10,6 +10,7 @@
 mod document;
 mod events;
 mod loading;
+mod machine;
 mod model;
 mod promise;
 mod value;
@@ -17,4 +18,5 @@ mod value;
 pub use document::{NativeDocument, NativeRead, NativeReading};
 pub use events::{NativeEvent, NativeFailure, NativeGeneration, NativeResult, NativeStats};
 pub use loading::{NativeLoaded, NativeLoading, NativeProgress};
+pub use machine::{NativeCard, NativeMachine, NativeProbe, machine, probe};
 pub use model::{NativeInfo, NativeModel, NativeStarted, NativeText, NativeTokens};
