@@ -1,12 +1,12 @@
 /**
  * Builds the package.
  *
- *   npm run build [-- --profile dist]
+ *   npm run build [-- --profile dist] [-- --features cuda]
  *
  * The addon is compiled by cargo and put at the root under its platform's name, with the loader and the types that
  * napi's generator makes of it; `src` is compiled twice, to `esm` and `cjs`. Cargo is called directly and not through
  * `napi build`, which names a target and so compiles every dependency a second time beside what `cargo test` has.
- * What is up to date costs a second or two.
+ * What is up to date costs a second or two. With the feature `cuda`, the compiler is made where it is missing.
  */
 import { spawn } from 'node:child_process'
 import { copyFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
@@ -14,6 +14,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
+import { cudaToolkit } from './cuda-toolkit.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const CRATE = 'trefoil-node'
@@ -56,14 +57,16 @@ function platform() {
 }
 
 /** The addon, its loader `index.js` and its types `index.d.ts`. */
-async function buildAddon(profile) {
+async function buildAddon(profile, features) {
   const target = await targetFolder()
   const types = join(target, 'napi-types', profile)
   await mkdir(types, { recursive: true })
   const env = { NAPI_TYPE_DEF_TMP_FOLDER: types }
   // The types are written while the crate compiles; cargo alone would not know that they are gone.
   if (!existsSync(join(types, CRATE))) env.NAPI_FORCE_BUILD_TREFOIL_NODE = String(Date.now())
-  await run('cargo', ['build', '--package', CRATE, '--profile', profile], { env })
+  if (features.includes('cuda')) Object.assign(env, await cudaToolkit())
+  const chosen = features.length > 0 ? ['--features', features.join(',')] : []
+  await run('cargo', ['build', '--package', CRATE, '--profile', profile, ...chosen], { env })
 
   const { napi, version } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'))
   const built = join(target, profile, LIBRARIES[process.platform] ?? 'libtrefoil_node.so')
@@ -93,15 +96,16 @@ async function compile(folder, type) {
   await writeFile(join(ROOT, folder, 'package.json'), `${JSON.stringify({ type, sideEffects: false })}\n`)
 }
 
-/** Builds everything; `profile` is one of cargo's. */
-export async function build(profile = 'release') {
-  await buildAddon(profile)
+/** Builds everything; `profile` is one of cargo's, `features` are those of the addon's crate. */
+export async function build(profile = 'release', features = []) {
+  await buildAddon(profile, features)
   await Promise.all([compile('esm', 'module'), compile('cjs', 'commonjs')])
 }
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const { values } = parseArgs({ options: { profile: { type: 'string', default: 'release' } } })
-  build(values.profile).catch((error) => {
+  const options = { profile: { type: 'string', default: 'release' }, features: { type: 'string', default: '' } }
+  const { values } = parseArgs({ options })
+  build(values.profile, values.features.split(',').filter(Boolean)).catch((error) => {
     console.error(`build: ${error.message}`)
     process.exitCode = 1
   })

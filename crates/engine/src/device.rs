@@ -80,7 +80,7 @@ impl Place {
 
     fn card(ordinal: usize) -> Result<Self> {
         let kernels = Kernels::cuda(ordinal)?;
-        let memory = kernels.memory()?.map(|(free, _)| free.saturating_sub(RESERVE));
+        let memory = kernels.memory()?.map(|(free, _)| (free as u64).saturating_sub(RESERVE));
         Ok(Self { kernels, name: format!("cuda:{ordinal}"), memory, fallback: None })
     }
 }

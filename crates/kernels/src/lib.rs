@@ -22,6 +22,8 @@
 )]
 
 mod attend;
+#[cfg(feature = "card")]
+mod card;
 mod cards;
 mod dense;
 mod elementwise;
@@ -49,6 +51,8 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+#[cfg(feature = "emulate")]
+pub use card::Mutation;
 pub use cards::{Card, Cards};
 pub use elementwise::Activation;
 pub use error::{Error, ErrorKind, Lack, Result};
@@ -65,17 +69,24 @@ pub use weight::Weight;
 /// The most threads that a pool may have.
 const THREADS: usize = 1024;
 
+/// The most threads that pack weights for a card.
+#[cfg(feature = "card")]
+const PACKING: usize = 8;
+
 /// A device, its threads and its instructions: what every operation runs on. Clones share them.
 #[derive(Clone)]
 pub struct Kernels {
     device: Device,
     pool: Arc<pool::Pool>,
     found: isa::Found,
+    /// Where operations run instead, if not on this CPU.
+    #[cfg(feature = "card")]
+    card: Option<Arc<card::Card>>,
 }
 
 impl std::fmt::Debug for Kernels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Kernels(cpu, {} threads, {:?})", self.threads(), self.isa())
+        write!(f, "Kernels({}, {} threads, {:?})", self.name(), self.threads(), self.isa())
     }
 }
 
@@ -106,28 +117,74 @@ impl Kernels {
     pub fn cpu_with(threads: usize, isa: Isa) -> Result<Self> {
         check(threads)?;
         let found = isa::Found::new(isa)?;
-        Ok(Self { device: Device::Cpu, pool: Arc::new(pool::Pool::new(threads)?), found })
+        Ok(Self {
+            device: Device::Cpu,
+            pool: Arc::new(pool::Pool::new(threads)?),
+            found,
+            #[cfg(feature = "card")]
+            card: None,
+        })
     }
 
-    /// The card of this ordinal.
+    /// The CUDA device with this number. Weights are packed on this CPU's threads before they go there.
     ///
     /// # Errors
-    /// [`ErrorKind::Device`]: this build has no CUDA.
-    pub fn cuda(_ordinal: usize) -> Result<Self> {
-        Err(Error::device(Lack::Build, "this build has no CUDA"))
+    /// [`ErrorKind::Device`] if this build has no CUDA, there is no such device, it has no memory left, or it or its
+    /// driver is too old.
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        Cards::find()?.check(ordinal)?;
+        #[cfg(feature = "cuda")]
+        return Self::on_card(card::Card::cuda(ordinal)?);
+        #[cfg(not(feature = "cuda"))]
+        Err(cards::without_cuda())
     }
 
-    /// The memory of the card in bytes, free and in all; none on the CPU.
+    /// The kernels of cards, compiled for this CPU: slow, and there for tests.
+    ///
+    /// * `mutation`: a change to their source, which a test must notice
     ///
     /// # Errors
-    /// [`ErrorKind::Device`] where the driver does not answer.
-    pub fn memory(&self) -> Result<Option<(u64, u64)>> {
-        Ok(None)
+    /// [`ErrorKind::Unsupported`] if there is no C++ compiler, or it refuses the source.
+    #[cfg(feature = "emulate")]
+    pub fn emulated(mutation: Option<&Mutation>) -> Result<Self> {
+        Self::on_card(card::Card::emulated(mutation)?)
+    }
+
+    #[cfg(feature = "card")]
+    fn on_card(card: card::Card) -> Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(PACKING));
+        let host = Self::cpu(threads)?;
+        Ok(Self { device: card.device(), card: Some(Arc::new(card)), ..host })
     }
 
     /// Where tensors live.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// `cpu`, or what the card's maker calls it.
+    #[cfg_attr(
+        not(feature = "card"),
+        expect(clippy::unnecessary_literal_bound, reason = "a card has a name of its own")
+    )]
+    pub fn name(&self) -> &str {
+        #[cfg(feature = "card")]
+        if let Some(card) = &self.card {
+            return card.name();
+        }
+        "cpu"
+    }
+
+    /// Free bytes and all bytes of the device's own memory; none where it is the CPU's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Backend`] if the device does not say.
+    pub fn memory(&self) -> Result<Option<(usize, usize)>> {
+        #[cfg(feature = "card")]
+        if let Some(card) = &self.card {
+            return card.memory();
+        }
+        Ok(None)
     }
 
     /// Threads that work on an operation.
@@ -146,6 +203,12 @@ impl Kernels {
 
     fn found(&self) -> isa::Found {
         self.found
+    }
+
+    /// The card that operations run on, if they do not run on this CPU.
+    #[cfg(feature = "card")]
+    fn card(&self) -> Option<&card::Card> {
+        self.card.as_deref()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use candle_core::Tensor;
 
+#[cfg(feature = "card")]
+use crate::card::{Arg, Card, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor};
 use crate::isa::Work;
@@ -56,6 +58,10 @@ impl Kernels {
         if width == 0 {
             return Err(Error::shape("the normalised dimension is 0; at least 1 is needed"));
         }
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return on_card(card, x, weight, eps);
+        }
         let (values, weight) = (Flat::new("x", x)?, Flat::new("the norm's weight", weight)?);
         let (values, weight) = (values.values(), weight.values());
         let mut out = vec![0.0; values.len()];
@@ -70,4 +76,20 @@ impl Kernels {
         })?;
         tensor(out, x.dims())
     }
+}
+
+#[cfg(feature = "card")]
+fn on_card(card: &Card, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let (width, out) = (weight.elem_count(), card.output(x.dims())?);
+    let args = [
+        address("x", x)?,
+        address("the norm's weight", weight)?,
+        address_mut(&out)?,
+        count(width),
+        Arg::Number(eps),
+    ];
+    let threads = width.next_multiple_of(32).min(256);
+    // SAFETY: x and the output have rows of the weight's width.
+    unsafe { card.launch("rms_norm", [x.elem_count() / width, 1, 1], threads, &args) }?;
+    Ok(out)
 }

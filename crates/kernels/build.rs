@@ -1,0 +1,39 @@
+//! Compiles the kernels of cards, with the feature `cuda` only: machine code for three architectures, and PTX from
+//! which drivers make code for those that came later, in one file.
+
+use std::env;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Machine code for these.
+const ARCHITECTURES: [&str; 3] = ["80", "90", "100"];
+/// PTX for all from this one on.
+const OLDEST: &str = "80";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return Ok(());
+    }
+    println!("cargo::rerun-if-changed=src");
+    println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    let built = PathBuf::from(env::var("OUT_DIR")?).join("kernels.fatbin");
+    let nvcc = env::var_os("CUDA_HOME").map_or("nvcc".into(), |home| Path::new(&home).join("bin/nvcc"));
+    let mut command = Command::new(&nvcc);
+    // Sums are written with fused multiply-adds where they are meant; the compiler makes no others, so that numbers
+    // are the CPU's.
+    command.args(["-fatbin", "-O3", "-std=c++17", "-fmad=false", "-Xfatbin", "-compress-all"]);
+    for architecture in ARCHITECTURES {
+        command.arg(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
+    }
+    command.arg(format!("-gencode=arch=compute_{OLDEST},code=compute_{OLDEST}"));
+    let output =
+        command.args(["-I", "src", "-o"]).arg(&built).arg("src/kernels.cu").output().map_err(|cause| {
+            format!("{} cannot be run: {cause}; see scripts/cuda-toolkit.mjs", nvcc.display())
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("nvcc refuses the kernels:\n{}", String::from_utf8_lossy(&output.stderr)).into())
+}

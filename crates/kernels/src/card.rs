@@ -1,0 +1,291 @@
+//! A card: the device on which operations run that do not run on this CPU.
+//!
+//! An operation checks its shapes once, for the CPU and for cards; then a card is handed addresses
+//! and sizes. Activations are the same `f32` tensors, on the card. Everything runs in one stream,
+//! so what is launched first is done first, and nothing has to be waited for but a download.
+//!
+//! There are two machines. [`cuda`] is an NVIDIA card. [`emulated`] compiles the very same kernels
+//! for this CPU, thread for thread, so that kernels and all that leads to them are tested where no
+//! card is.
+
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "emulate")]
+mod emulated;
+
+#[cfg(feature = "emulate")]
+pub use emulated::Mutation;
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, WithDType};
+use half::f16;
+
+use crate::error::{Error, Result};
+
+/// Arrays that stay on the card after an operation, in case the next layer's asks for them again.
+const KEPT: usize = 16;
+
+/// A device's own memory, its kernels and its one stream.
+pub(crate) struct Card {
+    machine: Machine,
+    kept: Mutex<Vec<Kept>>,
+}
+
+enum Machine {
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Cuda),
+    #[cfg(feature = "emulate")]
+    Emulated(emulated::Emulated),
+}
+
+/// Bytes on a card.
+pub(crate) enum Buffer {
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Bytes),
+    #[cfg(feature = "emulate")]
+    Emulated(emulated::Bytes),
+}
+
+/// Numbers that were uploaded, and where they lie.
+struct Kept {
+    words: Vec<u32>,
+    buffer: Arc<Buffer>,
+}
+
+/// What a kernel is given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arg {
+    /// An address on the card; 0 is none.
+    Address(u64),
+    Count(i32),
+    Number(f32),
+}
+
+impl Card {
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cuda(ordinal: usize) -> Result<Self> {
+        Ok(Self::new(Machine::Cuda(cuda::Cuda::new(ordinal)?)))
+    }
+
+    #[cfg(feature = "emulate")]
+    pub(crate) fn emulated(mutation: Option<&Mutation>) -> Result<Self> {
+        Ok(Self::new(Machine::Emulated(emulated::Emulated::new(mutation)?)))
+    }
+
+    fn new(machine: Machine) -> Self {
+        Self { machine, kept: Mutex::default() }
+    }
+
+    /// Where its tensors live.
+    pub(crate) fn device(&self) -> Device {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.device(),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => Device::Cpu,
+        }
+    }
+
+    /// What its maker calls it.
+    pub(crate) fn name(&self) -> &str {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.name(),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => "emulated",
+        }
+    }
+
+    /// Free bytes and all bytes; none where memory is the CPU's.
+    pub(crate) fn memory(&self) -> Result<Option<(usize, usize)>> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.memory().map(Some),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => Ok(None),
+        }
+    }
+
+    /// `len` bytes of zeros.
+    pub(crate) fn zeros(&self, len: usize) -> Result<Buffer> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.zeros(len).map(Buffer::Cuda),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => emulated::Bytes::zeros(len).map(Buffer::Emulated),
+        }
+    }
+
+    /// Writes `bytes` at `at` of `buffer`, which must have room for them.
+    pub(crate) fn upload(&self, buffer: &mut Buffer, at: usize, bytes: &[u8]) -> Result<()> {
+        match (&self.machine, buffer) {
+            #[cfg(feature = "cuda")]
+            (Machine::Cuda(cuda), Buffer::Cuda(to)) => cuda.upload(to, at, bytes),
+            #[cfg(feature = "emulate")]
+            (Machine::Emulated(_), Buffer::Emulated(to)) => to.write(at, bytes),
+            #[cfg(all(feature = "cuda", feature = "emulate"))]
+            _ => Err(elsewhere("a buffer")),
+        }
+    }
+
+    /// `len` bytes of `buffer` from `at` on, when all that was launched before is done.
+    pub(crate) fn download(&self, buffer: &Buffer, at: usize, len: usize) -> Result<Vec<u8>> {
+        match (&self.machine, buffer) {
+            #[cfg(feature = "cuda")]
+            (Machine::Cuda(cuda), Buffer::Cuda(from)) => cuda.download(from, at, len),
+            #[cfg(feature = "emulate")]
+            (Machine::Emulated(_), Buffer::Emulated(from)) => from.read(at, len),
+            #[cfg(all(feature = "cuda", feature = "emulate"))]
+            _ => Err(elsewhere("a buffer")),
+        }
+    }
+
+    /// `words` on the card. Every layer of a step asks for the same ones, so the last arrays are kept.
+    pub(crate) fn words(&self, words: &[u32]) -> Result<Arc<Buffer>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = kept.iter().position(|kept| kept.words == words) {
+            let found = kept.remove(at);
+            let buffer = Arc::clone(&found.buffer);
+            kept.push(found);
+            return Ok(buffer);
+        }
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut buffer = self.zeros(bytes.len().max(1))?;
+        self.upload(&mut buffer, 0, &bytes)?;
+        let buffer = Arc::new(buffer);
+        if kept.len() == KEPT {
+            kept.remove(0);
+        }
+        kept.push(Kept { words: words.to_vec(), buffer: Arc::clone(&buffer) });
+        Ok(buffer)
+    }
+
+    /// Starts `kernel` on `grid` blocks of `threads` threads; nothing where the grid is empty.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, in its order, and what it does with them stays within
+    /// buffers and tensors that live until the call returns. (What is freed later is freed in the
+    /// same stream, behind the kernel.)
+    pub(crate) unsafe fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [usize; 3],
+        threads: usize,
+        args: &[Arg],
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        // Each argument in eight bytes of its own; machines are little-endian, so a shorter one comes first in them.
+        let mut slots: Vec<u64> = args
+            .iter()
+            .map(|arg| match *arg {
+                Arg::Address(address) => address,
+                Arg::Count(count) => u64::from(count.cast_unsigned()),
+                Arg::Number(number) => u64::from(number.to_bits()),
+            })
+            .collect();
+        let mut pointers: Vec<*mut c_void> =
+            slots.iter_mut().map(|slot| std::ptr::from_mut(slot).cast()).collect();
+        let grid = grid.map(|blocks| blocks as u32);
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            Machine::Cuda(cuda) => unsafe { cuda.launch(kernel, grid, threads as u32, &mut pointers) },
+            #[cfg(feature = "emulate")]
+            // SAFETY: the caller's promise.
+            Machine::Emulated(it) => unsafe { it.launch(kernel, grid, threads as u32, &mut pointers) },
+        }
+    }
+
+    /// A tensor whose numbers a kernel will write, all of them.
+    pub(crate) fn output(&self, dims: &[usize]) -> Result<Tensor> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.output(dims),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => Ok(Tensor::zeros(dims, DType::F32, &Device::Cpu)?),
+        }
+    }
+}
+
+impl Buffer {
+    /// Where it begins.
+    pub(crate) fn address(&self) -> Arg {
+        Arg::Address(match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(bytes) => bytes.address(),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(bytes) => bytes.address(),
+        })
+    }
+}
+
+/// A count as kernels take it; shapes are checked long before one could be larger.
+pub(crate) fn count(n: usize) -> Arg {
+    Arg::Count(n as i32)
+}
+
+/// Where the numbers of a contiguous `f32` tensor begin, which messages call `name`.
+pub(crate) fn address(name: &str, tensor: &Tensor) -> Result<Arg> {
+    if tensor.dtype() != DType::F32 {
+        return Err(Error::shape(format!("{name} holds {:?}; F32 is needed", tensor.dtype())));
+    }
+    let (storage, layout) = tensor.storage_and_layout();
+    let Some((from, _)) = layout.contiguous_offsets() else {
+        return Err(Error::shape(format!("{name} {:?} is not contiguous", tensor.dims())));
+    };
+    match &*storage {
+        Storage::Cpu(cpu) => Ok(Arg::Address(cpu.as_slice::<f32>()?[from..].as_ptr() as u64)),
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(storage) => cuda::start::<f32>(storage, from).map(Arg::Address),
+        _ => Err(elsewhere(name)),
+    }
+}
+
+/// The address of a tensor that a kernel will write: of an output, or of a store.
+pub(crate) fn address_mut(tensor: &Tensor) -> Result<Arg> {
+    let found = Start(AtomicU64::new(0));
+    tensor.inplace_op1(&found)?;
+    Ok(Arg::Address(found.0.into_inner()))
+}
+
+fn elsewhere(name: &str) -> Error {
+    Error::shape(format!("{name} is on another device"))
+}
+
+/// Where a tensor begins that will be written.
+struct Start(AtomicU64);
+
+impl InplaceOp1 for Start {
+    fn name(&self) -> &'static str {
+        "address"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        fn start<T: WithDType>(numbers: &mut [T], from: usize) -> u64 {
+            numbers[from..].as_mut_ptr() as u64
+        }
+        let from = layout.start_offset();
+        let address = match storage {
+            CpuStorage::F32(numbers) => start::<f32>(numbers, from),
+            CpuStorage::F16(numbers) => start::<f16>(numbers, from),
+            _ => candle_core::bail!("the store holds neither F32 nor F16"),
+        };
+        self.0.store(address, Ordering::Relaxed);
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
+        let address = cuda::start_of(storage, layout.start_offset());
+        let address = address.map_err(|error| candle_core::Error::Msg(error.to_string()))?;
+        self.0.store(address, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,53 @@
+// What every kernel is written in: the device's own words on a card, and the shim's on a CPU.
+//
+// Numbers are the CPU's wherever the order of additions can be the same: nothing is fused but what
+// says fmaf, and the same polynomial stands in for exp.
+
+#pragma once
+
+#ifdef __CUDACC__
+#include <cstdint>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define DEVICE static __device__ __forceinline__
+#else
+#include "card/shim.h"
+#endif
+
+constexpr unsigned ALL = 0xffffffffu;
+
+// The lanes of the CPU's vector; sums over them take the same tree here.
+constexpr int LANES = 16;
+// Positions of a page of the cache, and threads of a warp: a key for each.
+constexpr int PAGE = 32;
+
+#define MINUS_INFINITY __int_as_float(0xff800000)
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
+
+// The CPU's maximum: b where either is not a number.
+DEVICE float max_of(float a, float b) { return a > b ? a : b; }
+
+// The greatest of a warp's numbers, in every lane.
+DEVICE float warp_max(float x) {
+  for (int lanes = 16; lanes > 0; lanes /= 2) x = max_of(x, __shfl_xor_sync(ALL, x, lanes));
+  return x;
+}
+
+// The sum of a warp's numbers, in every lane: a tree over lane distances 16, 8, 4, 2, 1.
+DEVICE float warp_sum(float x) {
+  for (int lanes = 16; lanes > 0; lanes /= 2) x = x + __shfl_xor_sync(ALL, x, lanes);
+  return x;
+}
+
+// A number as a cache keeps it, and back.
+DEVICE float wide(float x) { return x; }
+DEVICE float wide(__half x) { return __half2float(x); }
+DEVICE void narrow(float x, float &to) { to = x; }
+DEVICE void narrow(float x, __half &to) { to = __float2half_rn(x); }
+
+// Half precision that stands at any even address.
+DEVICE float half_at(const uint8_t *at) {
+  const unsigned short bits = *(const unsigned short *)at;
+  return __half2float(__ushort_as_half(bits));
+}

@@ -1,0 +1,147 @@
+//! An NVIDIA card, through candle's device and its stream.
+//!
+//! The kernels of all files are one module, compiled when this crate is: machine code for three
+//! architectures, and PTX from which the driver makes code for those that came later.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::CudaDType;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, result,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use candle_core::{CudaStorage, DType, Device, Tensor};
+use half::f16;
+
+use crate::cards::unusable;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Every kernel, for every architecture.
+static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+pub(super) struct Cuda {
+    device: Device,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    module: Arc<CudaModule>,
+    functions: Mutex<HashMap<&'static str, CudaFunction>>,
+    name: String,
+}
+
+/// Bytes in the card's memory.
+pub(crate) struct Bytes {
+    slice: CudaSlice<u8>,
+    start: u64,
+}
+
+impl Cuda {
+    pub(super) fn new(ordinal: usize) -> Result<Self> {
+        let missing = |cause| unusable(&format!("CUDA device {ordinal} cannot be used"), cause);
+        // Asked first, and by its own call, because candle's errors don't say what is missing.
+        CudaContext::new(ordinal).map_err(missing)?;
+        let device = Device::new_cuda_with_stream(ordinal)?;
+        let stream = device.as_cuda_device()?.cuda_stream();
+        let context = Arc::clone(stream.context());
+        // SAFETY: every tensor and buffer of this device is used in its one stream only, in which
+        // they are also allocated and freed.
+        unsafe { context.disable_event_tracking() };
+        let name = context.name().map_err(missing)?;
+        let module = context.load_module(Ptx::from_binary(MODULE.to_vec())).map_err(missing)?;
+        Ok(Self { device, context, stream, module, functions: Mutex::default(), name })
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn memory(&self) -> Result<(usize, usize)> {
+        self.context.mem_get_info().map_err(failed)
+    }
+
+    pub(super) fn zeros(&self, len: usize) -> Result<Bytes> {
+        let slice = self.stream.alloc_zeros::<u8>(len).map_err(|cause| no_room(len, cause))?;
+        let start = slice.device_ptr(&self.stream).0;
+        Ok(Bytes { slice, start })
+    }
+
+    pub(super) fn upload(&self, to: &mut Bytes, at: usize, bytes: &[u8]) -> Result<()> {
+        let len = to.slice.len();
+        let Some(mut to) = to.slice.try_slice_mut(at..at + bytes.len()) else {
+            return Err(Error::range(format!("{} bytes at {at} of a buffer of {len}", bytes.len())));
+        };
+        self.stream.memcpy_htod(bytes, &mut to).map_err(failed)
+    }
+
+    pub(super) fn download(&self, from: &Bytes, at: usize, len: usize) -> Result<Vec<u8>> {
+        let Some(view) = from.slice.try_slice(at..at + len) else {
+            return Err(Error::range(format!("{len} bytes at {at} of a buffer of {}", from.slice.len())));
+        };
+        self.stream.clone_dtoh(&view).map_err(failed)
+    }
+
+    /// # Safety
+    /// As `Card::launch`.
+    pub(super) unsafe fn launch(
+        &self,
+        kernel: &'static str,
+        [x, y, z]: [u32; 3],
+        threads: u32,
+        args: &mut [*mut c_void],
+    ) -> Result<()> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let function = match functions.get(kernel) {
+            Some(function) => function,
+            None => {
+                let found = self.module.load_function(kernel).map_err(failed)?;
+                functions.entry(kernel).or_insert(found)
+            }
+        };
+        self.context.bind_to_thread().map_err(failed)?;
+        let (function, stream) = (function.cu_function(), self.stream.cu_stream());
+        // SAFETY: the function and the stream are this context's, and the arguments the caller's promise.
+        unsafe { result::launch_kernel(function, (x, y, z), (threads, 1, 1), 0, stream, args) }.map_err(
+            |cause| Error::new(ErrorKind::Backend, format!("{kernel} could not be started: {cause}")),
+        )
+    }
+
+    pub(super) fn output(&self, dims: &[usize]) -> Result<Tensor> {
+        // SAFETY: the kernel that the tensor is made for writes all of it.
+        Ok(unsafe { Tensor::empty(dims, DType::F32, &self.device) }?)
+    }
+}
+
+impl Bytes {
+    pub(super) fn address(&self) -> u64 {
+        self.start
+    }
+}
+
+/// The address of number `from` of a tensor's storage.
+pub(super) fn start<T: CudaDType>(storage: &CudaStorage, from: usize) -> Result<u64> {
+    let slice = storage.as_cuda_slice::<T>()?;
+    let stream = storage.device().cuda_stream();
+    Ok(slice.device_ptr(&stream).0 + (from * size_of::<T>()) as u64)
+}
+
+/// [`start`] of a store, whatever it keeps.
+pub(super) fn start_of(storage: &CudaStorage, from: usize) -> Result<u64> {
+    match storage.dtype() {
+        DType::F16 => start::<f16>(storage, from),
+        _ => start::<f32>(storage, from),
+    }
+}
+
+fn failed(cause: DriverError) -> Error {
+    Error::new(ErrorKind::Backend, format!("the CUDA device failed: {cause}"))
+}
+
+fn no_room(len: usize, cause: DriverError) -> Error {
+    Error::new(ErrorKind::Memory, format!("no memory for {len} bytes on the card: {cause}"))
+}

@@ -1,0 +1,200 @@
+//! The card's kernels on this CPU: the same sources, compiled as C++ against `shim.h`.
+//!
+//! The shim runs a block's threads as fibres, so that barriers and warps behave as on a card. It is
+//! slow and there for tests: of kernels, of everything that starts them, and, through mutations, of
+//! the tests themselves.
+
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::c_void;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use libloading::Library;
+
+use crate::error::{Error, ErrorKind, Result};
+
+macro_rules! sources {
+    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../", $name)))),*] };
+}
+
+/// Every file that the kernels are compiled from, by its place in `src`.
+const SOURCES: &[(&str, &str)] = sources![
+    "card/card.cuh",
+    "card/shim.h",
+    "attend.cu",
+    "dense.cu",
+    "elementwise.cu",
+    "exp.cuh",
+    "integer.cu",
+    "kernels.cu",
+    "kv.cu",
+    "norm.cu",
+    "quantise.cu",
+    "rope.cu",
+    "shared.cu",
+    "softmax.cu",
+    "tile.cuh",
+    "weight.cu",
+];
+
+/// A change to a kernel's source, for a test that must notice it.
+#[derive(Debug, Clone, Copy)]
+pub struct Mutation {
+    /// The file in `src`: `norm.cu`.
+    pub file: &'static str,
+    /// What is replaced; it stands in the file once.
+    pub from: &'static str,
+    /// What takes its place.
+    pub to: &'static str,
+}
+
+/// Looks a kernel up by its name.
+type Find = unsafe extern "C" fn(name: *const u8, len: usize) -> Option<Start>;
+/// Runs a kernel: the grid, threads a block, pointers to the arguments.
+type Start = unsafe extern "C" fn(grid: *const u32, threads: u32, args: *mut *mut c_void);
+
+pub(super) struct Emulated {
+    library: Library,
+    /// Blocks share one memory, so one kernel runs at a time.
+    busy: Mutex<()>,
+}
+
+/// Bytes in this CPU's memory, of which kernels are told the address.
+pub(crate) struct Bytes {
+    start: *mut u8,
+    layout: std::alloc::Layout,
+}
+
+// SAFETY: a kernel that writes them runs to its end within a call, one at a time.
+unsafe impl Send for Bytes {}
+// SAFETY: as above.
+unsafe impl Sync for Bytes {}
+
+impl Emulated {
+    pub(super) fn new(mutation: Option<&Mutation>) -> Result<Self> {
+        let mut files: Vec<(&str, String)> =
+            SOURCES.iter().map(|&(name, text)| (name, text.to_owned())).collect();
+        if let Some(Mutation { file, from, to }) = mutation {
+            let found = files.iter_mut().find(|(name, _)| name == file).map(|(_, text)| text);
+            match found {
+                Some(text) if text.matches(from).count() == 1 => *text = text.replace(from, to),
+                _ => return Err(broken(format!("{file} does not hold {from:?} once"))),
+            }
+        }
+        let library = compile(&files)?;
+        // SAFETY: the library was compiled from this crate's sources, which run nothing when loaded.
+        let library = unsafe { Library::new(&library) }
+            .map_err(|cause| broken(format!("{} cannot be loaded: {cause}", library.display())))?;
+        Ok(Self { library, busy: Mutex::default() })
+    }
+
+    /// # Safety
+    /// As `Card::launch`.
+    pub(super) unsafe fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        threads: u32,
+        args: &mut [*mut c_void],
+    ) -> Result<()> {
+        // SAFETY: the shim defines `find_kernel` with this type.
+        let find = unsafe { self.library.get::<Find>(b"find_kernel") }
+            .map_err(|cause| broken(format!("the emulated kernels have no directory: {cause}")))?;
+        // SAFETY: the name is borrowed for the call.
+        let start = unsafe { find(kernel.as_ptr(), kernel.len()) };
+        let start = start.ok_or_else(|| broken(format!("there is no kernel {kernel}")))?;
+        let _busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the caller's promise.
+        unsafe { start(grid.as_ptr(), threads, args.as_mut_ptr()) };
+        Ok(())
+    }
+}
+
+impl Bytes {
+    pub(super) fn zeros(len: usize) -> Result<Self> {
+        let no_room = || Error::new(ErrorKind::Memory, format!("no memory for {len} bytes"));
+        let layout = std::alloc::Layout::from_size_align(len.max(1), 64).map_err(|_| no_room())?;
+        // SAFETY: the layout's size is not zero.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        if start.is_null() { Err(no_room()) } else { Ok(Self { start, layout }) }
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.start as u64
+    }
+
+    pub(super) fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+        self.check(at, bytes.len())?;
+        // SAFETY: the bytes fit, and `&mut` keeps others away.
+        unsafe { self.start.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    pub(super) fn read(&self, at: usize, len: usize) -> Result<Vec<u8>> {
+        self.check(at, len)?;
+        // SAFETY: the bytes are within, and no kernel runs.
+        Ok(unsafe { std::slice::from_raw_parts(self.start.add(at), len) }.to_vec())
+    }
+
+    fn check(&self, at: usize, len: usize) -> Result<()> {
+        let size = self.layout.size();
+        if at.checked_add(len).is_some_and(|end| end <= size) {
+            return Ok(());
+        }
+        Err(Error::range(format!("{len} bytes at {at} of a buffer of {size}")))
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout.
+        unsafe { std::alloc::dealloc(self.start, self.layout) };
+    }
+}
+
+/// Compiles the sources to a library in the folder of temporary files, once for the same sources.
+fn compile(files: &[(&str, String)]) -> Result<PathBuf> {
+    let mut hash = DefaultHasher::new();
+    files.hash(&mut hash);
+    let name = format!("trefoil-emulated-{:016x}", hash.finish());
+    let library = std::env::temp_dir().join(format!("{name}.so"));
+    if library.exists() {
+        return Ok(library);
+    }
+    let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+    let compiled = compile_in(&folder, files);
+    // Renamed, so that another test that compiles the same never loads half a library.
+    let placed = compiled.and_then(|built| {
+        std::fs::rename(built, &library).map_err(|cause| broken(format!("{}: {cause}", library.display())))
+    });
+    // What is left behind is in the folder of temporary files.
+    let _ = std::fs::remove_dir_all(&folder);
+    placed.map(|()| library)
+}
+
+fn compile_in(folder: &Path, files: &[(&str, String)]) -> Result<PathBuf> {
+    let unwritten = |cause: std::io::Error| broken(format!("{}: {cause}", folder.display()));
+    std::fs::create_dir_all(folder.join("card")).map_err(unwritten)?;
+    for (name, text) in files {
+        std::fs::write(folder.join(name), text).map_err(unwritten)?;
+    }
+    let built = folder.join("kernels.so");
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
+    let flags = ["-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-x", "c++"];
+    let output = Command::new(&compiler)
+        .args(flags)
+        .args(["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-I"])
+        .args([folder, &folder.join("kernels.cu"), Path::new("-o"), &built])
+        .output()
+        .map_err(|cause| broken(format!("{compiler} cannot be run: {cause}")))?;
+    if output.status.success() {
+        return Ok(built);
+    }
+    Err(broken(format!("{compiler} failed: {}", String::from_utf8_lossy(&output.stderr))))
+}
+
+fn broken(message: String) -> Error {
+    Error::new(ErrorKind::Unsupported, message)
+}

@@ -1,0 +1,297 @@
+// A card on a CPU: the words of CUDA that the kernels use, in C++.
+//
+// A block's threads are fibres of one thread, so __shared__ is plain static memory. A fibre runs
+// until it waits: at a barrier for the block, at a warp's exchange for the lanes that the mask
+// names. Where none can go on, a kernel has a barrier that not all reach, and the program ends.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <csetjmp>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <tuple>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+#define __restrict__ __restrict
+#define DEVICE static inline
+#define KERNEL(threads) static void
+
+struct dim3 {
+  unsigned x, y, z;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+namespace shim {
+
+constexpr int WARP = 32;
+constexpr size_t STACK = 64 << 10;
+
+// What a lane hands to the others of its warp.
+union Word {
+  float f;
+  int i;
+  unsigned u;
+};
+struct Gift {
+  Word words[8];
+};
+
+struct Warp {
+  int arrived = 0;
+  unsigned long turn = 0;
+  Gift gifts[WARP];
+};
+
+struct Fibre {
+  ucontext_t context;
+  jmp_buf state;
+  std::vector<char> stack;
+  dim3 index{};
+  bool started = false, done = false;
+};
+
+struct Block {
+  std::vector<Fibre> fibres;
+  std::vector<Warp> warps;
+  size_t current = 0;
+  int waiting = 0;
+  unsigned long barriers = 0;
+  // Whether anything happened since the last look at all fibres.
+  bool progress = false;
+  jmp_buf scheduler;
+  ucontext_t home;
+  void (*body)(void *) = nullptr;
+  void *what = nullptr;
+};
+
+inline Block *block = nullptr;
+inline dim3 block_index{}, block_size{}, grid_size{};
+
+// Lets the other fibres run.
+inline void yield() {
+  Fibre &fibre = block->fibres[block->current];
+  if (_setjmp(fibre.state) == 0) _longjmp(block->scheduler, 1);
+}
+
+inline void enter() {
+  block->body(block->what);
+  block->fibres[block->current].done = true;
+  block->progress = true;
+  _longjmp(block->scheduler, 1);
+}
+
+// Runs one block, every thread to its end.
+inline void run_block(unsigned threads, void (*body)(void *), void *what) {
+  static Block kept;
+  block = &kept;
+  kept.fibres.resize(threads);
+  kept.warps.assign((threads + WARP - 1) / WARP, Warp());
+  kept.waiting = 0;
+  kept.body = body;
+  kept.what = what;
+  for (unsigned i = 0; i < threads; i++) {
+    Fibre &fibre = kept.fibres[i];
+    fibre.stack.resize(STACK);
+    fibre.index = {i, 0, 0};
+    fibre.started = fibre.done = false;
+  }
+  volatile size_t left = threads;
+  while (left > 0) {
+    kept.progress = false;
+    for (volatile size_t i = 0; i < threads; i = i + 1) {
+      Fibre &fibre = kept.fibres[i];
+      if (fibre.done) continue;
+      kept.current = i;
+      if (_setjmp(kept.scheduler) == 0) {
+        if (fibre.started) _longjmp(fibre.state, 1);
+        fibre.started = true;
+        kept.progress = true;
+        getcontext(&fibre.context);
+        fibre.context.uc_stack.ss_sp = fibre.stack.data();
+        fibre.context.uc_stack.ss_size = fibre.stack.size();
+        fibre.context.uc_link = nullptr;
+        makecontext(&fibre.context, enter, 0);
+        setcontext(&fibre.context);
+      }
+      if (kept.fibres[i].done) left = left - 1;
+    }
+    if (left > 0 && !kept.progress) {
+      std::fprintf(stderr, "a kernel waits for threads that do not come\n");
+      std::abort();
+    }
+  }
+}
+
+inline unsigned lane() { return block->fibres[block->current].index.x % WARP; }
+inline Warp &warp() { return block->warps[block->current / WARP]; }
+
+// Waits until all lanes of the mask are here.
+inline void meet(unsigned mask) {
+  Warp &here = warp();
+  const unsigned long turn = here.turn;
+  block->progress = true;
+  if (++here.arrived == __builtin_popcount(mask)) {
+    here.arrived = 0;
+    here.turn++;
+    return;
+  }
+  while (here.turn == turn) yield();
+}
+
+// Hands a gift to the warp, and gives what `read` makes of all lanes'.
+template <class Read> auto exchange(unsigned mask, const Gift &gift, Read read) {
+  warp().gifts[lane()] = gift;
+  meet(mask);
+  auto result = read(warp().gifts);
+  meet(mask);
+  return result;
+}
+
+template <class T> T shuffle(unsigned mask, T x, unsigned from) {
+  static_assert(sizeof(T) == 4, "a word");
+  Gift gift{};
+  std::memcpy(&gift.words[0], &x, 4);
+  return exchange(mask, gift, [&](const Gift *gifts) {
+    T result;
+    std::memcpy(&result, &gifts[from % WARP].words[0], 4);
+    return result;
+  });
+}
+
+// Starts kernels by name.
+using Start = void (*)(const unsigned *grid, unsigned threads, void **args);
+
+template <class... A, size_t... I>
+void call(void (*kernel)(A...), void **args, std::index_sequence<I...>) {
+  kernel(*static_cast<std::remove_reference_t<A> *>(args[I])...);
+}
+
+template <class... A> void start(void (*kernel)(A...), const unsigned *grid, unsigned threads, void **args) {
+  struct What {
+    void (*kernel)(A...);
+    void **args;
+  } what{kernel, args};
+  grid_size = {grid[0], grid[1], grid[2]};
+  block_size = {threads, 1, 1};
+  for (unsigned z = 0; z < grid[2]; z++)
+    for (unsigned y = 0; y < grid[1]; y++)
+      for (unsigned x = 0; x < grid[0]; x++) {
+        block_index = {x, y, z};
+        run_block(
+            threads,
+            [](void *it) {
+              auto *what = static_cast<What *>(it);
+              call(what->kernel, what->args, std::index_sequence_for<A...>{});
+            },
+            &what);
+      }
+}
+
+} // namespace shim
+
+#define threadIdx (shim::block->fibres[shim::block->current].index)
+#define blockIdx shim::block_index
+#define blockDim shim::block_size
+#define gridDim shim::grid_size
+
+// Defines how the emulator starts a kernel.
+#define EXPORT(kernel)                                                                                 \
+  static void start_##kernel(const unsigned *grid, unsigned threads, void **args) {                    \
+    shim::start(kernel, grid, threads, args);                                                          \
+  }
+
+inline void __syncthreads() {
+  shim::Block &here = *shim::block;
+  const unsigned long barriers = here.barriers;
+  here.progress = true;
+  if (++here.waiting == (int)here.fibres.size()) {
+    here.waiting = 0;
+    here.barriers++;
+    return;
+  }
+  while (here.barriers == barriers) shim::yield();
+}
+
+inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::meet(mask); }
+template <class T> T __shfl_sync(unsigned mask, T x, int lane) { return shim::shuffle(mask, x, lane); }
+template <class T> T __shfl_xor_sync(unsigned mask, T x, int lanes) {
+  return shim::shuffle(mask, x, shim::lane() ^ lanes);
+}
+
+inline float __int_as_float(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+inline int __float_as_int(float x) {
+  int bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+
+// Adds four products of signed bytes.
+inline int __dp4a(int a, int b, int sum) {
+  for (int i = 0; i < 32; i += 8) sum += (int)(int8_t)(a >> i) * (int)(int8_t)(b >> i);
+  return sum;
+}
+
+// Half precision.
+struct __half {
+  uint16_t bits;
+};
+inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
+inline float __half2float(__half x) {
+  const unsigned sign = (unsigned)(x.bits >> 15) << 31, exponent = x.bits >> 10 & 31, part = x.bits & 1023;
+  if (exponent == 31) return __int_as_float(sign | 0x7f800000u | part << 13);
+  if (exponent > 0) return __int_as_float(sign | (exponent + 112) << 23 | part << 13);
+  const float tiny = (float)part * 5.9604644775390625e-8f;
+  return sign ? -tiny : tiny;
+}
+inline __half __float2half_rn(float x) {
+  const unsigned bits = __float_as_int(x), sign = bits >> 16 & 0x8000u;
+  const unsigned magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {(uint16_t)(sign | 0x7e00u)};
+  if (magnitude >= 0x477ff000u) return {(uint16_t)(sign | 0x7c00u)};
+  if (magnitude < 0x38800000u) {
+    // Below the normal numbers: a whole number of the smallest one, rounded by the addition.
+    const float shifted = __int_as_float(magnitude) + 0.5f;
+    return {(uint16_t)(sign | ((unsigned)__float_as_int(shifted) - 0x3f000000u))};
+  }
+  const unsigned rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
+  return {(uint16_t)(sign | (rounded - 0x38000000u) >> 13)};
+}
+
+// The upper half of single precision.
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+inline float __bfloat162float(__nv_bfloat16 x) { return __int_as_float((unsigned)x.bits << 16); }
+inline __nv_bfloat16 __float2bfloat16_rn(float x) {
+  const unsigned bits = __float_as_int(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {(uint16_t)0x7fffu};
+  return {(uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}

@@ -1,0 +1,3 @@
+// All kernels, compiled as one module.
+
+#include "norm.cu"
