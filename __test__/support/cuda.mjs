@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ROOT } from './models.mjs'
 
-const { version: VERSION } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'))
+export const { version: VERSION } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'))
 
 export const CARD = { name: 'Abacus 9000', capability: '9.0', memory: 80e9 }
 
