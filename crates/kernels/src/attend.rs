@@ -12,6 +12,8 @@ use candle_core::{DType, Tensor};
 use half::f16;
 
 use crate::Kernels;
+#[cfg(feature = "card")]
+use crate::card::{Arg, Card, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
 use crate::isa::Work;
@@ -243,23 +245,6 @@ impl Kernels {
         window: Option<usize>,
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
-        match store.k.dtype() {
-            DType::F16 => self.attend_to::<f16>(q, staged_k, staged_v, store, sight, scale, window, bias),
-            _ => self.attend_to::<f32>(q, staged_k, staged_v, store, sight, scale, window, bias),
-        }
-    }
-
-    fn attend_to<T: Stored>(
-        &self,
-        q: &Tensor,
-        staged_k: &Tensor,
-        staged_v: &Tensor,
-        store: &KvStore,
-        sight: &Sight,
-        scale: f32,
-        window: Option<usize>,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
         let [m, heads, d] = dims("q", q)?;
         let [pages, kv_heads, _] = store.sizes()?;
         let [rows, ..] = staged(staged_k, staged_v, kv_heads, d)?;
@@ -270,6 +255,32 @@ impl Kernels {
             return Err(Error::shape("a window of 0; at least 1 is needed, the row itself"));
         }
         sight.check(m, pages)?;
+        if let Some(bias) = bias {
+            bias_width(bias, heads)?;
+        }
+        let staged = [staged_k, staged_v];
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return on_card(card, q, staged, store, sight, scale, window, bias);
+        }
+        match store.k.dtype() {
+            DType::F16 => self.attend_to::<f16>(q, staged, store, sight, scale, window, bias),
+            _ => self.attend_to::<f32>(q, staged, store, sight, scale, window, bias),
+        }
+    }
+
+    fn attend_to<T: Stored>(
+        &self,
+        q: &Tensor,
+        [staged_k, staged_v]: [&Tensor; 2],
+        store: &KvStore,
+        sight: &Sight,
+        scale: f32,
+        window: Option<usize>,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let [m, heads, d] = dims("q", q)?;
+        let [_, kv_heads, _] = store.sizes()?;
         let distances = bias.map(|bias| bias_width(bias, heads)).transpose()?;
         let bias = bias.map(|bias| Flat::new("the bias", bias)).transpose()?;
         let (q, k, v) =
@@ -315,4 +326,114 @@ pub(crate) fn bias_width(bias: &Tensor, heads: usize) -> Result<usize> {
         return Err(Error::shape("the bias has no entries; at least 1 a head is needed"));
     }
     Ok(width)
+}
+
+/// Tiles that one walk on a card takes; parts of a longer text are walked apart and merged in their order.
+#[cfg(feature = "card")]
+pub(crate) const PART: usize = 8;
+
+/// Queries of one warp.
+#[cfg(feature = "card")]
+const QUERIES: usize = 4;
+
+/// Warps of a block, at most.
+#[cfg(feature = "card")]
+const WARPS: usize = 8;
+
+#[cfg(feature = "card")]
+fn on_card(
+    card: &Card,
+    q: &Tensor,
+    [k, v]: [&Tensor; 2],
+    store: &KvStore,
+    sight: &Sight,
+    scale: f32,
+    window: Option<usize>,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let [m, heads, d] = dims("q", q)?;
+    let [_, kv_heads, _] = store.sizes()?;
+    let tiles = (0..m).map(|row| sight.position(row) / PAGE + 1).max().unwrap_or(0);
+    let parts = tiles.div_ceil(PART);
+    let kernel = match (store.k.dtype(), lanes(d)?) {
+        (DType::F16, 2) => "attend_f16_2",
+        (DType::F16, 4) => "attend_f16_4",
+        (DType::F16, _) => "attend_f16_8",
+        (_, 2) => "attend_f32_2",
+        (_, 4) => "attend_f32_4",
+        _ => "attend_f32_8",
+    };
+    let joint = Joint::new(card, &[m, heads * d], m * heads, d, parts)?;
+    let args = [
+        address("q", q)?,
+        address("staged keys", k)?,
+        address("staged values", v)?,
+        address_mut(&store.k)?,
+        address_mut(&store.v)?,
+        card.words(&sight.words())?.address(),
+        bias.map_or(Ok(Arg::Address(0)), |bias| address("the bias", bias))?,
+        address_mut(&joint.out)?,
+        joint.partial(),
+        count(m),
+        count(heads),
+        count(kv_heads),
+        count(d),
+        Arg::Number(scale),
+        count(window.unwrap_or(0)),
+        count(bias.map_or(0, |bias| bias.dims()[1])),
+        count(parts),
+    ];
+    // A warp takes a row and some heads of a group.
+    let items = m * (heads / kv_heads).div_ceil(QUERIES);
+    let warps = items.clamp(1, WARPS);
+    // SAFETY: the sight was checked against staged rows and pages, and all shapes agree.
+    unsafe { card.launch(kernel, [items.div_ceil(warps), kv_heads, parts], 32 * warps, &args) }?;
+    joint.merge(card)
+}
+
+/// The output of an attention whose parts may be walked apart.
+#[cfg(feature = "card")]
+pub(crate) struct Joint {
+    pub(crate) out: Tensor,
+    partial: Option<crate::card::Buffer>,
+    queries: usize,
+    d: usize,
+    parts: usize,
+}
+
+#[cfg(feature = "card")]
+impl Joint {
+    pub(crate) fn new(card: &Card, dims: &[usize], queries: usize, d: usize, parts: usize) -> Result<Self> {
+        let partial = (parts > 1).then(|| card.scratch(queries * parts * (2 + d) * size_of::<f32>()));
+        Ok(Self { out: card.output(dims)?, partial: partial.transpose()?, queries, d, parts })
+    }
+
+    pub(crate) fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// Where parts are written: `[queries, parts, 2 + d]`.
+    pub(crate) fn partial(&self) -> Arg<'static> {
+        self.partial.as_ref().map_or(Arg::Address(0), crate::card::Buffer::address)
+    }
+
+    /// The output, when every part is written.
+    pub(crate) fn merge(self, card: &Card) -> Result<Tensor> {
+        if self.partial.is_some() {
+            let args = [self.partial(), address_mut(&self.out)?, count(self.d), count(self.parts)];
+            // SAFETY: every query has its parts.
+            unsafe {
+                card.launch("merge", [self.queries, 1, 1], self.d.next_multiple_of(32).min(256), &args)
+            }?;
+        }
+        Ok(self.out)
+    }
+}
+
+/// Channels of a lane that a kernel is compiled for: the fewest that hold a head of `d`.
+#[cfg(feature = "card")]
+pub(crate) fn lanes(d: usize) -> Result<usize> {
+    [2, 4, 8].into_iter().find(|lanes| d <= 32 * lanes).ok_or_else(|| {
+        Error::new(crate::ErrorKind::Unsupported, format!("heads of {d} channels; a card takes at most 256"))
+    })
 }

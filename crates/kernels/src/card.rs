@@ -22,10 +22,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, WithDType};
+#[cfg(feature = "emulate")]
+use candle_core::DType;
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, WithDType};
 use half::f16;
 
 use crate::error::{Error, Result};
+use crate::flat::check;
 
 /// Arrays that stay on the card after an operation, in case the next layer's asks for them again.
 const KEPT: usize = 16;
@@ -59,11 +62,13 @@ struct Kept {
 
 /// What a kernel is given.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Arg {
+pub(crate) enum Arg<'a> {
     /// An address on the card; 0 is none.
     Address(u64),
     Count(i32),
     Number(f32),
+    /// A structure of words, by value.
+    Words(&'a [u64]),
 }
 
 impl Card {
@@ -73,8 +78,8 @@ impl Card {
     }
 
     #[cfg(feature = "emulate")]
-    pub(crate) fn emulated(mutation: Option<&Mutation>) -> Result<Self> {
-        Ok(Self::new(Machine::Emulated(emulated::Emulated::new(mutation)?)))
+    pub(crate) fn emulated(mutations: &[Mutation]) -> Result<Self> {
+        Ok(Self::new(Machine::Emulated(emulated::Emulated::new(mutations)?)))
     }
 
     fn new(machine: Machine) -> Self {
@@ -115,7 +120,17 @@ impl Card {
     pub(crate) fn zeros(&self, len: usize) -> Result<Buffer> {
         match &self.machine {
             #[cfg(feature = "cuda")]
-            Machine::Cuda(cuda) => cuda.zeros(len).map(Buffer::Cuda),
+            Machine::Cuda(cuda) => cuda.zeros(len.max(1)).map(Buffer::Cuda),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => emulated::Bytes::zeros(len).map(Buffer::Emulated),
+        }
+    }
+
+    /// `len` bytes that a kernel will write before any are read.
+    pub(crate) fn scratch(&self, len: usize) -> Result<Buffer> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.scratch(len.max(1)).map(Buffer::Cuda),
             #[cfg(feature = "emulate")]
             Machine::Emulated(_) => emulated::Bytes::zeros(len).map(Buffer::Emulated),
         }
@@ -176,22 +191,30 @@ impl Card {
         kernel: &'static str,
         grid: [usize; 3],
         threads: usize,
-        args: &[Arg],
+        args: &[Arg<'_>],
     ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
-        // Each argument in eight bytes of its own; machines are little-endian, so a shorter one comes first in them.
-        let mut slots: Vec<u64> = args
+        // A short argument in eight bytes of its own; machines are little-endian, so it comes first in them.
+        let slots: Vec<u64> = args
             .iter()
             .map(|arg| match *arg {
                 Arg::Address(address) => address,
                 Arg::Count(count) => u64::from(count.cast_unsigned()),
                 Arg::Number(number) => u64::from(number.to_bits()),
+                Arg::Words(_) => 0,
             })
             .collect();
-        let mut pointers: Vec<*mut c_void> =
-            slots.iter_mut().map(|slot| std::ptr::from_mut(slot).cast()).collect();
+        // Kernels are given copies: nobody writes through these pointers.
+        let mut pointers: Vec<*mut c_void> = args
+            .iter()
+            .zip(&slots)
+            .map(|(arg, slot)| match arg {
+                Arg::Words(words) => words.as_ptr().cast_mut().cast(),
+                _ => std::ptr::from_ref(slot).cast_mut().cast(),
+            })
+            .collect();
         let grid = grid.map(|blocks| blocks as u32);
         match &self.machine {
             #[cfg(feature = "cuda")]
@@ -215,31 +238,41 @@ impl Card {
 }
 
 impl Buffer {
+    /// Its bytes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(bytes) => bytes.len(),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(bytes) => bytes.len(),
+        }
+    }
+
+    /// Where it begins, as an argument.
+    pub(crate) fn address(&self) -> Arg<'static> {
+        Arg::Address(self.start())
+    }
+
     /// Where it begins.
-    pub(crate) fn address(&self) -> Arg {
-        Arg::Address(match self {
+    pub(crate) fn start(&self) -> u64 {
+        match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(bytes) => bytes.address(),
             #[cfg(feature = "emulate")]
             Self::Emulated(bytes) => bytes.address(),
-        })
+        }
     }
 }
 
 /// A count as kernels take it; shapes are checked long before one could be larger.
-pub(crate) fn count(n: usize) -> Arg {
+pub(crate) fn count(n: usize) -> Arg<'static> {
     Arg::Count(n as i32)
 }
 
 /// Where the numbers of a contiguous `f32` tensor begin, which messages call `name`.
-pub(crate) fn address(name: &str, tensor: &Tensor) -> Result<Arg> {
-    if tensor.dtype() != DType::F32 {
-        return Err(Error::shape(format!("{name} holds {:?}; F32 is needed", tensor.dtype())));
-    }
-    let (storage, layout) = tensor.storage_and_layout();
-    let Some((from, _)) = layout.contiguous_offsets() else {
-        return Err(Error::shape(format!("{name} {:?} is not contiguous", tensor.dims())));
-    };
+pub(crate) fn address(name: &str, tensor: &Tensor) -> Result<Arg<'static>> {
+    let (from, _) = check::<f32>(name, tensor)?;
+    let (storage, _) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(cpu) => Ok(Arg::Address(cpu.as_slice::<f32>()?[from..].as_ptr() as u64)),
         #[cfg(feature = "cuda")]
@@ -249,7 +282,7 @@ pub(crate) fn address(name: &str, tensor: &Tensor) -> Result<Arg> {
 }
 
 /// The address of a tensor that a kernel will write: of an output, or of a store.
-pub(crate) fn address_mut(tensor: &Tensor) -> Result<Arg> {
+pub(crate) fn address_mut(tensor: &Tensor) -> Result<Arg<'static>> {
     let found = Start(AtomicU64::new(0));
     tensor.inplace_op1(&found)?;
     Ok(Arg::Address(found.0.into_inner()))

@@ -4,6 +4,8 @@ use candle_core::Tensor;
 use candle_core::cpu::erf::erf_f64;
 
 use crate::Kernels;
+#[cfg(feature = "card")]
+use crate::card::{Arg, Card, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::exp::{gelu_tanh, silu};
 use crate::flat::{Flat, dims, equal, tensor};
@@ -81,12 +83,32 @@ impl Work for Gate<'_> {
 }
 
 impl Kernels {
+    /// The rows of `x`, `[m, w]`, that `rows` names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Range`](crate::ErrorKind::Range) if one is not below m.
+    pub fn select(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        let [m, _] = dims("x", x)?;
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= m) {
+            return Err(Error::range(format!("row {row} of {m}")));
+        }
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return select(card, x, rows);
+        }
+        Ok(x.index_select(&Tensor::new(rows, x.device())?, 0)?)
+    }
+
     /// a + b: the residual.
     ///
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes differ.
     pub fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         same("the residual", a, b)?;
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return each(card, "add", a, &[address("a", a)?, address("b", b)?], &[]);
+        }
         let (left, right) = (Flat::new("a", a)?, Flat::new("b", b)?);
         let sum = left.values().iter().zip(right.values()).map(|(a, b)| a + b).collect();
         tensor(sum, a.dims())
@@ -99,6 +121,11 @@ impl Kernels {
     pub fn add_bias(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
         let ([_, width], [n]) = (dims("x", x)?, dims("the bias", bias)?);
         equal("the bias's width", n, width)?;
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            let from = [address("x", x)?, address("the bias", bias)?];
+            return each(card, "add_bias", x, &from, &[count(width)]);
+        }
         let (values, bias) = (Flat::new("x", x)?, Flat::new("the bias", bias)?);
         let rows = values.values().chunks_exact(width.max(1));
         let sum = rows.flat_map(|row| row.iter().zip(bias.values()).map(|(x, b)| x + b)).collect();
@@ -112,6 +139,17 @@ impl Kernels {
     pub fn gate(&self, gate: &Tensor, up: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
         if let Some(up) = up {
             same("the gate", gate, up)?;
+        }
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            let up = up.map_or(Ok(Arg::Address(0)), |up| address("up", up))?;
+            return each(
+                card,
+                "gate",
+                gate,
+                &[address("the gate", gate)?, up],
+                &[count(activation as usize)],
+            );
         }
         let values = Flat::new("the gate", gate)?;
         let up = up.map(|up| Flat::new("up", up)).transpose()?;
@@ -131,6 +169,36 @@ impl Kernels {
         })?;
         tensor(out, gate.dims())
     }
+}
+
+#[cfg(feature = "card")]
+fn select(card: &Card, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    let [_, width] = dims("x", x)?;
+    let (out, words, all) = (card.output(&[rows.len(), width])?, card.words(rows)?, rows.len() * width);
+    let args = [address("x", x)?, words.address(), address_mut(&out)?, count(all), count(width)];
+    // SAFETY: the caller has checked the rows, and the output has room for them.
+    unsafe { card.launch("select_rows", blocks(all), THREADS, &args) }?;
+    Ok(out)
+}
+
+/// Threads a block, where a thread has no neighbours to wait for.
+#[cfg(feature = "card")]
+const THREADS: usize = 256;
+
+/// Blocks for so many numbers; threads that have done theirs take more.
+#[cfg(feature = "card")]
+fn blocks(numbers: usize) -> [usize; 3] {
+    [numbers.div_ceil(THREADS).min(4096), 1, 1]
+}
+
+/// Starts a kernel that makes each number of an output like `x` of those in its place.
+#[cfg(feature = "card")]
+fn each(card: &Card, kernel: &'static str, x: &Tensor, from: &[Arg<'_>], more: &[Arg<'_>]) -> Result<Tensor> {
+    let (out, all) = (card.output(x.dims())?, x.elem_count());
+    let args = [from, &[address_mut(&out)?, count(all)], more].concat();
+    // SAFETY: the operands were checked to be as long as the output.
+    unsafe { card.launch(kernel, blocks(all), THREADS, &args) }?;
+    Ok(out)
 }
 
 fn same(name: &str, a: &Tensor, b: &Tensor) -> Result<()> {

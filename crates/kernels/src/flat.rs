@@ -25,14 +25,8 @@ impl<'a> Flat<'a> {
 impl<'a, T: Stored> Flat<'a, T> {
     /// Borrows `tensor`, which messages call `name`.
     pub(crate) fn of(name: &str, tensor: &'a Tensor) -> Result<Self> {
-        if tensor.dtype() != T::DTYPE {
-            let (held, taken) = (tensor.dtype(), T::DTYPE);
-            return Err(Error::shape(format!("{name} holds {held:?}; {taken:?} is needed")));
-        }
-        let (storage, layout) = tensor.storage_and_layout();
-        let Some((from, to)) = layout.contiguous_offsets() else {
-            return Err(Error::shape(format!("{name} {:?} is not contiguous", tensor.dims())));
-        };
+        let (from, to) = check::<T>(name, tensor)?;
+        let (storage, _) = tensor.storage_and_layout();
         match &*storage {
             Storage::Cpu(cpu) if cpu.as_slice::<T>()?.len() >= to => {}
             _ => return Err(Error::shape(format!("{name} is not on the CPU"))),
@@ -47,6 +41,18 @@ impl<'a, T: Stored> Flat<'a, T> {
             _ => &[],
         }
     }
+}
+
+/// Checks that a tensor holds `T`, one number behind the other, and says where in its storage.
+pub(crate) fn check<T: Stored>(name: &str, tensor: &Tensor) -> Result<(usize, usize)> {
+    if tensor.dtype() != T::DTYPE {
+        let (held, taken) = (tensor.dtype(), T::DTYPE);
+        return Err(Error::shape(format!("{name} holds {held:?}; {taken:?} is needed")));
+    }
+    tensor
+        .layout()
+        .contiguous_offsets()
+        .ok_or_else(|| Error::shape(format!("{name} {:?} is not contiguous", tensor.dims())))
 }
 
 /// The dimensions of `tensor`, which must have `N` of them.

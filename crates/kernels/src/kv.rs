@@ -10,8 +10,10 @@ use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Tensor};
 use half::f16;
 
 use crate::Kernels;
-use crate::error::{Error, Result};
-use crate::flat::{Flat, dims, equal, tensor, zeros};
+#[cfg(feature = "card")]
+use crate::card::{Card, address, address_mut, count};
+use crate::error::{Error, ErrorKind, Result};
+use crate::flat::{check, dims, equal, tensor, zeros};
 use crate::stored::{CacheType, Stored};
 
 /// Positions a page.
@@ -42,12 +44,24 @@ impl KvStore {
     ///
     /// # Errors
     /// [`ErrorKind::Memory`](crate::ErrorKind::Memory) if there is no room.
-    pub fn new(_kernels: &Kernels, pages: usize, kv_heads: usize, d: usize, ty: CacheType) -> Result<Self> {
+    pub fn new(kernels: &Kernels, pages: usize, kv_heads: usize, d: usize, ty: CacheType) -> Result<Self> {
         let count = [pages, kv_heads, d, PAGE].iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim));
         let count = count.ok_or_else(|| {
             Error::shape(format!("a store of {pages} pages × {kv_heads} heads × {d} does not fit in memory"))
         })?;
         let (k, v) = (&[pages, kv_heads, d, PAGE], &[pages, kv_heads, PAGE, d]);
+        if !kernels.device().is_cpu() {
+            let dtype = match ty {
+                CacheType::F32 => DType::F32,
+                CacheType::F16 => DType::F16,
+            };
+            let zeros = |dims| {
+                Tensor::zeros(dims, dtype, kernels.device()).map_err(|cause| {
+                    Error::new(ErrorKind::Memory, format!("no memory for a store of {pages} pages: {cause}"))
+                })
+            };
+            return Ok(Self { k: zeros(k)?, v: zeros(v)? });
+        }
         Ok(match ty {
             CacheType::F32 => {
                 Self { k: tensor(zeros::<f32>(count)?, k)?, v: tensor(zeros::<f32>(count)?, v)? }
@@ -186,6 +200,10 @@ impl Kernels {
                 )));
             }
         }
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return write(card, store, [staged_k, staged_v], moves);
+        }
         let sizes = [heads, d];
         store.k.inplace_op2(staged_k, &Write { moves, sizes, side: Side::Keys })?;
         store.v.inplace_op2(staged_v, &Write { moves, sizes, side: Side::Values })?;
@@ -203,6 +221,10 @@ impl Kernels {
         if from >= pages || to >= pages {
             return Err(Error::range(format!("page {from} to page {to} of a store with {pages} pages")));
         }
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return copy_page(card, store, from, to);
+        }
         let copy = CopyPage { from, to, len: heads * d * PAGE };
         store.k.inplace_op1(&copy)?;
         store.v.inplace_op1(&copy)?;
@@ -216,10 +238,43 @@ pub(crate) fn staged(k: &Tensor, v: &Tensor, heads: usize, d: usize) -> Result<[
     if sizes != dims("staged values", v)? {
         return Err(Error::shape(format!("staged keys {:?} and values {:?} differ", k.dims(), v.dims())));
     }
-    // Borrowed and let go: a wrong type or layout is found before anything is written.
-    Flat::new("staged keys", k)?;
-    Flat::new("staged values", v)?;
+    // A wrong type or layout is found before anything is written.
+    check::<f32>("staged keys", k)?;
+    check::<f32>("staged values", v)?;
     equal("heads of the staged keys", sizes[1], heads)?;
     equal("channels of the staged keys", sizes[2], d)?;
     Ok(sizes)
+}
+
+#[cfg(feature = "card")]
+fn write(card: &Card, store: &KvStore, [k, v]: [&Tensor; 2], moves: &[Move]) -> Result<()> {
+    let [_, heads, d] = store.sizes()?;
+    let words: Vec<u32> = moves.iter().flat_map(|at| [at.row, at.page, at.offset]).collect();
+    let words = card.words(&words)?;
+    let args = [
+        address("staged keys", k)?,
+        address("staged values", v)?,
+        address_mut(&store.k)?,
+        address_mut(&store.v)?,
+        words.address(),
+        count(heads),
+        count(d),
+    ];
+    let kernel = if store.k.dtype() == DType::F16 { "write_f16" } else { "write_f32" };
+    // SAFETY: rows, pages and slots were checked against the tensors.
+    unsafe {
+        card.launch(kernel, [moves.len(), 1, 1], (heads * d).next_multiple_of(32).clamp(32, 256), &args)
+    }
+}
+
+#[cfg(feature = "card")]
+fn copy_page(card: &Card, store: &KvStore, from: usize, to: usize) -> Result<()> {
+    let [_, heads, d] = store.sizes()?;
+    let words = heads * d * PAGE * store.k.dtype().size_in_bytes() / size_of::<u32>();
+    for side in [&store.k, &store.v] {
+        let args = [address_mut(side)?, count(from), count(to), count(words)];
+        // SAFETY: both pages were checked, and a page has so many words.
+        unsafe { card.launch("copy_page", [words.div_ceil(256), 1, 1], 256, &args) }?;
+    }
+    Ok(())
 }

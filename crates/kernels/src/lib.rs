@@ -62,7 +62,7 @@ pub use kv::{KvStore, Move, PAGE};
 pub use rope::Rope;
 pub use shared::SharedKv;
 pub use sight::Sight;
-pub use softmax::mass;
+pub use softmax::{Judged, best, mass};
 pub use stored::CacheType;
 pub use weight::Weight;
 
@@ -141,13 +141,13 @@ impl Kernels {
 
     /// The kernels of cards, compiled for this CPU: slow, and there for tests.
     ///
-    /// * `mutation`: a change to their source, which a test must notice
+    /// * `mutations`: changes to their source, which a test must notice
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] if there is no C++ compiler, or it refuses the source.
     #[cfg(feature = "emulate")]
-    pub fn emulated(mutation: Option<&Mutation>) -> Result<Self> {
-        Self::on_card(card::Card::emulated(mutation)?)
+    pub fn emulated(mutations: &[Mutation]) -> Result<Self> {
+        Self::on_card(card::Card::emulated(mutations)?)
     }
 
     #[cfg(feature = "card")]
@@ -207,8 +207,8 @@ impl Kernels {
 
     /// The card that operations run on, if they do not run on this CPU.
     #[cfg(feature = "card")]
-    fn card(&self) -> Option<&card::Card> {
-        self.card.as_deref()
+    fn card(&self) -> Option<&Arc<card::Card>> {
+        self.card.as_ref()
     }
 }
 

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::Tensor;
 
 use crate::Kernels;
+#[cfg(feature = "card")]
+use crate::card::{Card, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor};
 
@@ -81,6 +83,10 @@ impl Kernels {
             return Err(Error::shape(format!("{} channels turn; a head has {d}", 2 * pairs)));
         }
         let turns = table.turns(positions);
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return on_card(card, x, &turns, pairs);
+        }
         let mut out = Flat::new("x", x)?.values().to_vec();
         for (row, values) in out.chunks_exact_mut((heads * d).max(1)).enumerate() {
             let cos = &turns.cos[row * pairs..(row + 1) * pairs];
@@ -96,4 +102,24 @@ impl Kernels {
         }
         tensor(out, x.dims())
     }
+}
+
+#[cfg(feature = "card")]
+fn on_card(card: &Card, x: &Tensor, turns: &Turns, pairs: usize) -> Result<Tensor> {
+    let [m, heads, d] = dims("x", x)?;
+    let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let (cos, sin) = (card.words(&bits(&turns.cos))?, card.words(&bits(&turns.sin))?);
+    let out = card.output(x.dims())?;
+    let args = [
+        address("x", x)?,
+        cos.address(),
+        sin.address(),
+        address_mut(&out)?,
+        count(heads),
+        count(d),
+        count(pairs),
+    ];
+    // SAFETY: there are turns for every row of x, and no more than d channels turn.
+    unsafe { card.launch("rope", [m, 1, 1], (heads * d).next_multiple_of(32).clamp(32, 256), &args) }?;
+    Ok(out)
 }

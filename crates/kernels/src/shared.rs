@@ -4,10 +4,17 @@
 //! Rows of every branch fold into the query axis, so keys and values are read once a head and
 //! block of rows, whatever the number of branches. The rows of several documents share one job.
 
+#[cfg(feature = "card")]
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use crate::Kernels;
+#[cfg(feature = "card")]
+use crate::attend::{Joint, PART, lanes};
 use crate::attend::{bias_width, grouped};
+#[cfg(feature = "card")]
+use crate::card::{Arg, Buffer, Card, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
 use crate::isa::Work;
@@ -20,15 +27,26 @@ use crate::tile::{Bias, Query, Tile, see};
 const ROWS: usize = 16;
 
 /// Keys and values of one layer, packed in tiles once for all steps.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SharedKv {
-    /// `[heads, tiles, d, PAGE]`.
-    k: Vec<f32>,
-    /// `[heads, tiles, PAGE, d]`.
-    v: Vec<f32>,
+    place: Place,
     n: usize,
     heads: usize,
     d: usize,
+}
+
+/// Keys, `[heads, tiles, d, PAGE]`, and values, `[heads, tiles, PAGE, d]`.
+#[derive(Clone)]
+enum Place {
+    Here([Vec<f32>; 2]),
+    #[cfg(feature = "card")]
+    Card(Arc<[Buffer; 2]>),
+}
+
+impl std::fmt::Debug for SharedKv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedKv([{}, {}, {}])", self.n, self.heads, self.d)
+    }
 }
 
 impl SharedKv {
@@ -44,13 +62,23 @@ impl SharedKv {
 
     /// Bytes that it keeps in memory.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.k.as_slice()) + size_of_val(self.v.as_slice())
+        match &self.place {
+            Place::Here(sides) => sides.iter().map(|side| size_of_val(side.as_slice())).sum(),
+            #[cfg(feature = "card")]
+            Place::Card(sides) => sides.iter().map(Buffer::len).sum(),
+        }
     }
 
+    /// A tile of a head; nothing where it is on a card.
     fn tile(&self, head: usize, tile: usize) -> Tile<'_> {
         let len = self.d * PAGE;
         let at = (head * self.n.div_ceil(PAGE) + tile) * len;
-        Tile { k: &self.k[at..at + len], v: &self.v[at..at + len], start: tile * PAGE }
+        let [k, v] = match &self.place {
+            Place::Here(sides) => sides.each_ref().map(|side| &side[at..at + len]),
+            #[cfg(feature = "card")]
+            Place::Card(_) => [&[][..]; 2],
+        };
+        Tile { k, v, start: tile * PAGE }
     }
 }
 
@@ -118,6 +146,17 @@ impl Kernels {
             )));
         }
         let tiles = n.div_ceil(PAGE);
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            let len = heads * tiles * PAGE * d * size_of::<f32>();
+            let sides = [card.zeros(len)?, card.zeros(len)?];
+            let [to_k, to_v] = sides.each_ref().map(Buffer::address);
+            let from = [address("shared keys", k)?, address("shared values", v)?];
+            let args = [from[0], from[1], to_k, to_v, count(n), count(heads), count(d)];
+            // SAFETY: both sides have room for all tiles.
+            unsafe { card.launch("share", [(n * heads * d).div_ceil(256), 1, 1], 256, &args) }?;
+            return Ok(SharedKv { place: Place::Card(Arc::new(sides)), n, heads, d });
+        }
         let (keys, values) = (Flat::new("shared keys", k)?, Flat::new("shared values", v)?);
         let (keys, values) = (keys.values(), values.values());
         let (mut k, mut v) = (zeros(heads * tiles * PAGE * d)?, zeros(heads * tiles * PAGE * d)?);
@@ -130,7 +169,7 @@ impl Kernels {
             }
             v[tile + slot * d..][..d].copy_from_slice(values);
         }
-        Ok(SharedKv { k, v, n, heads, d })
+        Ok(SharedKv { place: Place::Here([k, v]), n, heads, d })
     }
 
     /// Attention of every row over all keys of its document.
@@ -167,6 +206,10 @@ impl Kernels {
             }
             equal("the number of positions", positions.len(), m)?;
         }
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return on_card(card, q, documents, scale, bias);
+        }
         let table = bias.map(|(table, _)| Flat::new("the bias", table)).transpose()?;
         let bias = table.as_ref().zip(bias).map(|(flat, (table, positions))| {
             let values = flat.values();
@@ -184,6 +227,70 @@ impl Kernels {
         })?;
         tensor(out, &[m, heads * d])
     }
+}
+
+/// Documents of one launch, and rows of one block.
+#[cfg(feature = "card")]
+const DOCUMENTS: usize = 32;
+#[cfg(feature = "card")]
+const BLOCK_ROWS: usize = 32;
+
+#[cfg(feature = "card")]
+fn on_card(
+    card: &Card,
+    q: &Tensor,
+    documents: &[(&SharedKv, &[u32])],
+    scale: f32,
+    bias: Option<(&Tensor, &[u32])>,
+) -> Result<Tensor> {
+    let [m, heads, d] = dims("q", q)?;
+    let kernel = match lanes(d)? {
+        2 => "attend_shared_2",
+        4 => "attend_shared_4",
+        _ => "attend_shared_8",
+    };
+    let tiles = documents.iter().map(|(kv, _)| kv.n.div_ceil(PAGE)).max().unwrap_or(0);
+    let joint = Joint::new(card, &[m, heads * d], m * heads, d, tiles.div_ceil(PART))?;
+    let table = bias.map(|(table, _)| address("the bias", table)).transpose()?;
+    let positions = bias.map(|(_, positions)| card.words(positions)).transpose()?;
+    // All key heads are the same number, or a launch has one document.
+    for some in
+        documents.chunk_by(|(a, _), (b, _)| a.heads == b.heads).flat_map(|some| some.chunks(DOCUMENTS))
+    {
+        let mut places = [0; 3 * DOCUMENTS];
+        let (mut blocks, mut rows) = (Vec::new(), Vec::new());
+        for (index, (kv, theirs)) in some.iter().enumerate() {
+            let Place::Card(sides) = &kv.place else {
+                return Err(Error::shape("shared keys are on another device"));
+            };
+            let [k, v] = sides.each_ref().map(Buffer::start);
+            (places[index], places[DOCUMENTS + index], places[2 * DOCUMENTS + index]) = (k, v, kv.n as u64);
+            for block in theirs.chunks(BLOCK_ROWS) {
+                blocks.extend([index as u32, rows.len() as u32, block.len() as u32]);
+                rows.extend_from_slice(block);
+            }
+        }
+        let (block_words, row_words) = (card.words(&blocks)?, card.words(&rows)?);
+        let args = [
+            address("q", q)?,
+            Arg::Words(&places),
+            block_words.address(),
+            row_words.address(),
+            table.unwrap_or(Arg::Address(0)),
+            positions.as_ref().map_or(Arg::Address(0), |positions| positions.address()),
+            address_mut(&joint.out)?,
+            joint.partial(),
+            count(heads),
+            count(some[0].0.heads),
+            count(d),
+            Arg::Number(scale),
+            count(bias.map_or(0, |(table, _)| table.dims()[1])),
+            count(joint.parts()),
+        ];
+        // SAFETY: every row is some document's once, and the tiles of documents are as long as they say.
+        unsafe { card.launch(kernel, [blocks.len() / 3, heads, joint.parts()], 256, &args) }?;
+    }
+    joint.merge(card)
 }
 
 /// Checks that the documents' rows are `0..m`, in any order.

@@ -123,4 +123,18 @@ impl Sight {
         }
         Ok(())
     }
+
+    /// All of it as words for a card: for each row where its pages begin, its committed positions, where its path
+    /// begins and its position; then pages and paths.
+    #[cfg(feature = "card")]
+    pub(crate) fn words(&self) -> Vec<u32> {
+        let pages = 4 * self.rows.len();
+        let paths = pages + self.pages.len();
+        let rows = self.rows.iter().enumerate().flat_map(|(index, row)| {
+            let branch = &self.branches[row.branch];
+            let at = [pages + branch.pages.start, branch.len, paths + row.path.start, self.position(index)];
+            at.map(|word| word as u32)
+        });
+        rows.chain(self.pages.iter().copied()).chain(self.paths.iter().copied()).collect()
+    }
 }

@@ -3,7 +3,14 @@
 //! Sampling and thresholds look at one probability in a vocabulary of thousands: the highest score and the sum of all
 //! weights relative to it are enough for any of them, and no row of probabilities is ever written.
 
+use candle_core::Tensor;
+
+use crate::Kernels;
+#[cfg(feature = "card")]
+use crate::card::{Arg, Card, address, count};
+use crate::error::{Error, Result};
 use crate::exp::exp;
+use crate::flat::{Flat, dims};
 use crate::isa::{Found, Work};
 use crate::lanes::{LANES, Lanes};
 
@@ -19,6 +26,85 @@ fn highest(scores: &[f32]) -> f32 {
 pub fn mass(scores: &[f32]) -> (f32, f64) {
     let highest = highest(scores);
     (highest, Found::best().run(Mass { scores, highest }))
+}
+
+/// The index of the highest of `scores`, the lowest among equals; none where it is no finite number.
+pub fn best(scores: &[f32]) -> Option<u32> {
+    let highest = highest(scores);
+    let at = scores.iter().position(|&score| score == highest)?;
+    highest.is_finite().then_some(at as u32)
+}
+
+/// What is known of rows of scores that stay on a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// Of each row: its best score's index, the lowest among equals; that score; and [`mass`].
+    pub rows: Vec<(u32, f32, f64)>,
+    /// The scores that were asked for.
+    pub asked: Vec<f32>,
+}
+
+impl Kernels {
+    /// Looks rows of scores over where they are, so that they need not be downloaded.
+    ///
+    /// * `scores`: `[m, n]`
+    /// * `asked`: row and index of single scores
+    ///
+    /// # Errors
+    /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a score is asked for that is not there.
+    pub fn judge(&self, scores: &Tensor, asked: &[(u32, u32)]) -> Result<Judged> {
+        let [m, n] = dims("scores", scores)?;
+        if let Some((row, at)) = asked.iter().find(|&&(row, at)| row as usize >= m || at as usize >= n) {
+            return Err(Error::range(format!("score {at} of row {row}; there are {n} in each of {m}")));
+        }
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return judge(card, scores, asked);
+        }
+        let flat = Flat::new("scores", scores)?;
+        let rows = flat.values().chunks_exact(n.max(1)).map(|scores| {
+            let (highest, mass) = mass(scores);
+            (best(scores).unwrap_or(u32::MAX), highest, mass)
+        });
+        let asked = asked.iter().map(|&(row, at)| flat.values()[row as usize * n + at as usize]);
+        Ok(Judged { rows: rows.collect(), asked: asked.collect() })
+    }
+}
+
+/// Bytes of what is known of a row.
+#[cfg(feature = "card")]
+const JUDGED: usize = 16;
+
+#[cfg(feature = "card")]
+fn judge(card: &Card, scores: &Tensor, asked: &[(u32, u32)]) -> Result<Judged> {
+    let [m, n] = dims("scores", scores)?;
+    // One buffer for everything, so that there is one download.
+    let buffer = card.scratch(m * JUDGED + asked.len() * size_of::<f32>())?;
+    let from = address("scores", scores)?;
+    // SAFETY: there is room for every row.
+    unsafe { card.launch("judge", [m, 1, 1], 1024, &[from, buffer.address(), count(n)]) }?;
+    let words: Vec<u32> = asked.iter().flat_map(|&(row, at)| [row, at]).collect();
+    let words = card.words(&words)?;
+    let answers = Arg::Address(buffer.start() + (m * JUDGED) as u64);
+    let args = [from, words.address(), answers, count(asked.len()), count(n)];
+    // SAFETY: the scores were checked to be there, and the answers have room behind the rows.
+    unsafe { card.launch("ask", [asked.len().div_ceil(256), 1, 1], 256, &args) }?;
+    let bytes = card.download(&buffer, 0, m * JUDGED + asked.len() * size_of::<f32>())?;
+    let (rows, answers) = bytes.split_at(m * JUDGED);
+    let rows = rows.as_chunks::<JUDGED>().0.iter().map(|row| {
+        let [best, highest, low, high] = four(row);
+        let mass = f64::from_bits(u64::from(low) | u64::from(high) << 32);
+        (best, f32::from_bits(highest), mass)
+    });
+    let answers = answers.as_chunks().0.iter().map(|&answer| f32::from_le_bytes(answer));
+    Ok(Judged { rows: rows.collect(), asked: answers.collect() })
+}
+
+/// Four words.
+#[cfg(feature = "card")]
+fn four(bytes: &[u8; JUDGED]) -> [u32; 4] {
+    let (words, _) = bytes.as_chunks();
+    std::array::from_fn(|i| u32::from_le_bytes(words[i]))
 }
 
 struct Highest<'a> {

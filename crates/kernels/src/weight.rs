@@ -19,10 +19,18 @@
 //! rejected: a single row is bound by memory, and bytes are twice as many.
 //!
 //! Dense panels are `[k][16]`.
+//!
+//! A card holds the same panels of quantised weights: there, sixteen threads are the lanes. Dense
+//! weights it holds row by row, as files do, with rows of 16-bit numbers filled up to 32 inputs.
+
+#[cfg(feature = "card")]
+use std::sync::Arc;
 
 use half::{bf16, f16};
 
 use crate::Kernels;
+#[cfg(feature = "card")]
+use crate::card::{Buffer, Card};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::{Parsed, Scaling, WeightType};
 use crate::lanes::LANES;
@@ -41,7 +49,14 @@ pub struct Weight {
     ty: WeightType,
     n: usize,
     k: usize,
-    lines: Vec<Line>,
+    place: Place,
+}
+
+/// Where the panels are.
+enum Place {
+    Here(Vec<Line>),
+    #[cfg(feature = "card")]
+    Card(Arc<Card>, Buffer),
 }
 
 impl std::fmt::Debug for Weight {
@@ -102,7 +117,7 @@ impl Weight {
     /// [`ErrorKind::Shape`] if `n` or `k` is 0, `k` is not a whole number of blocks, or `bytes`
     /// has another length than [`WeightType::bytes`]; [`ErrorKind::Memory`] if there is no room.
     pub fn pack(kernels: &Kernels, ty: WeightType, n: usize, k: usize, bytes: &[u8]) -> Result<Self> {
-        let mut weight = Self::zeros(ty, n, k)?;
+        let mut weight = Self::zeros(kernels, ty, n, k)?;
         let wanted = weight.row_bytes() * n;
         if wanted != bytes.len() {
             let message =
@@ -118,7 +133,7 @@ impl Weight {
     /// # Errors
     /// [`ErrorKind::Shape`] if `n` or `k` is 0, `k` is not a whole number of blocks or the bytes cannot be counted;
     /// [`ErrorKind::Memory`] if there is no room.
-    pub fn zeros(ty: WeightType, n: usize, k: usize) -> Result<Self> {
+    pub fn zeros(kernels: &Kernels, ty: WeightType, n: usize, k: usize) -> Result<Self> {
         let block = ty.block_elements();
         if n == 0 || k == 0 || !k.is_multiple_of(block) {
             return Err(Error::shape(format!(
@@ -130,7 +145,17 @@ impl Weight {
         let bytes = bytes.filter(|_| ty.bytes(n, k).is_some()).ok_or_else(|| {
             Error::shape(format!("a {ty:?} weight [{n}, {k}] has more bytes than fit in memory"))
         })?;
-        Ok(Self { ty, n, k, lines: zeroed(bytes.div_ceil(size_of::<Line>()))? })
+        #[cfg(feature = "card")]
+        if let Some(card) = kernels.card() {
+            let bytes = if is_dense(ty) {
+                n.next_multiple_of(LANES) * stride(ty, k) * ty.block_bytes()
+            } else {
+                bytes
+            };
+            return Ok(Self { ty, n, k, place: Place::Card(Arc::clone(card), card.zeros(bytes)?) });
+        }
+        let lines = zeroed(bytes.div_ceil(size_of::<Line>()))?;
+        Ok(Self { ty, n, k, place: Place::Here(lines) })
     }
 
     /// Packs rows into panels of zeros.
@@ -153,17 +178,37 @@ impl Weight {
             );
             return Err(Error::shape(message));
         }
-        let out = Parts::new(line_bytes_mut(&mut self.lines));
-        kernels.pool().run(rows.div_ceil(LANES), &|p| {
-            // SAFETY: panels are disjoint.
-            let panel = unsafe { out.part((first / LANES + p) * panel_bytes, panel_bytes) };
-            for (lane, row) in bytes.chunks_exact(row_bytes).skip(p * LANES).take(LANES).enumerate() {
-                let units = panel.chunks_exact_mut(unit_bytes(ty));
-                for (unit, block) in units.zip(row.chunks_exact(ty.block_bytes())) {
-                    put(ty, unit, lane, block);
+        let pack = |panels: &mut [u8]| {
+            let out = Parts::new(panels);
+            kernels.pool().run(rows.div_ceil(LANES), &|p| {
+                // SAFETY: panels are disjoint.
+                let panel = unsafe { out.part(p * panel_bytes, panel_bytes) };
+                for (lane, row) in bytes.chunks_exact(row_bytes).skip(p * LANES).take(LANES).enumerate() {
+                    let units = panel.chunks_exact_mut(unit_bytes(ty));
+                    for (unit, block) in units.zip(row.chunks_exact(ty.block_bytes())) {
+                        put(ty, unit, lane, block);
+                    }
                 }
+            })
+        };
+        match &mut self.place {
+            Place::Here(lines) => pack(&mut line_bytes_mut(lines)[first / LANES * panel_bytes..]),
+            #[cfg(feature = "card")]
+            Place::Card(card, buffer) if is_dense(ty) => {
+                let to = stride(ty, self.k) * ty.block_bytes();
+                let mut padded = vec![0; rows * to];
+                for (row, to) in bytes.chunks_exact(row_bytes).zip(padded.chunks_exact_mut(to)) {
+                    to[..row_bytes].copy_from_slice(row);
+                }
+                card.upload(buffer, first * to, &padded)
             }
-        })
+            #[cfg(feature = "card")]
+            Place::Card(card, buffer) => {
+                let mut panels = vec![0; rows.div_ceil(LANES) * panel_bytes];
+                pack(&mut panels)?;
+                card.upload(buffer, first / LANES * panel_bytes, &panels)
+            }
+        }
     }
 
     /// Rows that are packed together.
@@ -191,7 +236,11 @@ impl Weight {
 
     /// Bytes that it keeps in memory.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice())
+        match &self.place {
+            Place::Here(lines) => size_of_val(lines.as_slice()),
+            #[cfg(feature = "card")]
+            Place::Card(_, buffer) => buffer.len(),
+        }
     }
 
     /// Row `i`, `[k]`, in single precision.
@@ -203,22 +252,63 @@ impl Weight {
             return Err(Error::range(format!("row {i} of a weight with {} rows", self.n)));
         }
         let mut out = vec![0.0; self.k];
-        let units = self.panels(i / LANES, 1).chunks_exact(unit_bytes(self.ty));
-        for (unit, out) in units.zip(out.chunks_exact_mut(self.ty.block_elements())) {
-            get(self.ty, unit, i % LANES, out);
+        let read = |unit_bytes, lane, panel: &[u8], out: &mut [f32]| {
+            let units = panel.chunks_exact(unit_bytes);
+            for (unit, out) in units.zip(out.chunks_exact_mut(self.ty.block_elements())) {
+                get(self.ty, unit, lane, out);
+            }
+        };
+        match &self.place {
+            Place::Here(_) => read(unit_bytes(self.ty), i % LANES, self.panels(i / LANES, 1), &mut out),
+            #[cfg(feature = "card")]
+            Place::Card(card, buffer) if is_dense(self.ty) => {
+                let from = i * stride(self.ty, self.k) * self.ty.block_bytes();
+                let row = card.download(buffer, from, self.row_bytes())?;
+                read(self.ty.block_bytes(), 0, &row, &mut out);
+            }
+            #[cfg(feature = "card")]
+            Place::Card(card, buffer) => {
+                let bytes = self.panel_bytes();
+                let panel = card.download(buffer, i / LANES * bytes, bytes)?;
+                read(unit_bytes(self.ty), i % LANES, &panel, &mut out);
+            }
         }
         Ok(out)
+    }
+
+    /// The panels on a card; none where they are here.
+    #[cfg(feature = "card")]
+    pub(crate) fn on_card(&self) -> Option<&Buffer> {
+        match &self.place {
+            Place::Here(_) => None,
+            Place::Card(_, buffer) => Some(buffer),
+        }
     }
 
     pub(crate) fn panel_bytes(&self) -> usize {
         self.k / self.ty.block_elements() * unit_bytes(self.ty)
     }
 
-    /// The bytes of `count` panels from panel `first` on.
+    /// The bytes of `count` panels from panel `first` on; none where they are on a card.
     pub(crate) fn panels(&self, first: usize, count: usize) -> &[u8] {
         let bytes = self.panel_bytes();
-        &line_bytes(&self.lines)[first * bytes..(first + count) * bytes]
+        match &self.place {
+            Place::Here(lines) => &line_bytes(lines)[first * bytes..(first + count) * bytes],
+            #[cfg(feature = "card")]
+            Place::Card(..) => &[],
+        }
     }
+}
+
+#[cfg(feature = "card")]
+pub(crate) fn is_dense(ty: WeightType) -> bool {
+    ty.scaling() == Scaling::Dense
+}
+
+/// Numbers from one row of a dense weight to the next on a card.
+#[cfg(feature = "card")]
+pub(crate) fn stride(ty: WeightType, k: usize) -> usize {
+    if ty == WeightType::F32 { k } else { k.next_multiple_of(BLOCK) }
 }
 
 /// Zeroed lines, or an error where the allocator would abort.

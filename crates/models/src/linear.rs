@@ -54,7 +54,7 @@ pub(crate) fn matrix(kernels: &Kernels, weights: &Weights, name: &str, n: usize,
         let raw = weights.read_rows(name, &[n, k], first..first + rows)?;
         let weight = match &mut packed {
             Some(weight) => weight,
-            none => none.insert(Weight::zeros(raw.ty, n, k).map_err(broken)?),
+            none => none.insert(Weight::zeros(kernels, raw.ty, n, k).map_err(broken)?),
         };
         weight.pack_rows(kernels, first, &raw.bytes).map_err(broken)?;
         first += rows;

@@ -11,6 +11,7 @@
 #include <cuda_fp16.h>
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
 #define DEVICE static __device__ __forceinline__
+#define DEVICE_METHOD __device__ __forceinline__
 #else
 #include "card/shim.h"
 #endif

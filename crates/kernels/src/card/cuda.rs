@@ -71,6 +71,13 @@ impl Cuda {
         Ok(Bytes { slice, start })
     }
 
+    pub(super) fn scratch(&self, len: usize) -> Result<Bytes> {
+        // SAFETY: the kernel that the bytes are taken for writes them before it or another reads them.
+        let slice = unsafe { self.stream.alloc::<u8>(len) }.map_err(|cause| no_room(len, cause))?;
+        let start = slice.device_ptr(&self.stream).0;
+        Ok(Bytes { slice, start })
+    }
+
     pub(super) fn upload(&self, to: &mut Bytes, at: usize, bytes: &[u8]) -> Result<()> {
         let len = to.slice.len();
         let Some(mut to) = to.slice.try_slice_mut(at..at + bytes.len()) else {
@@ -118,6 +125,10 @@ impl Cuda {
 }
 
 impl Bytes {
+    pub(super) fn len(&self) -> usize {
+        self.slice.len()
+    }
+
     pub(super) fn address(&self) -> u64 {
         self.start
     }

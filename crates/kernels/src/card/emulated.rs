@@ -22,6 +22,7 @@ macro_rules! sources {
 /// Every file that the kernels are compiled from, by its place in `src`.
 const SOURCES: &[(&str, &str)] = sources![
     "card/card.cuh",
+    "card/mma.cuh",
     "card/shim.h",
     "attend.cu",
     "dense.cu",
@@ -73,10 +74,10 @@ unsafe impl Send for Bytes {}
 unsafe impl Sync for Bytes {}
 
 impl Emulated {
-    pub(super) fn new(mutation: Option<&Mutation>) -> Result<Self> {
+    pub(super) fn new(mutations: &[Mutation]) -> Result<Self> {
         let mut files: Vec<(&str, String)> =
             SOURCES.iter().map(|&(name, text)| (name, text.to_owned())).collect();
-        if let Some(Mutation { file, from, to }) = mutation {
+        for Mutation { file, from, to } in mutations {
             let found = files.iter_mut().find(|(name, _)| name == file).map(|(_, text)| text);
             match found {
                 Some(text) if text.matches(from).count() == 1 => *text = text.replace(from, to),
@@ -119,6 +120,10 @@ impl Bytes {
         // SAFETY: the layout's size is not zero.
         let start = unsafe { std::alloc::alloc_zeroed(layout) };
         if start.is_null() { Err(no_room()) } else { Ok(Self { start, layout }) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.layout.size()
     }
 
     pub(super) fn address(&self) -> u64 {

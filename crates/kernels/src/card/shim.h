@@ -2,7 +2,8 @@
 //
 // A block's threads are fibres of one thread, so __shared__ is plain static memory. A fibre runs
 // until it waits: at a barrier for the block, at a warp's exchange for the lanes that the mask
-// names. Where none can go on, a kernel has a barrier that not all reach, and the program ends.
+// names. Everything is static, since several libraries of these kernels may be loaded at once.
+// Where none can go on, a kernel has a barrier that not all reach, and the program ends.
 
 #pragma once
 
@@ -27,7 +28,11 @@
 #define __shared__ static
 #define __restrict__ __restrict
 #define DEVICE static inline
+#define DEVICE_METHOD inline
 #define KERNEL(threads) static void
+
+using std::max;
+using std::min;
 
 struct dim3 {
   unsigned x, y, z;
@@ -80,6 +85,7 @@ struct Block {
   size_t current = 0;
   int waiting = 0;
   unsigned long barriers = 0;
+  size_t sweeps = 0;
   // Whether anything happened since the last look at all fibres.
   bool progress = false;
   jmp_buf scheduler;
@@ -88,16 +94,19 @@ struct Block {
   void *what = nullptr;
 };
 
-inline Block *block = nullptr;
-inline dim3 block_index{}, block_size{}, grid_size{};
+// A block has a multiple of 32 threads, and at most 1024, so that steps of these lengths reach them all.
+constexpr size_t strides[] = {1, 13, 1021, 509, 37};
+
+static Block *block = nullptr;
+static dim3 block_index{}, block_size{}, grid_size{};
 
 // Lets the other fibres run.
-inline void yield() {
+static inline void yield() {
   Fibre &fibre = block->fibres[block->current];
   if (_setjmp(fibre.state) == 0) _longjmp(block->scheduler, 1);
 }
 
-inline void enter() {
+static inline void enter() {
   block->body(block->what);
   block->fibres[block->current].done = true;
   block->progress = true;
@@ -105,7 +114,7 @@ inline void enter() {
 }
 
 // Runs one block, every thread to its end.
-inline void run_block(unsigned threads, void (*body)(void *), void *what) {
+static inline void run_block(unsigned threads, void (*body)(void *), void *what) {
   static Block kept;
   block = &kept;
   kept.fibres.resize(threads);
@@ -122,7 +131,10 @@ inline void run_block(unsigned threads, void (*body)(void *), void *what) {
   volatile size_t left = threads;
   while (left > 0) {
     kept.progress = false;
-    for (volatile size_t i = 0; i < threads; i = i + 1) {
+    // In another order every time, so that a barrier that is missing shows.
+    const size_t stride = strides[kept.sweeps++ % 5];
+    for (volatile size_t step = 0; step < threads; step = step + 1) {
+      const size_t i = (step * stride + kept.sweeps) % threads;
       Fibre &fibre = kept.fibres[i];
       if (fibre.done) continue;
       kept.current = i;
@@ -137,7 +149,7 @@ inline void run_block(unsigned threads, void (*body)(void *), void *what) {
         makecontext(&fibre.context, enter, 0);
         setcontext(&fibre.context);
       }
-      if (kept.fibres[i].done) left = left - 1;
+      if (kept.fibres[kept.current].done) left = left - 1;
     }
     if (left > 0 && !kept.progress) {
       std::fprintf(stderr, "a kernel waits for threads that do not come\n");
@@ -146,11 +158,11 @@ inline void run_block(unsigned threads, void (*body)(void *), void *what) {
   }
 }
 
-inline unsigned lane() { return block->fibres[block->current].index.x % WARP; }
-inline Warp &warp() { return block->warps[block->current / WARP]; }
+static inline unsigned lane() { return block->fibres[block->current].index.x % WARP; }
+static inline Warp &warp() { return block->warps[block->current / WARP]; }
 
 // Waits until all lanes of the mask are here.
-inline void meet(unsigned mask) {
+static inline void meet(unsigned mask) {
   Warp &here = warp();
   const unsigned long turn = here.turn;
   block->progress = true;
@@ -163,7 +175,7 @@ inline void meet(unsigned mask) {
 }
 
 // Hands a gift to the warp, and gives what `read` makes of all lanes'.
-template <class Read> auto exchange(unsigned mask, const Gift &gift, Read read) {
+template <class Read> static auto exchange(unsigned mask, const Gift &gift, Read read) {
   warp().gifts[lane()] = gift;
   meet(mask);
   auto result = read(warp().gifts);
@@ -171,7 +183,7 @@ template <class Read> auto exchange(unsigned mask, const Gift &gift, Read read) 
   return result;
 }
 
-template <class T> T shuffle(unsigned mask, T x, unsigned from) {
+template <class T> static T shuffle(unsigned mask, T x, unsigned from) {
   static_assert(sizeof(T) == 4, "a word");
   Gift gift{};
   std::memcpy(&gift.words[0], &x, 4);
@@ -190,7 +202,7 @@ void call(void (*kernel)(A...), void **args, std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_reference_t<A> *>(args[I])...);
 }
 
-template <class... A> void start(void (*kernel)(A...), const unsigned *grid, unsigned threads, void **args) {
+template <class... A> static void start(void (*kernel)(A...), const unsigned *grid, unsigned threads, void **args) {
   struct What {
     void (*kernel)(A...);
     void **args;
@@ -224,7 +236,7 @@ template <class... A> void start(void (*kernel)(A...), const unsigned *grid, uns
     shim::start(kernel, grid, threads, args);                                                          \
   }
 
-inline void __syncthreads() {
+static inline void __syncthreads() {
   shim::Block &here = *shim::block;
   const unsigned long barriers = here.barriers;
   here.progress = true;
@@ -236,25 +248,25 @@ inline void __syncthreads() {
   while (here.barriers == barriers) shim::yield();
 }
 
-inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::meet(mask); }
-template <class T> T __shfl_sync(unsigned mask, T x, int lane) { return shim::shuffle(mask, x, lane); }
-template <class T> T __shfl_xor_sync(unsigned mask, T x, int lanes) {
+static inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::meet(mask); }
+template <class T> static T __shfl_sync(unsigned mask, T x, int lane) { return shim::shuffle(mask, x, lane); }
+template <class T> static T __shfl_xor_sync(unsigned mask, T x, int lanes) {
   return shim::shuffle(mask, x, shim::lane() ^ lanes);
 }
 
-inline float __int_as_float(unsigned bits) {
+static inline float __int_as_float(unsigned bits) {
   float x;
   std::memcpy(&x, &bits, 4);
   return x;
 }
-inline int __float_as_int(float x) {
+static inline int __float_as_int(float x) {
   int bits;
   std::memcpy(&bits, &x, 4);
   return bits;
 }
 
 // Adds four products of signed bytes.
-inline int __dp4a(int a, int b, int sum) {
+static inline int __dp4a(int a, int b, int sum) {
   for (int i = 0; i < 32; i += 8) sum += (int)(int8_t)(a >> i) * (int)(int8_t)(b >> i);
   return sum;
 }
@@ -263,15 +275,16 @@ inline int __dp4a(int a, int b, int sum) {
 struct __half {
   uint16_t bits;
 };
-inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
-inline float __half2float(__half x) {
+static inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
+static inline unsigned short __half_as_ushort(__half x) { return x.bits; }
+static inline float __half2float(__half x) {
   const unsigned sign = (unsigned)(x.bits >> 15) << 31, exponent = x.bits >> 10 & 31, part = x.bits & 1023;
   if (exponent == 31) return __int_as_float(sign | 0x7f800000u | part << 13);
   if (exponent > 0) return __int_as_float(sign | (exponent + 112) << 23 | part << 13);
   const float tiny = (float)part * 5.9604644775390625e-8f;
   return sign ? -tiny : tiny;
 }
-inline __half __float2half_rn(float x) {
+static inline __half __float2half_rn(float x) {
   const unsigned bits = __float_as_int(x), sign = bits >> 16 & 0x8000u;
   const unsigned magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {(uint16_t)(sign | 0x7e00u)};
@@ -289,8 +302,9 @@ inline __half __float2half_rn(float x) {
 struct __nv_bfloat16 {
   uint16_t bits;
 };
-inline float __bfloat162float(__nv_bfloat16 x) { return __int_as_float((unsigned)x.bits << 16); }
-inline __nv_bfloat16 __float2bfloat16_rn(float x) {
+static inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
+static inline float __bfloat162float(__nv_bfloat16 x) { return __int_as_float((unsigned)x.bits << 16); }
+static inline __nv_bfloat16 __float2bfloat16_rn(float x) {
   const unsigned bits = __float_as_int(x);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {(uint16_t)0x7fffu};
   return {(uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};

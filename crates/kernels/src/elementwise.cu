@@ -1,0 +1,38 @@
+// Operations on single numbers, and the look-up of rows: elementwise.rs.
+
+#include "exp.cuh"
+
+// The first number of this thread, and how far it is to its next one.
+#define EACH(i, count) \
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (size_t)(count); i += (size_t)gridDim.x * blockDim.x)
+
+KERNEL(256) add(const float *a, const float *b, float *out, int count) {
+  EACH(i, count) out[i] = a[i] + b[i];
+}
+
+KERNEL(256) add_bias(const float *x, const float *bias, float *out, int count, int width) {
+  EACH(i, count) out[i] = x[i] + bias[i % width];
+}
+
+// The order of Activation in elementwise.rs.
+enum Activation { SILU, GELU_TANH, GELU, RELU };
+
+// activation(gate) · up; up may be missing.
+KERNEL(256) gate(const float *x, const float *up, float *out, int count, int activation) {
+  EACH(i, count) {
+    const float v = x[i];
+    float y;
+    switch (activation) {
+    case SILU: y = silu(v); break;
+    case GELU_TANH: y = gelu_tanh(v); break;
+    case GELU: y = (float)(0.5 * (double)v * (1.0 + erf((double)v * 0.70710678118654752440))); break;
+    default: y = max_of(0.0f, v);
+    }
+    out[i] = y * (up ? up[i] : 1.0f);
+  }
+}
+
+// Rows of x, [.., width], by their numbers.
+KERNEL(256) select_rows(const float *x, const uint32_t *rows, float *out, int count, int width) {
+  EACH(i, count) out[i] = x[(size_t)rows[i / width] * width + i % width];
+}

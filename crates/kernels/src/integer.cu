@@ -1,0 +1,139 @@
+// The product with quantised weights: integer.rs, the same bits.
+//
+// A block takes one panel, sixteen outputs, and a few rows. The sixteen threads of a half warp take
+// a block of 32 inputs, an output each, so that a group of codes is read as 64 bytes in a row; the
+// block's half warps take sixteen blocks of inputs at a time. Their dot products are integers, whose
+// order is free; the float sum over them is a chain in the order of inputs, as on the CPU, run by
+// one thread for each row and output while the others go on to the next sixteen.
+
+#pragma once
+#include "quantise.cu"
+#include "weight.cu"
+
+constexpr int HALF_WARPS = 16;
+
+// The four bytes of a group for this lane's output.
+DEVICE unsigned group_at(const uint8_t *codes, int group, int lane) {
+  return *(const unsigned *)(codes + group * GROUP + 4 * lane);
+}
+
+// The codes of 32 inputs, four a word; centred by 128 for bytes, so that they are signed.
+template <int BITS> DEVICE void codes_of(const uint8_t *at, int lane, unsigned (&codes)[8]) {
+  if (BITS == 8) {
+#pragma unroll
+    for (int g = 0; g < 8; g++) codes[g] = group_at(at, g, lane) ^ 0x80808080u;
+    return;
+  }
+#pragma unroll
+  for (int g = 0; g < 4; g++) {
+    const unsigned pair = group_at(at, g, lane);
+    codes[g] = pair & 0x0f0f0f0fu;
+    codes[g + 4] = pair >> 4 & 0x0f0f0f0fu;
+  }
+  if (BITS == 5) {
+    const unsigned plane = group_at(at, 4, lane);
+#pragma unroll
+    for (int g = 0; g < 8; g++) codes[g] |= (g < 4 ? plane << (4 - g) : plane >> (g - 4)) & 0x10101010u;
+  }
+  if (BITS == 6) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const unsigned plane = group_at(at, 4 + half, lane);
+      codes[4 * half + 0] |= plane << 4 & 0x30303030u;
+      codes[4 * half + 1] |= plane << 2 & 0x30303030u;
+      codes[4 * half + 2] |= plane & 0x30303030u;
+      codes[4 * half + 3] |= plane >> 2 & 0x30303030u;
+    }
+  }
+}
+
+// Dot products of one step of sixteen blocks, and what scales them.
+template <int ROWS, int PARTS> struct Step {
+  int dots[ROWS][PARTS][HALF_WARPS][LANES];
+  float scales[PARTS][HALF_WARPS][LANES];
+  float floors[HALF_WARPS][LANES];
+};
+
+// x: [m, k / 32]; out: [m, n].
+template <int TYPE, int ROWS>
+DEVICE void integer(const uint8_t *weight, const Block *x, float *out, int m, int n, int k) {
+  constexpr Layout layout = layout_of(TYPE);
+  constexpr int PARTS = layout.scaling == HALVES ? 2 : 1;
+  __shared__ Step<ROWS, PARTS> steps[2];
+  const int lane = threadIdx.x % LANES, place = threadIdx.x / LANES;
+  const int depth = k / BLOCK, first = blockIdx.y * ROWS;
+  const int rows = m - first < ROWS ? m - first : ROWS;
+  const uint8_t *panel = weight + (size_t)blockIdx.x * (depth / layout.blocks) * layout.bytes();
+  x += (size_t)first * depth;
+  float sum = 0.0f;
+  for (int start = 0, turn = 0; start < depth; start += HALF_WARPS, turn ^= 1) {
+    Step<ROWS, PARTS> &step = steps[turn];
+    const int at = start + place;
+    if (at < depth) {
+      const uint8_t *unit = panel + (size_t)(at / layout.blocks) * layout.bytes();
+      const uint8_t *scales = unit + layout.block(at % layout.blocks);
+      unsigned codes[8];
+      codes_of<layout.bits>(scales + layout.scales, lane, codes);
+      const float d = half_at(unit + 2 * lane);
+      if (layout.scaling == CENTRED) {
+        step.scales[0][place][lane] = d;
+      } else if (layout.scaling == AFFINE) {
+        step.scales[0][place][lane] = d;
+        step.floors[place][lane] = half_at(unit + 2 * (LANES + lane));
+      } else if (layout.scaling == SUPER) {
+        step.scales[0][place][lane] = d * (float)scales[lane];
+        step.floors[place][lane] = half_at(unit + 2 * (LANES + lane)) * (float)scales[LANES + lane];
+      } else {
+        step.scales[0][place][lane] = d * (float)(int8_t)scales[lane];
+        step.scales[PARTS - 1][place][lane] = d * (float)(int8_t)scales[LANES + lane];
+      }
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        if (r >= rows) break;
+        const Block *block = x + (size_t)r * depth + at;
+        const int4 low = *(const int4 *)block->codes, high = *(const int4 *)(block->codes + 16);
+        const int inputs[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+        int dots[2] = {0, 0};
+#pragma unroll
+        for (int g = 0; g < 8; g++) dots[g / 4] = __dp4a((int)codes[g], inputs[g], dots[g / 4]);
+        if (PARTS == 2) {
+          step.dots[r][0][place][lane] = dots[0] - 32 * block->sums[0];
+          step.dots[r][PARTS - 1][place][lane] = dots[1] - 32 * block->sums[1];
+        } else {
+          // Signed bytes are centred already.
+          const int offset = layout.bits == 8 ? 0 : layout.offset;
+          step.dots[r][0][place][lane] = dots[0] + dots[1] - offset * (block->sums[0] + block->sums[1]);
+        }
+      }
+    }
+    __syncthreads();
+    if (place < rows) {
+      const Block *row = x + (size_t)place * depth + start;
+      const int blocks = depth - start < HALF_WARPS ? depth - start : HALF_WARPS;
+      for (int b = 0; b < blocks; b++) {
+        const float scale = row[b].scale;
+#pragma unroll
+        for (int part = 0; part < PARTS; part++)
+          sum = fmaf(step.scales[part][b][lane] * scale, (float)step.dots[place][part][b][lane], sum);
+        if (layout.scaling == AFFINE || layout.scaling == SUPER) sum = fmaf(step.floors[b][lane], row[b].total, sum);
+      }
+    }
+  }
+  const int output = blockIdx.x * LANES + lane;
+  if (place < rows && output < n) out[(size_t)(first + place) * n + output] = sum;
+}
+
+#define INTEGER(name, TYPE, ROWS)                                                                          \
+  KERNEL(256) name(const uint8_t *weight, const Block *x, float *out, int m, int n, int k) {               \
+    integer<TYPE, ROWS>(weight, x, out, m, n, k);                                                          \
+  }
+#define INTEGERS(name, TYPE) INTEGER(name##_1, TYPE, 1) INTEGER(name##_2, TYPE, 2) INTEGER(name##_4, TYPE, 4) INTEGER(name##_8, TYPE, 8)
+
+INTEGERS(integer_q4_0, Q4_0)
+INTEGERS(integer_q4_1, Q4_1)
+INTEGERS(integer_q5_0, Q5_0)
+INTEGERS(integer_q5_1, Q5_1)
+INTEGERS(integer_q8_0, Q8_0)
+INTEGERS(integer_q4_k, Q4K)
+INTEGERS(integer_q5_k, Q5K)
+INTEGERS(integer_q6_k, Q6K)

@@ -1,0 +1,40 @@
+// Keys and values that a branch has committed: kv.rs.
+
+#include "card/card.cuh"
+
+// One block a move: a staged row's keys and values, [m, heads, d], to their slot. moves: row, page and slot each.
+template <class T>
+DEVICE void write(const float *k, const float *v, T *pages_k, T *pages_v, const uint32_t *moves, int heads, int d) {
+  const uint32_t *move = moves + 3 * blockIdx.x;
+  const size_t row = move[0], page = move[1];
+  const int slot = move[2];
+  for (int i = threadIdx.x; i < heads * d; i += blockDim.x) {
+    const int head = i / d, channel = i % d;
+    const size_t tile = (page * heads + head) * d * PAGE;
+    narrow(k[row * heads * d + i], pages_k[tile + channel * PAGE + slot]);
+    narrow(v[row * heads * d + i], pages_v[tile + slot * d + channel]);
+  }
+}
+
+KERNEL(256) write_f32(const float *k, const float *v, float *pages_k, float *pages_v, const uint32_t *moves, int heads, int d) {
+  write(k, v, pages_k, pages_v, moves, heads, d);
+}
+KERNEL(256) write_f16(const float *k, const float *v, __half *pages_k, __half *pages_v, const uint32_t *moves, int heads, int d) {
+  write(k, v, pages_k, pages_v, moves, heads, d);
+}
+
+// One page over another; `words` is a page's length in words of four bytes.
+KERNEL(256) copy_page(uint32_t *pages, int from, int to, int words) {
+  const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < (size_t)words) pages[(size_t)to * words + i] = pages[(size_t)from * words + i];
+}
+
+// Keys or values of a document, [n, heads, d], into tiles: keys [heads, tiles, d, PAGE], values [heads, tiles, PAGE, d].
+KERNEL(256) share(const float *k, const float *v, float *tiles_k, float *tiles_v, int n, int heads, int d) {
+  const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= (size_t)n * heads * d) return;
+  const size_t position = i / d / heads, head = i / d % heads, channel = i % d;
+  const size_t tile = (head * ((n + PAGE - 1) / PAGE) + position / PAGE) * PAGE * d, slot = position % PAGE;
+  tiles_k[tile + channel * PAGE + slot] = k[i];
+  tiles_v[tile + slot * d + channel] = v[i];
+}
