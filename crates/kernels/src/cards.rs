@@ -27,6 +27,8 @@ pub struct Card {
     pub capability: (usize, usize),
     /// Its memory in bytes.
     pub memory: u64,
+    /// Bytes a second between the two, at most.
+    pub bandwidth: u64,
 }
 
 impl Cards {
@@ -101,6 +103,8 @@ mod cuda {
         use CUdevice_attribute::{
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+            CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH as BITS,
+            CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE as KILOHERTZ,
         };
         let device = result::device::get(ordinal)?;
         // SAFETY: the driver has given the device.
@@ -108,7 +112,9 @@ mod cuda {
         let capability = (number(MAJOR)?.max(0) as usize, number(MINOR)?.max(0) as usize);
         // SAFETY: as above.
         let memory = unsafe { result::device::total_mem(device) }? as u64;
-        Ok(Card { name: result::device::get_name(device)?, capability, memory })
+        // Memory gives its bits twice a beat.
+        let bandwidth = 2000 * number(KILOHERTZ)?.max(0) as u64 * (number(BITS)?.max(0) as u64 / 8);
+        Ok(Card { name: result::device::get_name(device)?, capability, memory, bandwidth })
     }
 
     /// The error for a driver or card that fails before anything runs on it.
@@ -130,7 +136,10 @@ mod tests {
     use crate::ErrorKind;
 
     fn cards(driver: (usize, usize), capability: (usize, usize)) -> Cards {
-        Cards { driver, cards: vec![Card { name: "Abacus".into(), capability, memory: 1 << 34 }] }
+        Cards {
+            driver,
+            cards: vec![Card { name: "Abacus".into(), capability, memory: 1 << 34, bandwidth: 1 << 40 }],
+        }
     }
 
     #[test]
