@@ -61,7 +61,8 @@ impl Bench<'_> {
         }
         self.batches(report, &subject)?;
         let tokens = if self.short { 8 } else { 32 };
-        exact::decodings(report, &subject, &[text(24)], tokens)
+        exact::decodings(report, &subject, &[text(24)], tokens);
+        Ok(())
     }
 
     /// c(m), the cost of m rows in steps of one; gives the seconds of one.

@@ -10,12 +10,7 @@ use crate::subject::{Subject, Way};
 const SECTION: &str = "exact";
 
 /// Texts of `subject` behind each prompt, by every decoding.
-pub(crate) fn decodings(
-    report: &mut Report,
-    subject: &Subject,
-    prompts: &[Vec<Token>],
-    tokens: usize,
-) -> Result<()> {
+pub(crate) fn decodings(report: &mut Report, subject: &Subject, prompts: &[Vec<Token>], tokens: usize) {
     for way in [Way::Jacobi, Way::Lookahead, Way::Speculative] {
         let found = prompts.iter().enumerate().try_for_each(|(at, prompt)| {
             let plain = subject.write(prompt, Way::Plain, tokens)?;
@@ -26,7 +21,6 @@ pub(crate) fn decodings(
         let name = format!("{}, {way:?} against plain", subject.name);
         report.check(SECTION, name, found.map(|()| format!("{texts} texts of {tokens} tokens")));
     }
-    Ok(())
 }
 
 /// Answers about a document, in company and alone.

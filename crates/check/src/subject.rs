@@ -9,8 +9,8 @@ use trefoil_decode::{
 };
 use trefoil_kernels::{Kernels, PAGE, WeightType};
 use trefoil_models::{
-    BranchId, CacheType, CausalLm, CrossKv, Draft, Kv, Llama, ModelConfig, RowId, Scores, Seq2SeqLm, T5,
-    Token, Weights,
+    BranchId, CacheType, CausalLm, CrossKv, Draft, Kv, Llama, ModelConfig, RowId, Seq2SeqLm, T5, Token,
+    Weights,
 };
 
 use crate::Result;
@@ -219,7 +219,7 @@ impl Subject {
         draft.score(row);
         let scores = self.decoder().score(&draft, &mut kv)?;
         let mut two = [f32::NEG_INFINITY; 2];
-        for &score in scores.row(row).ok_or("a row without scores")? {
+        for &score in scores.row(row).ok_or("a row without scores")?.all()?.iter() {
             if score > two[0] {
                 two = [score, two[0]];
             } else if score > two[1] {
@@ -233,15 +233,8 @@ impl Subject {
     pub(crate) fn step(&self, draft: &Draft, kv: &mut Kv) -> Result<Vec<Token>> {
         let scores = self.decoder().score(draft, kv)?;
         let rows = (0..draft.len() as u32).map(RowId).filter(|&row| draft.row(row).scored);
-        rows.map(|row| best(&scores, row)).collect()
+        rows.map(|row| Ok(scores.row(row).ok_or("a row without scores")?.best()?)).collect()
     }
-}
-
-/// The best token after a row.
-fn best(scores: &Scores, row: RowId) -> Result<Token> {
-    let scores = scores.row(row).ok_or("a row without scores")?;
-    let first = |best: usize, at: usize| if scores[at] > scores[best] { at } else { best };
-    Ok((1..scores.len()).fold(0, first) as Token)
 }
 
 /// Answers, and the seconds of each step that wrote them.

@@ -19,11 +19,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use trefoil_models::{Draft, Scores, Token};
+use trefoil_models::{Draft, Logits, Scores, Token};
 
 use crate::error::{Error, Result};
 use crate::little::{Chain, Little, Reach, Stop};
-use crate::sampler::{Pick, Sampler, log_probability};
+use crate::sampler::{Pick, Sampler};
 use crate::strategy::{Counters, Due, Hear, Live, Strategy, Verdict};
 
 /// The parameters of BiLD and of exact speculation.
@@ -83,11 +83,11 @@ impl Bild {
 
 impl Rule {
     /// How unlikely a token that the large model does not pick is, in nats, where it is kept all the same.
-    fn forgives(self, logits: &[f32], token: Token) -> Option<f64> {
+    fn forgives(self, logits: Logits<'_>, token: Token) -> Result<Option<f64>> {
         match self {
-            Self::Exact => None,
+            Self::Exact => Ok(None),
             Self::Bild { rollback, .. } => {
-                Some(-log_probability(logits, token)).filter(|&surprise| surprise <= rollback)
+                Ok(Some(-logits.log_probability(token)?).filter(|&surprise| surprise <= rollback))
             }
         }
     }
@@ -131,9 +131,12 @@ impl Strategy for Bild {
             // A last token that nothing follows is judged by the row above it and needs none of its own.
             let rows = chain.tokens.len() - usize::from(!self.wants_bonus(chain));
             let mut row = live.root;
-            for &token in &chain.tokens[..rows] {
-                row = draft.child(row, token);
-                draft.score(row);
+            for (at, &token) in chain.tokens.iter().enumerate() {
+                draft.ask(row, token);
+                if at < rows {
+                    row = draft.child(row, token);
+                    draft.score(row);
+                }
             }
         }
         Ok(())
@@ -156,14 +159,14 @@ impl Strategy for Bild {
             let own = sampler.pick(logits, live.text, &chain.tokens[..at])?;
             if token != own.token {
                 let counters = self.counters.entry(live.branch).or_default();
-                let Some(surprise) = self.settings.rule.forgives(logits, token) else {
+                let Some(surprise) = self.settings.rule.forgives(logits, token)? else {
                     counters.rollbacks += 1;
                     picks.push(own);
                     return Ok(Verdict { path, picks, drafted, accepted: at, replaced: true });
                 };
                 counters.forgiven = counters.forgiven.max(surprise);
             }
-            picks.push(sampler.note(logits, token));
+            picks.push(sampler.note(logits, token)?);
             if let Some(child) = draft.child_with(row, token) {
                 row = child;
                 path.push(child);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use trefoil_models::{Draft, Scores, Token};
 
 use crate::error::{Error, Result};
-use crate::sampler::{Sampler, argmax};
+use crate::sampler::Sampler;
 use crate::strategy::{Live, Strategy, Verdict, walk};
 
 /// Jacobi decoding with a fixed block.
@@ -54,7 +54,7 @@ impl Strategy for Jacobi {
         let mut row = verdict.path.last().copied().unwrap_or(live.root);
         while let Some(below) = draft.children(row).next() {
             let logits = scores.row(below).ok_or_else(|| Error::internal("a block row without scores"))?;
-            guess.push(argmax(logits)?);
+            guess.push(logits.best()?);
             row = below;
         }
         Ok(verdict)

@@ -10,11 +10,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use trefoil_models::{BranchId, CausalLm, CrossKv, Draft, Kv, Token};
+use trefoil_models::{BranchId, CausalLm, CrossKv, Draft, Kv, Logits, Token};
 
 use crate::error::{Error, Result};
 use crate::prefill::{chain, fill};
-use crate::sampler::{Sampler, confidence};
+use crate::sampler::Sampler;
 use crate::strategy::{Due, Hear};
 
 /// A draft model with the cache that it shares with other sessions, and this session's branches in it.
@@ -161,12 +161,12 @@ impl Chain {
     /// Adds the token that follows by `logits`, where the model is sure of it; says whether writing goes on.
     fn extend(
         &mut self,
-        logits: &[f32],
+        logits: Logits<'_>,
         due: &Due<'_>,
         sampler: &mut Sampler,
         reach: Reach<'_>,
     ) -> Result<bool> {
-        if confidence(logits) < reach.fallback {
+        if logits.confidence() < reach.fallback {
             self.stop = Stop::Unsure;
             return Ok(false);
         }

@@ -15,7 +15,7 @@ use trefoil_models::{Draft, RowId, Scores, Token};
 
 use crate::error::{Error, Result};
 use crate::ngrams::{Before, Ngrams, before};
-use crate::sampler::{Sampler, argmax};
+use crate::sampler::Sampler;
 use crate::strategy::{Counters, Live, Strategy, Verdict, walk};
 use crate::window::Window;
 
@@ -141,7 +141,7 @@ impl Lookahead {
         picks.clear();
         for &cell in window.deepest() {
             let logits = scores.row(cell).ok_or_else(|| Error::internal("a window row without scores"))?;
-            picks.push(argmax(logits)?);
+            picks.push(logits.best()?);
         }
         let tokens = live.text.tokens();
         if window.is_full() {

@@ -8,10 +8,9 @@
 
 use std::cmp::Ordering;
 
-use trefoil_kernels::mass;
-use trefoil_models::Token;
+use trefoil_models::{Logits, Token};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::random::uniform;
 use crate::transcript::Transcript;
 
@@ -70,35 +69,44 @@ impl Sampler {
 
     /// Chooses the token that follows `text` and then `path`.
     ///
-    /// * `logits`: `[vocabulary]`, the model's scores there.
+    /// * `logits`: the model's scores there.
     /// * `path`: the draft's tokens between the text and this row.
     ///
     /// # Errors
     /// Fails where no score is a finite number.
-    pub fn pick(&mut self, logits: &[f32], text: &Transcript, path: &[Token]) -> Result<Pick> {
+    pub fn pick<'a>(
+        &mut self,
+        logits: impl Into<Logits<'a>>,
+        text: &Transcript,
+        path: &[Token],
+    ) -> Result<Pick> {
+        let (logits, position) = (logits.into(), text.len() + path.len());
         let token = if self.sampling.repetition_penalty == 1.0 {
-            self.choose(logits, text.len() + path.len())?
+            self.choose(logits, position)?
         } else {
             let mut penalised = std::mem::take(&mut self.penalised);
-            self.penalise(logits, text, path, &mut penalised);
-            let token = self.choose(&penalised, text.len() + path.len());
+            self.penalise(&logits.all()?, text, path, &mut penalised);
+            let token = self.choose(penalised.as_slice().into(), position);
             self.penalised = penalised;
             token?
         };
-        Ok(self.note(logits, token))
+        self.note(logits, token)
     }
 
     /// `token` as a pick from `logits`, whoever chose it.
-    pub(crate) fn note(&self, logits: &[f32], token: Token) -> Pick {
-        Pick { token, logprob: self.sampling.logprobs.then(|| log_probability(logits, token) as f32) }
+    pub(crate) fn note(&self, logits: Logits<'_>, token: Token) -> Result<Pick> {
+        let wanted = self.sampling.logprobs;
+        let logprob = wanted.then(|| logits.log_probability(token)).transpose()?;
+        Ok(Pick { token, logprob: logprob.map(|logprob| logprob as f32) })
     }
 
-    fn choose(&mut self, logits: &[f32], position: usize) -> Result<Token> {
-        let best = argmax(logits)?;
+    fn choose(&mut self, logits: Logits<'_>, position: usize) -> Result<Token> {
+        let best = logits.best()?;
         if self.sampling.temperature == 0.0 {
             return Ok(best);
         }
-        self.weigh(logits, logits[best as usize]);
+        let logits = logits.all()?;
+        self.weigh(&logits, logits[best as usize]);
         self.filter();
         let total: f64 = self.candidates.iter().map(|&(weight, _)| f64::from(weight)).sum();
         let mut left = uniform(self.sampling.seed, self.branch, position as u64) * total;
@@ -184,47 +192,6 @@ fn keep_nucleus(candidates: &mut Vec<(f32, Token)>, share: f64) {
     }
 }
 
-/// The index of the highest score, the lowest among equals.
-pub(crate) fn argmax(logits: &[f32]) -> Result<Token> {
-    // Only which block has it is tracked while the scores go by, so that the compiler compares many at once.
-    let mut best = (0, f32::NEG_INFINITY);
-    for (block, scores) in logits.chunks(BLOCK).enumerate() {
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        let (whole, rest) = scores.as_chunks::<LANES>();
-        for scores in whole {
-            for (lane, &score) in lanes.iter_mut().zip(scores) {
-                *lane = if score > *lane { score } else { *lane };
-            }
-        }
-        let highest = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-        if highest > best.1 {
-            best = (block, highest);
-        }
-    }
-    let from = best.0 * BLOCK;
-    match logits[from.min(logits.len())..].iter().position(|&score| score == best.1) {
-        Some(at) if best.1.is_finite() => Ok((from + at) as Token),
-        _ => Err(Error::internal("the model's scores are not finite")),
-    }
-}
-
-/// Scores among which the highest is looked for again once it is known to be there.
-const BLOCK: usize = 1024;
-
-/// Scores compared at once.
-const LANES: usize = 16;
-
-/// The natural logarithm of `token`'s probability under these scores.
-pub(crate) fn log_probability(logits: &[f32], token: Token) -> f64 {
-    let (best, mass) = mass(logits);
-    f64::from(logits[token as usize] - best) - mass.ln()
-}
-
-/// The probability of the best token under these scores; not a number where a score is none.
-pub(crate) fn confidence(logits: &[f32]) -> f64 {
-    1.0 / mass(logits).1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,28 +210,14 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_equal_scores() {
         let mut sampler = Sampler::new(Sampling::default(), 0);
-        let pick = sampler.pick(&[1.0, 3.0, 3.0, f32::NAN], &Transcript::new(vec![]), &[]).unwrap();
+        let pick = sampler.pick(&[1.0, 3.0, 3.0, f32::NAN][..], &Transcript::new(vec![]), &[]).unwrap();
         assert_eq!(pick.token, 1);
-    }
-
-    #[test]
-    fn the_best_of_many_scores_is_the_first_highest() {
-        for len in [1, 15, 16, 17, 1023, 1024, 1025, 5000] {
-            for at in [0, len / 3, len - 1] {
-                let mut logits: Vec<f32> = (0..len).map(|i| uniform(3, 1, i as u64) as f32 - 2.0).collect();
-                logits[at] = 0.5;
-                logits[len - 1] = 0.5;
-                logits[len / 2] = if len > 2 { f32::NAN } else { 0.5 };
-                let expected = logits.iter().position(|&logit| logit == 0.5).unwrap();
-                assert_eq!(argmax(&logits).unwrap() as usize, expected, "{len}, {at}");
-            }
-        }
     }
 
     #[test]
     fn scores_that_are_no_numbers_are_an_error() {
         let mut sampler = Sampler::new(Sampling::default(), 0);
-        assert!(sampler.pick(&[f32::NAN; 4], &Transcript::new(vec![]), &[]).is_err());
+        assert!(sampler.pick(&[f32::NAN; 4][..], &Transcript::new(vec![]), &[]).is_err());
     }
 
     #[test]
@@ -325,11 +278,11 @@ mod tests {
         let sampling = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
         let text = Transcript::new(vec![1, 2]);
         let pick = |sampling, branch, path: &[Token]| {
-            Sampler::new(sampling, branch).pick(&logits, &text, path).unwrap()
+            Sampler::new(sampling, branch).pick(logits.as_slice(), &text, path).unwrap()
         };
         let mut longer = text.clone();
         longer.push(3);
-        let later = Sampler::new(sampling, 0).pick(&logits, &longer, &[]).unwrap();
+        let later = Sampler::new(sampling, 0).pick(logits.as_slice(), &longer, &[]).unwrap();
         assert_eq!(pick(sampling, 0, &[3]), later);
         assert_ne!(pick(sampling, 0, &[]), pick(sampling, 1, &[]));
         assert_ne!(pick(sampling, 0, &[]), pick(Sampling { seed: 8, ..sampling }, 0, &[]));
@@ -339,7 +292,7 @@ mod tests {
     fn log_probabilities_are_those_of_the_raw_scores() {
         let logits: Vec<f32> = [0.7f32, 0.3].iter().map(|p| p.ln() + 5.0).collect();
         let sampling = Sampling { repetition_penalty: 9.0, logprobs: true, ..Sampling::default() };
-        let pick = Sampler::new(sampling, 0).pick(&logits, &Transcript::new(vec![0]), &[]).unwrap();
+        let pick = Sampler::new(sampling, 0).pick(logits.as_slice(), &Transcript::new(vec![0]), &[]).unwrap();
         assert_eq!(pick.token, 1);
         assert!((pick.logprob.unwrap() - 0.3f32.ln()).abs() < 1e-6);
     }

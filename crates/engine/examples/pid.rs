@@ -19,6 +19,10 @@ use trefoil_models::{
     CacheType, CausalLm, CrossKv, Kv, ModelConfig, Seq2SeqLm, T5, T5Config, Token, Weights,
 };
 
+/// The addon's allocator: what is timed here is timed as users have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What to measure.

@@ -5,39 +5,21 @@ use crate::isa::{Found, Work};
 use crate::lanes::{LANES, Lanes};
 use crate::linear::Product;
 
-/// Rows that share a pass over a panel; their sums stay in registers.
-const TILE: usize = 8;
+/// Panels that are walked side by side at most; tasks have whole groups of so many.
+pub(crate) const SIDE: usize = 4;
 
-/// Up to eight rows, `[k, width]`, `width` one of 1, 2, 4, 8 with zeros beyond the last row.
-pub(crate) struct Tile {
+/// Rows that share a pass over a panel, from row `first` on; their sums stay in registers.
+struct Tile<'a> {
     first: usize,
-    rows: usize,
-    width: usize,
-    x: Vec<f32>,
-}
-
-/// Cuts `x`, `[rows, k]`, into tiles and transposes them.
-pub(crate) fn tiles(x: &[f32], rows: usize, k: usize) -> Vec<Tile> {
-    (0..rows)
-        .step_by(TILE)
-        .map(|first| {
-            let count = TILE.min(rows - first);
-            let width = count.next_power_of_two();
-            let mut tile = Tile { first, rows: count, width, x: vec![0.0; k * width] };
-            for (r, row) in x[first * k..(first + count) * k].chunks_exact(k).enumerate() {
-                for (x, to) in row.iter().zip(tile.x[r..].iter_mut().step_by(width)) {
-                    *to = *x;
-                }
-            }
-            tile
-        })
-        .collect()
+    /// `[rows, k]`.
+    x: &'a [f32],
 }
 
 /// Panels `first..first + count` for all rows.
 struct Dense<'a, const TY: usize> {
     product: &'a Product<'a>,
-    tiles: &'a [Tile],
+    /// `[m, k]`.
+    x: &'a [f32],
     first: usize,
     count: usize,
 }
@@ -47,55 +29,88 @@ impl<const TY: usize> Work for Dense<'_, TY> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let weight = self.product.weight;
-        let panels = weight.panels(self.first, self.count);
-        for tile in self.tiles {
-            for (i, panel) in panels.chunks_exact(weight.panel_bytes()).enumerate() {
-                let at = self.first + i;
-                match tile.width {
-                    1 => self.walk::<L, 1>(l, tile, panel, at),
-                    2 => self.walk::<L, 2>(l, tile, panel, at),
-                    4 => self.walk::<L, 4>(l, tile, panel, at),
-                    _ => self.walk::<L, 8>(l, tile, panel, at),
-                }
+        let k = self.product.weight.k();
+        let most = if L::WIDE { 8 } else { 4 };
+        // A sum waits some four cycles for the one before it while a core starts two each cycle, so that few rows need
+        // panels side by side, as many as there are registers for.
+        for (tile, x) in self.x.chunks(most * k).enumerate() {
+            let tile = Tile { first: tile * most, x };
+            match (x.len() / k, L::WIDE) {
+                (1, _) => self.pass::<L, 1, 4>(l, &tile),
+                (2, true) => self.pass::<L, 2, 4>(l, &tile),
+                (2, false) => self.pass::<L, 2, 2>(l, &tile),
+                (3, true) => self.pass::<L, 3, 4>(l, &tile),
+                (3, false) => self.pass::<L, 3, 2>(l, &tile),
+                (4, true) => self.pass::<L, 4, 2>(l, &tile),
+                (4, false) => self.pass::<L, 4, 1>(l, &tile),
+                (5, _) => self.pass::<L, 5, 2>(l, &tile),
+                (6, _) => self.pass::<L, 6, 2>(l, &tile),
+                (7, _) => self.pass::<L, 7, 1>(l, &tile),
+                _ => self.pass::<L, 8, 1>(l, &tile),
             }
         }
     }
 }
 
 impl<const TY: usize> Dense<'_, TY> {
+    /// All panels, `S` at a time, for a tile of `R` rows.
     #[inline(always)]
-    fn walk<L: Lanes, const R: usize>(&self, l: L, tile: &Tile, panel: &[u8], at: usize) {
+    fn pass<L: Lanes, const R: usize, const S: usize>(&self, l: L, tile: &Tile<'_>) {
+        const { assert!(S <= SIDE) };
+        let whole = self.count / S * S;
+        for at in (0..whole).step_by(S) {
+            self.walk::<L, R, S>(l, tile, self.first + at);
+        }
+        for at in whole..self.count {
+            self.walk::<L, R, 1>(l, tile, self.first + at);
+        }
+    }
+
+    /// `S` panels from panel `at` on.
+    #[inline(always)]
+    fn walk<L: Lanes, const R: usize, const S: usize>(&self, l: L, tile: &Tile<'_>, at: usize) {
         let ty = const { WeightType::ALL[TY] };
-        let mut sums = [l.splat(0.0); R];
-        let (inputs, _) = tile.x.as_chunks::<R>();
-        for (x, unit) in inputs.iter().zip(panel.chunks_exact(ty.block_bytes() * LANES)) {
-            let w = match ty {
-                WeightType::F16 => unit.first_chunk().map(|unit| l.half(unit)),
-                WeightType::Bf16 => unit.first_chunk().map(|unit| l.bfloat(unit)),
-                _ => unit.first_chunk().map(|unit| l.single(unit)),
-            };
-            let Some(w) = w else { continue };
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = l.fma(w, l.splat(*x), *sum);
+        let weight = self.product.weight;
+        let bytes = weight.panel_bytes();
+        let panels = weight.panels(at, S);
+        let mut units: [_; S] = std::array::from_fn(|s| {
+            panels[s * bytes..(s + 1) * bytes].chunks_exact(ty.block_bytes() * LANES)
+        });
+        let mut sums = [[l.splat(0.0); R]; S];
+        let k = weight.k();
+        let rows: [&[f32]; R] = std::array::from_fn(|r| &tile.x[r * k..(r + 1) * k]);
+        for i in 0..k {
+            for (units, sums) in units.iter_mut().zip(&mut sums) {
+                let unit = units.next().unwrap_or_default();
+                let w = match ty {
+                    WeightType::F16 => unit.first_chunk().map(|unit| l.half(unit)),
+                    WeightType::Bf16 => unit.first_chunk().map(|unit| l.bfloat(unit)),
+                    _ => unit.first_chunk().map(|unit| l.single(unit)),
+                };
+                let Some(w) = w else { continue };
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    *sum = l.fma(w, l.splat(row[i]), *sum);
+                }
             }
         }
-        for (r, sum) in sums[..tile.rows].iter().enumerate() {
-            let mut lanes = [0.0; LANES];
-            l.store(*sum, &mut lanes);
-            // SAFETY: tasks own disjoint panels.
-            unsafe { self.product.store(tile.first + r, at, &lanes) };
+        for (s, sums) in sums.iter().enumerate() {
+            for (r, sum) in sums.iter().enumerate() {
+                let mut lanes = [0.0; LANES];
+                l.store(*sum, &mut lanes);
+                // SAFETY: tasks own disjoint panels.
+                unsafe { self.product.store(tile.first + r, at + s, &lanes) };
+            }
         }
     }
 }
 
 /// Runs the kernel that fits the weight's type.
-pub(crate) fn dense(found: Found, product: &Product<'_>, tiles: &[Tile], first: usize, count: usize) {
+pub(crate) fn dense(found: Found, product: &Product<'_>, x: &[f32], first: usize, count: usize) {
     match product.weight.ty() {
-        WeightType::F32 => found.run(Dense::<{ WeightType::F32 as usize }> { product, tiles, first, count }),
-        WeightType::F16 => found.run(Dense::<{ WeightType::F16 as usize }> { product, tiles, first, count }),
+        WeightType::F32 => found.run(Dense::<{ WeightType::F32 as usize }> { product, x, first, count }),
+        WeightType::F16 => found.run(Dense::<{ WeightType::F16 as usize }> { product, x, first, count }),
         WeightType::Bf16 => {
-            found.run(Dense::<{ WeightType::Bf16 as usize }> { product, tiles, first, count });
+            found.run(Dense::<{ WeightType::Bf16 as usize }> { product, x, first, count });
         }
         _ => {}
     }

@@ -126,6 +126,10 @@ impl WeightType {
         }
     }
 
+    pub(crate) const fn is_dense(self) -> bool {
+        self.bits() == 0
+    }
+
     pub(crate) const fn scaling(self) -> Scaling {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => Scaling::Dense,

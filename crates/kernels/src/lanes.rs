@@ -32,6 +32,9 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     type F: Copy;
     type I: Copy;
 
+    /// Whether some twenty vectors fit in registers; otherwise it is six.
+    const WIDE: bool;
+
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
     fn store(self, v: Self::F, to: &mut [f32; LANES]);

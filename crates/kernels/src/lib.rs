@@ -134,7 +134,7 @@ impl Kernels {
     pub fn cuda(ordinal: usize) -> Result<Self> {
         Cards::find()?.check(ordinal)?;
         #[cfg(feature = "cuda")]
-        return Self::on_card(card::Card::cuda(ordinal)?);
+        return Self::with_card(card::Card::cuda(ordinal)?);
         #[cfg(not(feature = "cuda"))]
         Err(cards::without_cuda())
     }
@@ -147,11 +147,11 @@ impl Kernels {
     /// [`ErrorKind::Unsupported`] if there is no C++ compiler, or it refuses the source.
     #[cfg(feature = "emulate")]
     pub fn emulated(mutations: &[Mutation]) -> Result<Self> {
-        Self::on_card(card::Card::emulated(mutations)?)
+        Self::with_card(card::Card::emulated(mutations)?)
     }
 
     #[cfg(feature = "card")]
-    fn on_card(card: card::Card) -> Result<Self> {
+    fn with_card(card: card::Card) -> Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(PACKING));
         let host = Self::cpu(threads)?;
         Ok(Self { device: card.device(), card: Some(Arc::new(card)), ..host })
@@ -173,6 +173,14 @@ impl Kernels {
             return card.name();
         }
         "cpu"
+    }
+
+    /// Whether operations run on a card, so that reading a tensor is a download.
+    pub fn on_card(&self) -> bool {
+        #[cfg(feature = "card")]
+        return self.card.is_some();
+        #[cfg(not(feature = "card"))]
+        return false;
     }
 
     /// Free bytes and all bytes of the device's own memory; none where it is the CPU's.

@@ -10,10 +10,10 @@ use candle_core::Tensor;
 use crate::Kernels;
 #[cfg(feature = "card")]
 use crate::card::{Arg, Buffer, Card, address, address_mut, count};
-use crate::dense::{dense, tiles};
+use crate::dense::{SIDE, dense};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
-use crate::formats::{Scaling, WeightType};
+use crate::formats::WeightType;
 use crate::integer::Integer;
 use crate::isa::Found;
 use crate::lanes::LANES;
@@ -25,6 +25,12 @@ use crate::weight::stride;
 
 /// Bytes of panels that a task walks for every tile of rows: half of a small second-level cache.
 const CHUNK: usize = 128 << 10;
+
+/// A weight is read in the time of so many multiplications with it.
+const READING: usize = 4;
+
+/// Below so many multiplications, a few microseconds, calling the other threads costs more than they give.
+const ALONE: usize = 400_000;
 
 /// One product, seen from a task.
 pub(crate) struct Product<'a> {
@@ -78,10 +84,11 @@ impl Kernels {
             return on_card(card, x, weights);
         }
         let x = Flat::new("x", x)?;
-        let is_dense = |w: &Weight| w.ty().scaling() == Scaling::Dense;
-        let blocks =
-            if weights.iter().all(|w| is_dense(w)) { Vec::new() } else { self.blocks(x.values(), m, k)? };
-        let tiles = if weights.iter().any(|w| is_dense(w)) { tiles(x.values(), m, k) } else { Vec::new() };
+        let blocks = if weights.iter().all(|w| w.ty().is_dense()) {
+            Vec::new()
+        } else {
+            self.blocks(x.values(), m, k)?
+        };
 
         let mut outs = Vec::with_capacity(N);
         for w in weights {
@@ -93,14 +100,20 @@ impl Kernels {
             .map(|(out, weight)| Product { weight, out: Parts::new(out) })
             .collect();
         let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product)).collect();
-        self.pool().run(tasks.len(), &|i| {
+        let task = |i: usize| {
             let (product, first, count) = tasks[i];
-            if is_dense(product.weight) {
-                dense(self.found(), product, &tiles, first, count);
+            if product.weight.ty().is_dense() {
+                dense(self.found(), product, x.values(), first, count);
             } else {
                 integer(self.found(), product, &blocks, first, count);
             }
-        })?;
+        };
+        let work = weights.iter().map(|w| w.n()).sum::<usize>() * k * (m + READING);
+        if work < ALONE {
+            (0..tasks.len()).for_each(task);
+        } else {
+            self.pool().run(tasks.len(), &task)?;
+        }
         drop(products);
         let results = outs.into_iter().zip(weights).map(|(out, w)| tensor(out, &[m, w.n()]));
         let results: Vec<_> = results.collect::<Result<_>>()?;
@@ -127,7 +140,8 @@ impl Kernels {
         product: &'a Product<'a>,
     ) -> impl Iterator<Item = (&'a Product<'a>, usize, usize)> {
         let panels = product.weight.n().div_ceil(LANES);
-        let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads())).max(1);
+        let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads()));
+        let step = if product.weight.ty().is_dense() { step.next_multiple_of(SIDE) } else { step }.max(1);
         (0..panels).step_by(step).map(move |first| (product, first, step.min(panels - first)))
     }
 

@@ -14,6 +14,9 @@ use crate::flat::{Flat, dims};
 use crate::isa::{Found, Work};
 use crate::lanes::{LANES, Lanes};
 
+/// Scores among which the highest is looked for again once it is known to be there.
+const BLOCK: usize = 1024;
+
 /// Vectors whose sums stay in single precision before they join the total.
 const STRETCH: usize = 64;
 
@@ -30,9 +33,17 @@ pub fn mass(scores: &[f32]) -> (f32, f64) {
 
 /// The index of the highest of `scores`, the lowest among equals; none where it is no finite number.
 pub fn best(scores: &[f32]) -> Option<u32> {
-    let highest = highest(scores);
-    let at = scores.iter().position(|&score| score == highest)?;
-    highest.is_finite().then_some(at as u32)
+    // Only which block has it is tracked while the scores go by, so that many are compared at once.
+    let mut found = (0, f32::NEG_INFINITY);
+    for (block, scores) in scores.chunks(BLOCK).enumerate() {
+        let highest = highest(scores);
+        if highest > found.1 {
+            found = (block, highest);
+        }
+    }
+    let from = found.0 * BLOCK;
+    let at = scores[from.min(scores.len())..].iter().position(|&score| score == found.1)?;
+    found.1.is_finite().then_some((from + at) as u32)
 }
 
 /// What is known of rows of scores that stay on a device.
@@ -195,6 +206,22 @@ mod tests {
             assert_eq!(highest.to_bits(), best.to_bits(), "{count}");
             assert!((mass / sum - 1.0).abs() < 1e-6, "{count}: {mass}, not {sum}");
         }
+    }
+
+    #[test]
+    fn the_best_of_many_scores_is_the_first_highest() {
+        for len in [1, 15, 16, 17, 1023, 1024, 1025, 5000] {
+            for at in [0, len / 3, len - 1] {
+                let mut scores = scores(len);
+                scores[at] = 50.0;
+                scores[len - 1] = 50.0;
+                scores[len / 2] = if len > 2 { f32::NAN } else { 50.0 };
+                let expected = scores.iter().position(|&score| score == 50.0);
+                assert_eq!(best(&scores).map(|at| at as usize), expected, "{len}, {at}");
+            }
+        }
+        assert_eq!(best(&[f32::NAN; 4]), None);
+        assert_eq!(best(&[]), None);
     }
 
     #[test]

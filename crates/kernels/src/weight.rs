@@ -133,6 +133,7 @@ impl Weight {
     /// # Errors
     /// [`ErrorKind::Shape`] if `n` or `k` is 0, `k` is not a whole number of blocks or the bytes cannot be counted;
     /// [`ErrorKind::Memory`] if there is no room.
+    #[cfg_attr(not(feature = "card"), expect(unused_variables, reason = "every weight is here"))]
     pub fn zeros(kernels: &Kernels, ty: WeightType, n: usize, k: usize) -> Result<Self> {
         let block = ty.block_elements();
         if n == 0 || k == 0 || !k.is_multiple_of(block) {
@@ -147,7 +148,7 @@ impl Weight {
         })?;
         #[cfg(feature = "card")]
         if let Some(card) = kernels.card() {
-            let bytes = if is_dense(ty) {
+            let bytes = if ty.is_dense() {
                 n.next_multiple_of(LANES) * stride(ty, k) * ty.block_bytes()
             } else {
                 bytes
@@ -194,7 +195,7 @@ impl Weight {
         match &mut self.place {
             Place::Here(lines) => pack(&mut line_bytes_mut(lines)[first / LANES * panel_bytes..]),
             #[cfg(feature = "card")]
-            Place::Card(card, buffer) if is_dense(ty) => {
+            Place::Card(card, buffer) if ty.is_dense() => {
                 let to = stride(ty, self.k) * ty.block_bytes();
                 let mut padded = vec![0; rows * to];
                 for (row, to) in bytes.chunks_exact(row_bytes).zip(padded.chunks_exact_mut(to)) {
@@ -261,7 +262,7 @@ impl Weight {
         match &self.place {
             Place::Here(_) => read(unit_bytes(self.ty), i % LANES, self.panels(i / LANES, 1), &mut out),
             #[cfg(feature = "card")]
-            Place::Card(card, buffer) if is_dense(self.ty) => {
+            Place::Card(card, buffer) if self.ty.is_dense() => {
                 let from = i * stride(self.ty, self.k) * self.ty.block_bytes();
                 let row = card.download(buffer, from, self.row_bytes())?;
                 read(self.ty.block_bytes(), 0, &row, &mut out);
@@ -300,11 +301,6 @@ impl Weight {
     }
 }
 
-#[cfg(feature = "card")]
-pub(crate) fn is_dense(ty: WeightType) -> bool {
-    ty.scaling() == Scaling::Dense
-}
-
 /// Numbers from one row of a dense weight to the next on a card.
 #[cfg(feature = "card")]
 pub(crate) fn stride(ty: WeightType, k: usize) -> usize {
@@ -336,7 +332,7 @@ fn line_bytes_mut(lines: &mut [Line]) -> &mut [u8] {
 
 /// Places `block` of a file as `lane` of a unit of zeros.
 fn put(ty: WeightType, unit: &mut [u8], lane: usize, block: &[u8]) {
-    if ty.scaling() == Scaling::Dense {
+    if ty.is_dense() {
         let bytes = ty.block_bytes();
         unit[lane * bytes..(lane + 1) * bytes].copy_from_slice(block);
         return;

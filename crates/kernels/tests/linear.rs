@@ -53,6 +53,11 @@ fn every_type_is_close_to_the_truth() {
             let weight = sample.weight(&kernels, ty, 21, k);
             check(&kernels, &weight, &sample.tensor(&[5, k]));
         }
+        let k = depths(ty)[1];
+        for m in 1..=9 {
+            let weight = sample.weight(&kernels, ty, 99, k);
+            check(&kernels, &weight, &sample.tensor(&[m, k]));
+        }
     }
 }
 
@@ -90,7 +95,9 @@ fn every_isa_gives_the_portable_bits() {
         let shapes = (1..=33).map(|n| (n, depths(ty)[n % 2], 1 + n % 7));
         let deep = depths(ty).into_iter().map(|k| (18, k, 3));
         let rows = (1..=20).map(|m| (17, depths(ty)[1], m));
-        for (n, k, m) in shapes.chain(deep).chain(rows) {
+        // Panels that are walked four at a time, and what is left of them.
+        let wide = (1..=9).flat_map(|m| [64, 95, 99, 127].map(|n| (n, depths(ty)[0], m)));
+        for (n, k, m) in shapes.chain(deep).chain(rows).chain(wide) {
             let (weight, x) = (sample.weight(&portable, ty, n, k), sample.tensor(&[m, k]));
             let expected = bits(&portable.linear(&x, &weight).unwrap());
             for kernels in &isas {

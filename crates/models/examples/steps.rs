@@ -1,15 +1,22 @@
 //! Times a whole model's steps on request, so that another program's can be timed in between.
 //!
-//! `cargo run --release -p trefoil-models --example steps -- MODEL.gguf [threads] [prefix]` reads a number of rows a
-//! line and answers with the milliseconds of one step of so many rows, all of them scored, behind a prefix.
-//! `prefill N` answers with the milliseconds of caching N tokens.
+//! `cargo run --release -p trefoil-models --example steps -- MODEL [threads] [prefix]` reads a number of rows a line and
+//! answers with the milliseconds of one step of so many rows, all of them scored, behind a prefix; a model with an
+//! encoder also sees a source of as many tokens. `prefill N` answers with the milliseconds of caching N tokens, or of
+//! encoding them.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
 use trefoil_kernels::{Kernels, PAGE};
-use trefoil_models::{BranchId, CacheType, CausalLm, Draft, Kv, Llama, ModelConfig, RowId, Token, Weights};
+use trefoil_models::{
+    BranchId, CacheType, CausalLm, Draft, Kv, Llama, ModelConfig, RowId, Seq2SeqLm, T5, Token, Weights,
+};
+
+/// The addon's allocator: what is timed here is timed as users have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -28,13 +35,15 @@ fn main() -> Result<(), Failure> {
     let source = Path::new(&source);
     let weights = Weights::open(source)?;
     let kernels = Kernels::cpu(threads)?;
-    let ModelConfig::Llama(config) = ModelConfig::read(source, &weights)? else {
-        return Err("only models of the Llama family are timed here".into());
+    let model = match ModelConfig::read(source, &weights)? {
+        ModelConfig::Llama(config) => {
+            Model::Causal(Llama::load(config, &weights, &kernels, &mut |_| Ok(()))?)
+        }
+        ModelConfig::T5(config) => Model::Seq2Seq(T5::load(config, &weights, &kernels, &mut |_| Ok(()))?),
     };
-    let model = Llama::load(config, &weights, &kernels, &mut |_| Ok(()))?;
-    let mut kv = Kv::new(&kernels, model.kv_shape(), CacheType::F16, ROOM / PAGE)?;
-    let branch = kv.open(None);
-    fill(&model, &mut kv, branch, prefix)?;
+    let mut kv = Kv::new(&kernels, model.decoder().kv_shape(), CacheType::F16, ROOM / PAGE)?;
+    let branch = model.open(&mut kv, prefix)?;
+    fill(model.decoder(), &mut kv, branch, prefix)?;
 
     let mut out = std::io::stdout().lock();
     writeln!(out, "ready")?;
@@ -42,12 +51,15 @@ fn main() -> Result<(), Failure> {
         let line = line?;
         let start = Instant::now();
         if let Some(count) = line.strip_prefix("prefill ") {
-            let other = kv.open(None);
-            fill(&model, &mut kv, other, count.parse()?)?;
+            let count = count.parse()?;
+            let other = model.open(&mut kv, count)?;
+            if let Model::Causal(model) = &model {
+                fill(model, &mut kv, other, count)?;
+            }
             kv.close(other);
         } else {
             let (draft, _) = chain(branch, line.parse()?, true);
-            model.score(&draft, &mut kv)?;
+            model.decoder().score(&draft, &mut kv)?;
         }
         writeln!(out, "{}", start.elapsed().as_secs_f64() * 1e3)?;
         out.flush()?;
@@ -55,15 +67,42 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A chain of `rows` tokens that are not all the same.
+enum Model {
+    Causal(Llama),
+    Seq2Seq(T5),
+}
+
+impl Model {
+    fn decoder(&self) -> &dyn CausalLm {
+        match self {
+            Self::Causal(model) => model,
+            Self::Seq2Seq(model) => model,
+        }
+    }
+
+    /// A branch; with an encoder, about a source of `count` tokens.
+    fn open(&self, kv: &mut Kv, count: usize) -> Result<BranchId, Failure> {
+        let source = match self {
+            Self::Causal(_) => None,
+            Self::Seq2Seq(model) => Some(model.encode(&(0..count).map(token).collect::<Vec<_>>())?),
+        };
+        Ok(kv.open(source))
+    }
+}
+
+/// Tokens that are not all the same.
+fn token(at: usize) -> Token {
+    (100 + at * 7 % 1000) as Token
+}
+
+/// A chain of `rows` tokens.
 fn chain(branch: BranchId, rows: usize, scored: bool) -> (Draft, Vec<RowId>) {
     let mut draft = Draft::new();
     let mut path: Vec<RowId> = Vec::new();
     for row in 0..rows {
-        let token = (100 + row * 7 % 1000) as Token;
         let row = match path.last() {
-            None => draft.root(branch, token),
-            Some(&above) => draft.child(above, token),
+            None => draft.root(branch, token(row)),
+            Some(&above) => draft.child(above, token(row)),
         };
         if scored {
             draft.score(row);
@@ -73,7 +112,7 @@ fn chain(branch: BranchId, rows: usize, scored: bool) -> (Draft, Vec<RowId>) {
     (draft, path)
 }
 
-fn fill(model: &Llama, kv: &mut Kv, branch: BranchId, count: usize) -> Result<(), Failure> {
+fn fill(model: &dyn CausalLm, kv: &mut Kv, branch: BranchId, count: usize) -> Result<(), Failure> {
     let mut left = count;
     while left > 0 {
         let (draft, path) = chain(branch, left.min(PASS), false);

@@ -36,6 +36,8 @@ pub struct Row {
     pub depth: u32,
     /// Whether the step must return this row's logits.
     pub scored: bool,
+    /// A token whose score there is wanted, whichever is the best.
+    pub asked: Option<Token>,
 }
 
 /// The rows of one step, parents before children.
@@ -57,7 +59,7 @@ impl Draft {
 
     /// Adds a branch's pending token.
     pub fn root(&mut self, branch: BranchId, token: Token) -> RowId {
-        self.push(Row { token, branch, parent: None, depth: 0, scored: false })
+        self.push(Row { token, branch, parent: None, depth: 0, scored: false, asked: None })
     }
 
     /// Adds `token` under `parent`.
@@ -69,6 +71,7 @@ impl Draft {
             parent: Some(parent),
             depth: above.depth + 1,
             scored: false,
+            asked: None,
         })
     }
 
@@ -80,6 +83,11 @@ impl Draft {
     /// Asks for the logits of `row`.
     pub fn score(&mut self, row: RowId) {
         self.rows[row.index()].scored = true;
+    }
+
+    /// Asks for the score of `token` at a scored `row`, so that a device can answer without its other scores.
+    pub fn ask(&mut self, row: RowId, token: Token) {
+        self.rows[row.index()].asked = Some(token);
     }
 
     /// All rows, parents before children.

@@ -24,7 +24,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use kv::{CrossKv, Kv, KvShape};
 pub use llama::Llama;
 pub use model::{CausalLm, Seq2SeqLm};
-pub use scores::Scores;
+pub use scores::{Logits, Scores};
 pub use sharded::Sharded;
 pub use staged::{Layers, Staged};
 pub use t5::T5;

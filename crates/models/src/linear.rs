@@ -29,11 +29,23 @@ impl Linear {
 
     /// `[m, k]` to `[m, n]`.
     pub(crate) fn forward(&self, kernels: &Kernels, x: &Tensor) -> Result<Tensor> {
-        let y = kernels.linear(x, &self.weight)?;
-        match &self.bias {
-            Some(bias) => Ok(kernels.add_bias(&y, bias)?),
-            None => Ok(y),
+        let [y] = Self::forward_all([self], kernels, x)?;
+        Ok(y)
+    }
+
+    /// What several layers make of the same `x`, as one job.
+    pub(crate) fn forward_all<const N: usize>(
+        layers: [&Self; N],
+        kernels: &Kernels,
+        x: &Tensor,
+    ) -> Result<[Tensor; N]> {
+        let mut products = kernels.linears(x, layers.map(|layer| &layer.weight))?;
+        for (y, layer) in products.iter_mut().zip(layers) {
+            if let Some(bias) = &layer.bias {
+                *y = kernels.add_bias(y, bias)?;
+            }
         }
+        Ok(products)
     }
 
     /// Resident bytes.

@@ -124,10 +124,10 @@ impl CausalLm for Llama {
         let mut staged = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let h = kernels.rms_norm(&x, &layer.attention_norm, config.norm_eps)?;
+            let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], kernels, &h)?;
             let heads = |y: Tensor, heads| y.reshape((rows, heads, config.head_dim));
-            let mut q = heads(layer.q.forward(kernels, &h)?, config.heads)?;
-            let mut k = heads(layer.k.forward(kernels, &h)?, config.kv_heads)?;
-            let v = heads(layer.v.forward(kernels, &h)?, config.kv_heads)?;
+            let (mut q, mut k) = (heads(q, config.heads)?, heads(k, config.kv_heads)?);
+            let v = heads(v, config.kv_heads)?;
             if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
                 q = kernels.rms_norm(&q, q_norm, config.norm_eps)?;
                 k = kernels.rms_norm(&k, k_norm, config.norm_eps)?;
@@ -139,8 +139,7 @@ impl CausalLm for Llama {
             x = kernels.add(&x, &layer.o.forward(kernels, &a)?)?;
 
             let h = kernels.rms_norm(&x, &layer.feed_forward_norm, config.norm_eps)?;
-            let gate = layer.gate.forward(kernels, &h)?;
-            let up = layer.up.forward(kernels, &h)?;
+            let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], kernels, &h)?;
             let h = kernels.gate(&gate, Some(&up), Activation::Silu)?;
             x = kernels.add(&x, &layer.down.forward(kernels, &h)?)?;
         }

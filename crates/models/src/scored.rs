@@ -25,12 +25,13 @@ pub(crate) fn logits(
     if scored.is_empty() {
         return Ok(Scores::new(draft, head.n(), Vec::new()));
     }
-    let count = scored.len();
-    let x = if count == draft.len() {
-        x.clone()
-    } else {
-        x.index_select(&Tensor::from_vec(scored, count, x.device())?, 0)?
-    };
+    let x = if scored.len() == draft.len() { x.clone() } else { kernels.select(x, &scored)? };
     let logits = kernels.linear(&finish(&x)?, head)?;
-    Ok(Scores::new(draft, head.n(), logits.flatten_all()?.to_vec1()?))
+    if !kernels.on_card() {
+        return Ok(Scores::new(draft, head.n(), logits.flatten_all()?.to_vec1()?));
+    }
+    let asked = |(at, &row): (usize, &u32)| Some((at as u32, draft.rows()[row as usize].asked?));
+    let asked: Vec<(u32, Token)> = scored.iter().enumerate().filter_map(asked).collect();
+    let judged = kernels.judge(&logits, &asked)?;
+    Scores::away(draft, logits, judged, asked)
 }

@@ -1,15 +1,47 @@
 //! What a step returns: the logits of the rows that asked for them.
 
-use crate::draft::{Draft, RowId};
+use std::borrow::Cow;
+
+use candle_core::{IndexOp, Tensor};
+use trefoil_kernels::{Judged, best, mass};
+
+use crate::draft::{Draft, RowId, Token};
+use crate::error::{Error, Result};
 
 /// Logits of a draft's scored rows.
 #[derive(Clone, Debug)]
 pub struct Scores {
     vocabulary: usize,
-    /// Logits as the workers gave them: `[scored rows, vocabulary]` each.
-    parts: Vec<Vec<f32>>,
+    /// Logits as the workers gave them.
+    parts: Vec<Part>,
     /// For each row of the draft, its part and its place there.
     slots: Vec<Option<(u32, u32)>>,
+}
+
+/// Logits of one worker: `[scored rows, vocabulary]`.
+#[derive(Clone, Debug)]
+enum Part {
+    Here(Vec<f32>),
+    Away(Away),
+}
+
+/// Logits that stay on a device, and what it said of them.
+#[derive(Clone, Debug)]
+struct Away {
+    logits: Tensor,
+    judged: Judged,
+    /// The row and token of each score that was asked for.
+    asked: Vec<(u32, Token)>,
+}
+
+/// The logits after one row, `[vocabulary]`, wherever they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Logits<'a>(At<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum At<'a> {
+    Here(&'a [f32]),
+    Away(&'a Away, u32),
 }
 
 impl Scores {
@@ -17,19 +49,22 @@ impl Scores {
     ///
     /// * `logits`: `[scored rows, vocabulary]`, f32, contiguous.
     pub fn new(draft: &Draft, vocabulary: usize, logits: Vec<f32>) -> Self {
-        let mut next = 0;
-        let slots = draft
-            .rows()
-            .iter()
-            .map(|row| {
-                row.scored.then(|| {
-                    next += 1;
-                    (0, next - 1)
-                })
-            })
-            .collect();
-        debug_assert_eq!(logits.len(), next as usize * vocabulary);
-        Self { vocabulary, parts: vec![logits], slots }
+        let slots = slots(draft);
+        debug_assert_eq!(logits.len(), slots.iter().flatten().count() * vocabulary);
+        Self { vocabulary, parts: vec![Part::Here(logits)], slots }
+    }
+
+    /// As [`Scores::new`], of logits that stay on a device.
+    ///
+    /// * `asked`: the row, among the scored ones, and token of each score in `judged.asked`
+    pub(crate) fn away(
+        draft: &Draft,
+        logits: Tensor,
+        judged: Judged,
+        asked: Vec<(u32, Token)>,
+    ) -> Result<Self> {
+        let vocabulary = logits.dim(1)?;
+        Ok(Self { vocabulary, parts: vec![Part::Away(Away { logits, judged, asked })], slots: slots(draft) })
     }
 
     /// No row's logits yet.
@@ -48,9 +83,101 @@ impl Scores {
         }
     }
 
-    /// The logits after `row`: `[vocabulary]`; `None` where the draft did not ask for them.
-    pub fn row(&self, row: RowId) -> Option<&[f32]> {
+    /// The logits after `row`; `None` where the draft did not ask for them.
+    pub fn row(&self, row: RowId) -> Option<Logits<'_>> {
         let (part, at) = (*self.slots.get(row.index())?)?;
-        self.parts.get(part as usize)?.chunks_exact(self.vocabulary).nth(at as usize)
+        Some(Logits(match self.parts.get(part as usize)? {
+            Part::Here(logits) => At::Here(logits.chunks_exact(self.vocabulary).nth(at as usize)?),
+            Part::Away(away) => At::Away(away, at),
+        }))
+    }
+}
+
+/// The place of each row of `draft` among the scored ones.
+fn slots(draft: &Draft) -> Vec<Option<(u32, u32)>> {
+    let mut next = 0;
+    let slot = |scored: bool| {
+        scored.then(|| {
+            next += 1;
+            (0, next - 1)
+        })
+    };
+    draft.rows().iter().map(|row| row.scored).map(slot).collect()
+}
+
+impl<'a> Logits<'a> {
+    /// All of them; downloads a row that is on a device.
+    ///
+    /// # Errors
+    /// Fails where the device does.
+    pub fn all(self) -> Result<Cow<'a, [f32]>> {
+        match self.0 {
+            At::Here(logits) => Ok(Cow::Borrowed(logits)),
+            At::Away(away, row) => Ok(Cow::Owned(away.logits.i(row as usize)?.to_vec1()?)),
+        }
+    }
+
+    /// The token with the highest score, the lowest among equals.
+    ///
+    /// # Errors
+    /// Fails where no score is a finite number.
+    pub fn best(self) -> Result<Token> {
+        let found = match self.0 {
+            At::Here(logits) => best(logits),
+            At::Away(away, row) => {
+                let (best, highest, _) = away.judged.rows[row as usize];
+                highest.is_finite().then_some(best)
+            }
+        };
+        found.ok_or_else(|| Error::internal("the model's scores are not finite"))
+    }
+
+    /// The score of `token`.
+    ///
+    /// # Errors
+    /// Fails for a token outside the vocabulary, and where a device does.
+    pub fn score(self, token: Token) -> Result<f32> {
+        if let At::Away(away, row) = self.0 {
+            let (best, highest, _) = away.judged.rows[row as usize];
+            if token == best {
+                return Ok(highest);
+            }
+            if let Some(at) = away.asked.iter().position(|&asked| asked == (row, token)) {
+                return Ok(away.judged.asked[at]);
+            }
+        }
+        let score = self.all()?.get(token as usize).copied();
+        score.ok_or_else(|| Error::internal(format!("token {token} is outside the vocabulary")))
+    }
+
+    /// The natural logarithm of `token`'s probability.
+    ///
+    /// # Errors
+    /// As [`Logits::score`].
+    pub fn log_probability(self, token: Token) -> Result<f64> {
+        let (highest, mass) = self.mass();
+        Ok(f64::from(self.score(token)? - highest) - mass.ln())
+    }
+
+    /// The probability of the best token; not a number where a score is none.
+    pub fn confidence(self) -> f64 {
+        1.0 / self.mass().1
+    }
+
+    /// The highest score, and the sum of all e^(score − highest).
+    fn mass(self) -> (f32, f64) {
+        match self.0 {
+            At::Here(logits) => mass(logits),
+            At::Away(away, row) => {
+                let (_, highest, mass) = away.judged.rows[row as usize];
+                (highest, mass)
+            }
+        }
+    }
+}
+
+impl<'a> From<&'a [f32]> for Logits<'a> {
+    fn from(logits: &'a [f32]) -> Self {
+        Self(At::Here(logits))
     }
 }

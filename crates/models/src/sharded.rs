@@ -147,6 +147,7 @@ impl Shard {
             };
             if entry.scored && !std::mem::replace(&mut scored[row.index()], true) {
                 part.score(here);
+                entry.asked.iter().for_each(|&token| part.ask(here, token));
             }
         }
         Self { draft: part, rows }

@@ -163,18 +163,26 @@ impl T5 {
         Ok(self.kernels.rms_norm(x, weight, self.config.norm_eps)?)
     }
 
-    /// `[m, width]` to `[m, heads, head_dim]`.
-    fn heads(&self, linear: &Linear, x: &Tensor) -> Result<Tensor> {
-        let y = linear.forward(&self.kernels, x)?;
-        Ok(y.reshape((x.dim(0)?, self.config.heads, self.config.head_dim))?)
+    /// `[m, width]` to `[m, heads, head_dim]`, by each of `layers`.
+    fn heads<const N: usize>(&self, layers: [&Linear; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let mut all = Linear::forward_all(layers, &self.kernels, x)?;
+        for y in &mut all {
+            *y = y.reshape((x.dim(0)?, self.config.heads, self.config.head_dim))?;
+        }
+        Ok(all)
     }
 
     /// `x + feed_forward(norm(x))`.
     fn feed_forward(&self, x: &Tensor, layer: &FeedForward) -> Result<Tensor> {
         let kernels = &self.kernels;
         let h = self.norm(x, &layer.norm)?;
-        let gate = layer.gate.forward(kernels, &h)?;
-        let up = layer.up.as_ref().map(|up| up.forward(kernels, &h)).transpose()?;
+        let (gate, up) = match &layer.up {
+            Some(up) => {
+                let [gate, up] = Linear::forward_all([&layer.gate, up], kernels, &h)?;
+                (gate, Some(up))
+            }
+            None => (layer.gate.forward(kernels, &h)?, None),
+        };
         let h = kernels.gate(&gate, up.as_ref(), self.config.activation)?;
         Ok(kernels.add(x, &layer.down.forward(kernels, &h)?)?)
     }
@@ -199,14 +207,14 @@ impl CausalLm for T5 {
         for (index, layer) in self.decoder.iter().enumerate() {
             let own = &layer.attention;
             let h = self.norm(&x, &own.norm)?;
-            let (q, k, v) = (self.heads(&own.q, &h)?, self.heads(&own.k, &h)?, self.heads(&own.v, &h)?);
+            let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
             let bias = Some(&self.decoder_bias);
             let a = kernels.attend(&q, &k, &v, kv.store(index), &sight, SCALE, None, bias)?;
             staged.push((k, v));
             x = kernels.add(&x, &own.o.forward(kernels, &a)?)?;
 
             let h = self.norm(&x, &layer.cross.norm)?;
-            let q = self.heads(&layer.cross.q, &h)?;
+            let [q] = self.heads([&layer.cross.q], &h)?;
             let a = kernels.attend_shared(&q, &documents.layer(index), SCALE, None)?;
             x = kernels.add(&x, &layer.cross.o.forward(kernels, &a)?)?;
 
@@ -234,7 +242,7 @@ impl Seq2SeqLm for T5 {
         for layer in &self.encoder {
             let own = &layer.attention;
             let h = self.norm(&x, &own.norm)?;
-            let (q, k, v) = (self.heads(&own.q, &h)?, self.heads(&own.k, &h)?, self.heads(&own.v, &h)?);
+            let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
             let (own_keys, bias) = (kernels.share(&k, &v)?, (&self.encoder_bias, positions.as_slice()));
             // Row i is at position i.
             let a = kernels.attend_shared(&q, &[(&own_keys, &positions)], SCALE, Some(bias))?;
@@ -246,7 +254,7 @@ impl Seq2SeqLm for T5 {
             .decoder
             .iter()
             .map(|layer| {
-                let (k, v) = (self.heads(&layer.cross.k, &x)?, self.heads(&layer.cross.v, &x)?);
+                let [k, v] = self.heads([&layer.cross.k, &layer.cross.v], &x)?;
                 Ok(kernels.share(&k, &v)?)
             })
             .collect::<Result<_>>()?;

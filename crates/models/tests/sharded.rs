@@ -62,7 +62,9 @@ fn write(fixture: &Fixture, model: &dyn CausalLm) -> Vec<Option<Vec<u32>>> {
         let draft = forest(&mut random, live, rows, model.vocabulary());
         let scores = model.score(&draft, &mut kv).unwrap();
         for row in 0..draft.len() as u32 {
-            let bits = scores.row(RowId(row)).map(|logits| logits.iter().map(|x| x.to_bits()).collect());
+            let bits = scores
+                .row(RowId(row))
+                .map(|logits| logits.all().unwrap().iter().map(|x| x.to_bits()).collect());
             assert_eq!(bits.is_some(), draft.row(RowId(row)).scored);
             seen.push(bits);
         }

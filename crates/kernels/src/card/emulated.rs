@@ -58,9 +58,10 @@ type Start = unsafe extern "C" fn(grid: *const u32, threads: u32, args: *mut *mu
 
 pub(super) struct Emulated {
     library: Library,
-    /// Blocks share one memory, so one kernel runs at a time.
-    busy: Mutex<()>,
 }
+
+/// A library is in the process once, with one memory for all blocks, so one kernel runs at a time.
+static BUSY: Mutex<()> = Mutex::new(());
 
 /// Bytes in this CPU's memory, of which kernels are told the address.
 pub(crate) struct Bytes {
@@ -88,7 +89,7 @@ impl Emulated {
         // SAFETY: the library was compiled from this crate's sources, which run nothing when loaded.
         let library = unsafe { Library::new(&library) }
             .map_err(|cause| broken(format!("{} cannot be loaded: {cause}", library.display())))?;
-        Ok(Self { library, busy: Mutex::default() })
+        Ok(Self { library })
     }
 
     /// # Safety
@@ -106,7 +107,7 @@ impl Emulated {
         // SAFETY: the name is borrowed for the call.
         let start = unsafe { find(kernel.as_ptr(), kernel.len()) };
         let start = start.ok_or_else(|| broken(format!("there is no kernel {kernel}")))?;
-        let _busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let _busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's promise.
         unsafe { start(grid.as_ptr(), threads, args.as_mut_ptr()) };
         Ok(())

@@ -53,6 +53,8 @@ impl Lanes for Avx2 {
     type F = F;
     type I = I;
 
+    const WIDE: bool = false;
+
     #[inline(always)]
     fn splat(self, x: f32) -> F {
         unsafe { [_mm256_set1_ps(x); 2] }

@@ -36,6 +36,8 @@ impl Lanes for Avx512 {
     type F = __m512;
     type I = __m512i;
 
+    const WIDE: bool = true;
+
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         unsafe { _mm512_set1_ps(x) }

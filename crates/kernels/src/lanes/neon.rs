@@ -55,6 +55,8 @@ impl Lanes for Neon {
     type F = F;
     type I = I;
 
+    const WIDE: bool = false;
+
     #[inline(always)]
     fn splat(self, x: f32) -> F {
         unsafe { [vdupq_n_f32(x); 4] }

@@ -28,6 +28,8 @@ impl Lanes for Portable {
     type F = F;
     type I = I;
 
+    const WIDE: bool = false;
+
     #[inline(always)]
     fn splat(self, x: f32) -> F {
         [x; LANES]

@@ -14,12 +14,14 @@ use crate::error::{Error, Result};
 /// Blocks that are made up; more are copies of these from other places on.
 const BLOCKS: usize = 1 << 14;
 
+type Patterns = HashMap<(WeightType, usize), Arc<[u8]>>;
+
 /// Numbers from a seed.
 pub(super) struct Random {
     ty: WeightType,
     seed: u64,
     /// Blocks of a type, scaled for a matrix of so many inputs.
-    patterns: Mutex<HashMap<(WeightType, usize), Arc<[u8]>>>,
+    patterns: Mutex<Patterns>,
 }
 
 impl Random {

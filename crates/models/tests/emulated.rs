@@ -1,0 +1,106 @@
+//! Whole models through the kernels of cards, run on this CPU: the recorded texts, and the CPU's own numbers.
+#![cfg(feature = "emulate")]
+#![allow(clippy::allow_attributes, reason = "not every test file needs each")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod fixture;
+
+use fixture::{CAUSAL, Fixture, SEQ2SEQ, argmax};
+use trefoil_kernels::{CacheType, Kernels, WeightType};
+use trefoil_models::{Draft, RowId};
+
+fn names() -> impl Iterator<Item = &'static str> {
+    CAUSAL.into_iter().chain(SEQ2SEQ)
+}
+
+#[test]
+fn greedy_texts_are_the_recorded_ones() {
+    let card = Kernels::emulated(&[]).unwrap();
+    for name in names() {
+        // In single precision, as they were recorded.
+        let fixture = Fixture::open_as(name, &card, Some(WeightType::F32));
+        for case in fixture.golden.cases.iter().take(2) {
+            let (begin, source) = fixture.begin(&case.prompt);
+            let mut kv = fixture.kv(begin.len() + case.tokens.len());
+            let branch = kv.open(source);
+            let (draft, rows) = fixture.chain(&mut kv, branch, &begin);
+            kv.commit(branch, &(0..draft.len() as u32).map(RowId).collect::<Vec<_>>()).unwrap();
+            let mut written = vec![argmax(rows.last().unwrap())];
+            while written.len() < case.tokens.len().min(12) {
+                let (_, rows) = fixture.chain(&mut kv, branch, &written[written.len() - 1..]);
+                kv.commit(branch, &[RowId(0)]).unwrap();
+                written.push(argmax(&rows[0]));
+            }
+            assert_eq!(written, case.tokens[..written.len()], "{name}, prompt {:?}", case.prompt);
+        }
+    }
+}
+
+/// With weights of sixteen bits activations are rounded to them, and scores move a little.
+#[test]
+fn half_precision_stays_close() {
+    let card = Kernels::emulated(&[]).unwrap();
+    for (name, ty) in names().flat_map(|name| [(name, WeightType::F16), (name, WeightType::Bf16)]) {
+        let rows = [&Kernels::cpu(1).unwrap(), &card].map(|kernels| {
+            let fixture = Fixture::open_as(name, kernels, Some(ty));
+            let (begin, source) = fixture.begin(&fixture.golden.cases[0].prompt);
+            let mut kv = fixture.kv(begin.len());
+            let branch = kv.open(source);
+            fixture.chain(&mut kv, branch, &begin).1.concat()
+        });
+        let (lowest, highest) = rows[0].iter().fold((f32::MAX, f32::MIN), |(a, b), &x| (a.min(x), b.max(x)));
+        let worst = rows[0].iter().zip(&rows[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let allowed = (highest - lowest) * if ty == WeightType::F16 { 2e-3 } else { 2e-2 };
+        assert!(worst <= allowed, "{name} in {ty:?}: off by {worst} of {}", highest - lowest);
+    }
+}
+
+/// What a card says of a row without handing it over is what the CPU finds in it.
+#[test]
+fn scores_that_stay_away_are_the_rows_own() {
+    let card = Kernels::emulated(&[]).unwrap();
+    for name in names() {
+        let mut fixture = Fixture::open_with(name, &card);
+        fixture.cache = CacheType::F16;
+        let (begin, source) = fixture.begin(&fixture.golden.cases[0].prompt);
+        let mut kv = fixture.kv(begin.len());
+        let branch = kv.open(source);
+        let mut draft = Draft::new();
+        let mut row = draft.root(branch, begin[0]);
+        for &token in begin.iter().cycle().take(4) {
+            draft.score(row);
+            draft.ask(row, token);
+            row = draft.child(row, token);
+        }
+        let scores = fixture.lm().score(&draft, &mut kv).unwrap();
+        for (at, row) in draft.rows().iter().enumerate().filter(|(_, row)| row.scored) {
+            let away = scores.row(RowId(at as u32)).unwrap();
+            let here = away.all().unwrap();
+            let here: trefoil_models::Logits<'_> = here.as_ref().into();
+            assert_eq!(away.best().unwrap(), here.best().unwrap(), "{name}");
+            assert_eq!(away.confidence().to_bits(), here.confidence().to_bits(), "{name}");
+            for token in [row.asked.unwrap(), away.best().unwrap(), 0] {
+                let [away, here] =
+                    [away, here].map(|logits| logits.log_probability(token).unwrap().to_bits());
+                assert_eq!(away, here, "{name}, token {token}");
+            }
+        }
+    }
+}
+
+/// Quantised weights meet the same integers and the same sums on both.
+#[test]
+fn quantised_models_give_the_same_bits() {
+    let card = Kernels::emulated(&[]).unwrap();
+    for name in ["qwen2-gguf", "llama-spm-gguf"] {
+        let bits = [&Kernels::cpu(1).unwrap(), &card].map(|kernels| {
+            let fixture = Fixture::open_with(name, kernels);
+            let (begin, source) = fixture.begin(&fixture.golden.cases[0].prompt);
+            let mut kv = fixture.kv(begin.len());
+            let branch = kv.open(source);
+            let (_, rows) = fixture.chain(&mut kv, branch, &begin);
+            rows.into_iter().flatten().map(f32::to_bits).collect::<Vec<_>>()
+        });
+        assert!(bits[0] == bits[1], "{name}");
+    }
+}
