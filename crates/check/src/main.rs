@@ -15,7 +15,10 @@ mod report;
 mod shapes;
 mod subject;
 mod texts;
+#[path = "../../kernels/tests/twins/mod.rs"]
+mod twins;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,6 +29,7 @@ use costs::{Bench, text};
 use report::Report;
 use shapes::Shapes;
 use subject::Subject;
+use twins::Pair;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -35,13 +39,13 @@ Checks a device against the CPU and measures it; prints a table and writes every
 
   --device NAME     cuda:0, the default, cuda:N or cpu
   --short           small shapes and few texts, for a run of seconds
-  --only A,B,…      some sections: texts, exact, costs, pid
+  --only A,B,…      some sections: kernels, texts, exact, costs, pid
   --model PATH      a model to check too, a folder or a .gguf file; can be given several times
   --output FILE     where the findings go as JSON; gpu-check.json by default
   --help            print this
 ";
 
-const SECTIONS: [&str; 4] = ["texts", "exact", "costs", "pid"];
+const SECTIONS: [&str; 5] = ["kernels", "texts", "exact", "costs", "pid"];
 
 struct Options {
     device: String,
@@ -138,6 +142,18 @@ fn run(options: &Options) -> Result<Report> {
     for source in &options.models {
         let prompts = [5, 40, 200].map(text).to_vec();
         models.push(Model { name: source.display().to_string(), source: source.clone(), prompts });
+    }
+    if options.wants("kernels") {
+        report.section("kernels", |report| {
+            let pair = Pair { cpu: cpu.clone(), card: kernels.clone() };
+            for (name, check) in twins::CHECKS {
+                // A device that fails ends the check and not the run.
+                let found = catch_unwind(AssertUnwindSafe(|| check(&pair)));
+                let found = found.unwrap_or_else(|_| Err("the device failed; see above".to_owned()));
+                report.check("kernels", name, found.map(|()| String::new()).map_err(Into::into));
+            }
+            Ok(())
+        })?;
     }
     if options.wants("texts") {
         report.section("texts", |report| {
