@@ -5,7 +5,7 @@ use trefoil_models::Token;
 
 use crate::Result;
 use crate::report::Report;
-use crate::subject::{Subject, Way};
+use crate::subject::{Subject, Way, gap};
 
 const SECTION: &str = "exact";
 
@@ -57,7 +57,7 @@ pub(crate) fn same(
     match part(plain, other) {
         None => Ok(()),
         Some(at) => {
-            let gap = subject.gap(prompt, &plain[..at])?;
+            let gap = gap(&subject.scores(prompt, &plain[..at])?);
             let tokens = (plain.get(at), other.get(at));
             Err(format!(
                 "{what}: token {at} is {:?}, not {:?}; the best two scores are {gap:e} apart",

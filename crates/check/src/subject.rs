@@ -205,8 +205,8 @@ impl Subject {
         Ok(Asked { answers: answers.collect(), steps: seconds })
     }
 
-    /// How far the best score after `prompt` and `text` stands above the second.
-    pub(crate) fn gap(&self, prompt: &[Token], text: &[Token]) -> Result<f32> {
+    /// The scores of all tokens after `prompt` and `text`.
+    pub(crate) fn scores(&self, prompt: &[Token], text: &[Token]) -> Result<Vec<f32>> {
         let (mut begin, source) = self.begin(prompt)?;
         begin.extend(text);
         let mut kv = self.kv(1, begin.len())?;
@@ -218,15 +218,7 @@ impl Subject {
         let row = draft.root(branch, last);
         draft.score(row);
         let scores = self.decoder().score(&draft, &mut kv)?;
-        let mut two = [f32::NEG_INFINITY; 2];
-        for &score in scores.row(row).ok_or("a row without scores")?.all()?.iter() {
-            if score > two[0] {
-                two = [score, two[0]];
-            } else if score > two[1] {
-                two[1] = score;
-            }
-        }
-        Ok(two[0] - two[1])
+        Ok(scores.row(row).ok_or("a row without scores")?.all()?.into_owned())
     }
 
     /// Scores a draft and waits until it is known what follows every row.
@@ -235,6 +227,19 @@ impl Subject {
         let rows = (0..draft.len() as u32).map(RowId).filter(|&row| draft.row(row).scored);
         rows.map(|row| Ok(scores.row(row).ok_or("a row without scores")?.best()?)).collect()
     }
+}
+
+/// How far the best score stands above the second.
+pub(crate) fn gap(scores: &[f32]) -> f32 {
+    let mut two = [f32::NEG_INFINITY; 2];
+    for &score in scores {
+        if score > two[0] {
+            two = [score, two[0]];
+        } else if score > two[1] {
+            two[1] = score;
+        }
+    }
+    two[0] - two[1]
 }
 
 /// Answers, and the seconds of each step that wrote them.

