@@ -114,16 +114,15 @@ export async function cudaToolkit() {
   }
 }
 
+async function main() {
+  for (const [name, value] of Object.entries(await cudaToolkit())) {
+    console.log(`export ${name}='${value.replaceAll("'", `'\\''`)}'`)
+  }
+}
+
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  cudaToolkit().then(
-    (variables) => {
-      for (const [name, value] of Object.entries(variables)) {
-        console.log(`export ${name}='${value.replaceAll("'", `'\\''`)}'`)
-      }
-    },
-    (error) => {
-      console.error(`cuda-toolkit: ${error.message}`)
-      process.exitCode = 1
-    }
-  )
+  main().catch((error) => {
+    console.error(`cuda-toolkit: ${error.message}`)
+    process.exitCode = 1
+  })
 }

@@ -9,7 +9,7 @@
  */
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
@@ -17,7 +17,7 @@ const PHASES = [
   {
     name: 'rust',
     commands: [['cargo', 'test', '--release', '--workspace', '--no-fail-fast']],
-    count: (output) => sum(output.matchAll(/^test result: .*?(\d+) passed; (\d+) failed/gm))
+    count: cargoTests
   },
   { name: 'build', commands: [['npm', 'run', 'build']] },
   {
@@ -37,7 +37,13 @@ const PHASES = [
   }
 ]
 
-function sum(matches) {
+/** The tests that cargo ran. */
+export function cargoTests(output) {
+  return sum(output.matchAll(/^test result: .*?(\d+) passed; (\d+) failed/gm))
+}
+
+/** Adds up pairs of counts. */
+export function sum(matches) {
   const total = { passed: 0, failed: 0 }
   for (const [, passed, failed] of matches) {
     total.passed += Number(passed)
@@ -93,26 +99,29 @@ async function runPhase({ name, commands, count, optional = [] }) {
   return total
 }
 
-async function main(names) {
-  const unknown = names.find((name) => !PHASES.some((phase) => phase.name === name))
-  if (unknown) throw new Error(`unknown phase ${JSON.stringify(unknown)}; phases: ${PHASES.map((p) => p.name).join(', ')}`)
+/** Runs the phases that are named, or all, and prints and reports what they came to. */
+export async function runPhases(phases, names) {
+  const unknown = names.find((name) => !phases.some((phase) => phase.name === name))
+  if (unknown) throw new Error(`unknown phase ${JSON.stringify(unknown)}; phases: ${phases.map((p) => p.name).join(', ')}`)
   if (!existsSync(`${ROOT}node_modules`)) await run(['npm', 'ci', '--no-audit', '--no-fund'])
   const total = { passed: 0, failed: 0 }
   const lines = []
-  for (const phase of PHASES) {
+  for (const phase of phases) {
     if (names.length > 0 && !names.includes(phase.name)) continue
     const start = performance.now()
     const { passed, failed } = await runPhase(phase)
     total.passed += passed
     total.failed += failed
     const seconds = ((performance.now() - start) / 1000).toFixed(0)
-    lines.push(`${phase.name.padEnd(6)} ${failed > 0 ? 'failed' : 'ok'}, ${passed} passed, ${failed} failed, ${seconds} s`)
+    lines.push(`${phase.name.padEnd(8)} ${failed > 0 ? 'failed' : 'ok'}, ${passed} passed, ${failed} failed, ${seconds} s`)
   }
   console.log(`\n${lines.join('\n')}\n${total.passed} passed, ${total.failed} failed`)
   process.exitCode = total.failed > 0 ? 1 : 0
 }
 
-main(process.argv.slice(2)).catch((error) => {
-  console.error(`test: ${error.message}`)
-  process.exitCode = 1
-})
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  runPhases(PHASES, process.argv.slice(2)).catch((error) => {
+    console.error(`test: ${error.message}`)
+    process.exitCode = 1
+  })
+}

@@ -1,0 +1,52 @@
+/**
+ * What can be known of the CUDA path without a card.
+ *
+ *   npm run test:cuda                        all phases
+ *   npm run test:cuda -- emulate assemble    only these
+ *
+ * The kernels run on this CPU against their twins, alone and in whole models; they assemble for every architecture; and
+ * the workspace builds, addon included. Needs g++ and python3 with pip: the compiler is made where it is missing. What
+ * candle compiles for CUDA takes minutes, so its folder outlives the checkout: `TREFOIL_CUDA_TARGET`, or
+ * `~/.cache/trefoil/target-cuda`.
+ */
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { cudaToolkit } from './cuda-toolkit.mjs'
+import { cargoTests, runPhases, sum } from './test.mjs'
+
+const CUDA = 'trefoil-engine/cuda,trefoil-node/cuda'
+
+const PHASES = [
+  {
+    name: 'emulate',
+    commands: [
+      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '--features', 'trefoil-models/emulate', '--test', 'emulated']
+    ],
+    count: cargoTests
+  },
+  {
+    name: 'assemble',
+    commands: [['node', 'scripts/cuda-assemble.mjs']],
+    count: (output) => sum(output.matchAll(/^assembled: (\d+) passed, (\d+) failed/gm))
+  },
+  { name: 'build', commands: [['cargo', 'build', '--release', '--workspace', '--features', CUDA]] },
+  {
+    name: 'lint',
+    commands: [
+      ['cargo', 'clippy', '--release', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '--all-targets', '--features', 'trefoil-models/cuda,trefoil-models/emulate', '--', '--deny', 'warnings']
+    ],
+    optional: ['clippy']
+  }
+]
+
+async function main(names) {
+  const target = process.env.TREFOIL_CUDA_TARGET || join(homedir(), '.cache', 'trefoil', 'target-cuda')
+  Object.assign(process.env, await cudaToolkit(), { CARGO_TARGET_DIR: target })
+  await runPhases(PHASES, names)
+}
+
+main(process.argv.slice(2)).catch((error) => {
+  console.error(`test: ${error.message}`)
+  console.log('0 passed, 1 failed')
+  process.exitCode = 1
+})
