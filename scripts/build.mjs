@@ -18,7 +18,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
-import { cudaToolkit } from './cuda-toolkit.mjs'
+import { cudaTarget, cudaToolkit } from './cuda-toolkit.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const CRATE = 'trefoil-node'
@@ -63,8 +63,7 @@ function platform() {
 
 /** Compiles the addon; gives its file, and the folder of the types that were written while it was compiled. */
 async function compileAddon(profile, features) {
-  // A folder for each set of features: cargo gives libraries of all sets one name, and takes one for the other.
-  const target = join(await targetFolder(), ...features)
+  const target = features.includes('cuda') ? cudaTarget() : await targetFolder()
   const types = join(target, 'napi-types', profile)
   await mkdir(types, { recursive: true })
   const env = { NAPI_TYPE_DEF_TMP_FOLDER: types }
