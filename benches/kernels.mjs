@@ -5,8 +5,9 @@
  *   npm run bench -- kernels [--models smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b] [--rounds 7] [--threads 2] [--products]
  *
  * A step scores m tokens behind a prefix of 64; the peer evaluates them in one batch with the scores of all. Prefill is
- * 512 tokens. Figures are medians over rounds; c(m) is t(m) / t(1). `--products` leaves the whole models out. A
- * plot of the products' arithmetic against the roofline goes to benches/results/kernels.svg.
+ * 512 tokens. Figures are medians over rounds; c(m) is t(m) / t(1). The decoder of T5-base's shape, with random weights
+ * and a source of 64 tokens, is measured against the roofline: its weights read once, or its arithmetic done. `--products`
+ * leaves the whole models out. A plot of the products' arithmetic against the roofline goes to benches/results/kernels.svg.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { mkdir, writeFile } from 'node:fs/promises'
@@ -16,6 +17,7 @@ import { fileURLToPath } from 'node:url'
 import { modelPath } from '../scripts/models.mjs'
 import { openPeer } from './peer.mjs'
 import { plot } from '../esm/tune/plot.js'
+import { randomT5, SHAPES, VOCABULARY } from './random-t5.mjs'
 
 const ROWS = [1, 2, 4, 8, 16, 32, 64]
 const PREFIX = 64
@@ -57,7 +59,24 @@ export async function run(args) {
       printModel(name, models[name])
     }
   }
-  return { shape: { rounds, threads, prefix: PREFIX, prefill: PREFILL }, products, models }
+  const t5 = {}
+  if (!values.products) {
+    for (const type of ['bf16', 'f32']) {
+      const ours = await openSteps([...example('trefoil-models', 'steps'), await randomT5('t5-base', type), String(threads), String(PREFIX)])
+      t5[type] = againstRoofline(await compare(ours, undefined, rounds), type, products)
+      ours.end()
+      console.log(`T5-base ${type}, ms a step (× the roofline's)  ${t5[type].map(({ rows, ms, times }) => `${rows}: ${ms.toFixed(1)} (${times.toFixed(2)})`).join('  ')}`)
+    }
+  }
+  return { shape: { rounds, threads, prefix: PREFIX, prefill: PREFILL }, products, models, t5 }
+}
+
+/** Steps of T5-base's decoder beside the least that its products can take. */
+function againstRoofline(times, type, machine) {
+  const { d_model, d_kv, d_ff, layers, heads } = SHAPES['t5-base']
+  const numbers = layers * (6 * heads * d_kv * d_model + 2 * d_model * d_ff) + VOCABULARY * d_model
+  const product = { type, n: numbers, k: 1, bytes: numbers * (type === 'bf16' ? 2 : 4) }
+  return ROWS.map((rows) => ({ rows, ms: times[rows].ours, times: times[rows].ours / roof(machine, product, rows) }))
 }
 
 /** A child process that times steps on request. */

@@ -8,13 +8,13 @@ export const SHAPES = {
   't5-small': { d_model: 512, d_kv: 64, d_ff: 2048, layers: 6, heads: 8 },
   't5-base': { d_model: 768, d_kv: 64, d_ff: 3072, layers: 12, heads: 12 }
 }
-const VOCABULARY = 32128
+export const VOCABULARY = 32128
 const BUCKETS = 32
 
-/** The folder of a model; made in the cache folder where it is not there yet. */
-export async function randomT5(name) {
+/** The folder of a model whose weights are kept as `type`; made in the cache folder where it is not there yet. */
+export async function randomT5(name, type = 'bf16') {
   const { d_model, d_kv, d_ff, layers, heads } = SHAPES[name]
-  const folder = join(cacheFolder(), `random-${name}`)
+  const folder = join(cacheFolder(), `random-${name}${type === 'bf16' ? '' : `-${type}`}`)
   const config = {
     model_type: 't5',
     architectures: ['T5ForConditionalGeneration'],
@@ -33,17 +33,18 @@ export async function randomT5(name) {
     pad_token_id: 0,
     eos_token_id: 1,
     decoder_start_token_id: 0,
-    torch_dtype: 'bfloat16'
+    torch_dtype: type === 'bf16' ? 'bfloat16' : 'float32'
   }
   if (existsSync(join(folder, 'model.safetensors'))) return folder
   await mkdir(folder, { recursive: true })
   await writeFile(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
   const tensors = [...tensorsOf(SHAPES[name])]
   let at = 0
+  const bytes = type === 'bf16' ? 2 : 4
   const header = tensors.map(([tensor, shape]) => {
     const begin = at
-    at += 2 * shape.reduce((product, size) => product * size, 1)
-    return [tensor, { dtype: 'BF16', shape, data_offsets: [begin, at] }]
+    at += bytes * shape.reduce((product, size) => product * size, 1)
+    return [tensor, { dtype: type.toUpperCase(), shape, data_offsets: [begin, at] }]
   })
   const json = Buffer.from(JSON.stringify(Object.fromEntries(header)))
   const length = Buffer.alloc(8)
@@ -53,7 +54,10 @@ export async function randomT5(name) {
   const random = generator(7)
   try {
     for (const bytes of [length, json]) await file.write(bytes)
-    for (const [, shape, spread] of tensors) await file.write(weights(random, shape, spread))
+    for (const [, shape, spread] of tensors) {
+      const numbers = weights(random, shape, spread)
+      await file.write(type === 'bf16' ? upper(numbers) : numbers)
+    }
   } finally {
     await file.close()
   }
@@ -86,17 +90,17 @@ function* tensorsOf({ d_model, d_kv, d_ff, layers, heads }) {
   }
 }
 
-/** Evenly drawn weights with a standard deviation of `spread`, as the upper halves of 32-bit floats. */
+/** Evenly drawn weights with a standard deviation of `spread`; ones without it. */
 function weights(random, shape, spread) {
-  const count = shape.reduce((product, size) => product * size, 1)
-  if (spread === undefined) return new Uint16Array(count).fill(0x3f80)
-  const [exact, bits] = [new Float32Array(1), new Uint16Array(count)]
-  const halves = new Uint16Array(exact.buffer)
-  for (let i = 0; i < count; i += 1) {
-    exact[0] = (random() - 0.5) * spread * Math.sqrt(12)
-    bits[i] = halves[1]
-  }
-  return bits
+  const numbers = new Float32Array(shape.reduce((product, size) => product * size, 1)).fill(1)
+  if (spread === undefined) return numbers
+  for (let i = 0; i < numbers.length; i += 1) numbers[i] = (random() - 0.5) * spread * Math.sqrt(12)
+  return numbers
+}
+
+/** The upper halves of 32-bit floats: bfloat16. */
+function upper(numbers) {
+  return new Uint16Array(numbers.buffer).filter((_, at) => at % 2 === 1)
 }
 
 /** Numbers from 0 to 1, the same for the same seed (xorshift). */

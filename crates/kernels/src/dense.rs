@@ -22,6 +22,7 @@ struct Dense<'a, const TY: usize> {
     x: &'a [f32],
     first: usize,
     count: usize,
+    threads: usize,
 }
 
 impl<const TY: usize> Work for Dense<'_, TY> {
@@ -36,17 +37,18 @@ impl<const TY: usize> Work for Dense<'_, TY> {
         for (tile, x) in self.x.chunks(most * k).enumerate() {
             let tile = Tile { first: tile * most, x };
             match (x.len() / k, L::WIDE) {
-                (1, _) => self.pass::<L, 1, 4>(l, &tile),
+                (1, true) => self.pass::<L, 1, 4>(l, &tile),
+                (1, false) => self.pass::<L, 1, 2>(l, &tile),
                 (2, true) => self.pass::<L, 2, 4>(l, &tile),
                 (2, false) => self.pass::<L, 2, 2>(l, &tile),
                 (3, true) => self.pass::<L, 3, 4>(l, &tile),
-                (3, false) => self.pass::<L, 3, 2>(l, &tile),
-                (4, true) => self.pass::<L, 4, 2>(l, &tile),
+                (3, false) => self.pass::<L, 3, 1>(l, &tile),
+                (4, true) => self.pass::<L, 4, 4>(l, &tile),
                 (4, false) => self.pass::<L, 4, 1>(l, &tile),
                 (5, _) => self.pass::<L, 5, 2>(l, &tile),
                 (6, _) => self.pass::<L, 6, 2>(l, &tile),
-                (7, _) => self.pass::<L, 7, 1>(l, &tile),
-                _ => self.pass::<L, 8, 1>(l, &tile),
+                (7, _) => self.pass::<L, 7, 2>(l, &tile),
+                _ => self.pass::<L, 8, 2>(l, &tile),
             }
         }
     }
@@ -66,6 +68,17 @@ impl<const TY: usize> Dense<'_, TY> {
         }
     }
 
+    /// The panels that this thread will probably walk after those before `at`. They are fetched while the first rows are
+    /// multiplied: with several rows the hardware's own look-ahead is too short.
+    fn after(&self, at: usize) -> &[u8] {
+        let weight = self.product.weight;
+        let all = weight.n().div_ceil(LANES);
+        // Tasks go round, so the next one lies behind those of the other threads.
+        let is_over = at == self.first + self.count;
+        let at = if is_over { (at + (self.threads - 1) * self.count).min(all) } else { at };
+        weight.panels(at, SIDE.min(all - at))
+    }
+
     /// `S` panels from panel `at` on.
     #[inline(always)]
     fn walk<L: Lanes, const R: usize, const S: usize>(&self, l: L, tile: &Tile<'_>, at: usize) {
@@ -73,28 +86,29 @@ impl<const TY: usize> Dense<'_, TY> {
         let weight = self.product.weight;
         let bytes = weight.panel_bytes();
         let panels = weight.panels(at, S);
-        let mut units: [_; S] = std::array::from_fn(|s| {
-            panels[s * bytes..(s + 1) * bytes].chunks_exact(ty.block_bytes() * LANES)
-        });
-        let mut sums = [[l.splat(0.0); R]; S];
         let k = weight.k();
         let rows: [&[f32]; R] = std::array::from_fn(|r| &tile.x[r * k..(r + 1) * k]);
+        let sides: [&[u8]; S] = std::array::from_fn(|s| &panels[s * bytes..(s + 1) * bytes]);
+        let next = if tile.first == 0 { self.after(at + S) } else { &[] };
+        let mut sums = [[l.splat(0.0); S]; R];
+        let unit = ty.block_bytes() * LANES;
         for i in 0..k {
-            for (units, sums) in units.iter_mut().zip(&mut sums) {
-                let unit = units.next().unwrap_or_default();
-                let w = match ty {
-                    WeightType::F16 => unit.first_chunk().map(|unit| l.half(unit)),
-                    WeightType::Bf16 => unit.first_chunk().map(|unit| l.bfloat(unit)),
-                    _ => unit.first_chunk().map(|unit| l.single(unit)),
-                };
-                let Some(w) = w else { continue };
-                for (sum, row) in sums.iter_mut().zip(rows) {
-                    *sum = l.fma(w, l.splat(row[i]), *sum);
+            if let Some(next) = next.get(i * S * unit..) {
+                l.prefetch(next);
+            }
+            let mut w = [l.splat(0.0); S];
+            for (w, side) in w.iter_mut().zip(sides) {
+                *w = load::<L, TY>(l, &side[i * unit..(i + 1) * unit]);
+            }
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                let x = l.splat(row[i]);
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = l.fma(w, x, *sum);
                 }
             }
         }
-        for (s, sums) in sums.iter().enumerate() {
-            for (r, sum) in sums.iter().enumerate() {
+        for (r, sums) in sums.iter().enumerate() {
+            for (s, sum) in sums.iter().enumerate() {
                 let mut lanes = [0.0; LANES];
                 l.store(*sum, &mut lanes);
                 // SAFETY: tasks own disjoint panels.
@@ -104,14 +118,34 @@ impl<const TY: usize> Dense<'_, TY> {
     }
 }
 
+/// One input's weights for sixteen outputs.
+#[inline(always)]
+fn load<L: Lanes, const TY: usize>(l: L, unit: &[u8]) -> L::F {
+    let found = match const { WeightType::ALL[TY] } {
+        WeightType::F16 => unit.first_chunk().map(|unit| l.half(unit)),
+        WeightType::Bf16 => unit.first_chunk().map(|unit| l.bfloat(unit)),
+        _ => unit.first_chunk().map(|unit| l.single(unit)),
+    };
+    found.unwrap_or(l.splat(0.0))
+}
+
 /// Runs the kernel that fits the weight's type.
-pub(crate) fn dense(found: Found, product: &Product<'_>, x: &[f32], first: usize, count: usize) {
-    match product.weight.ty() {
-        WeightType::F32 => found.run(Dense::<{ WeightType::F32 as usize }> { product, x, first, count }),
-        WeightType::F16 => found.run(Dense::<{ WeightType::F16 as usize }> { product, x, first, count }),
-        WeightType::Bf16 => {
-            found.run(Dense::<{ WeightType::Bf16 as usize }> { product, x, first, count });
-        }
-        _ => {}
+pub(crate) fn dense(
+    found: Found,
+    product: &Product<'_>,
+    x: &[f32],
+    (first, count): (usize, usize),
+    threads: usize,
+) {
+    macro_rules! run {
+        ($($ty:ident),*) => {
+            match product.weight.ty() {
+                $(WeightType::$ty => {
+                    found.run(Dense::<{ WeightType::$ty as usize }> { product, x, first, count, threads });
+                })*
+                _ => {}
+            }
+        };
     }
+    run!(F32, F16, Bf16);
 }

@@ -35,6 +35,10 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Whether some twenty vectors fit in registers; otherwise it is six.
     const WIDE: bool;
 
+    /// Says that `bytes` begin what will be loaded soon.
+    #[inline(always)]
+    fn prefetch(self, _bytes: &[u8]) {}
+
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
     fn store(self, v: Self::F, to: &mut [f32; LANES]);

@@ -103,7 +103,7 @@ impl Kernels {
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
             if product.weight.ty().is_dense() {
-                dense(self.found(), product, x.values(), first, count);
+                dense(self.found(), product, x.values(), (first, count), self.threads());
             } else {
                 integer(self.found(), product, &blocks, first, count);
             }

@@ -8,7 +8,7 @@
 //! # Source
 //! Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
 
-use crate::exp::{exp, exp_one};
+use crate::exp::exp;
 use crate::kv::PAGE;
 use crate::lanes::{LANES, Lanes};
 use crate::stored::Stored;
@@ -34,9 +34,32 @@ pub(crate) struct Bias<'a> {
 }
 
 impl Bias<'_> {
-    fn at(&self, key: usize) -> f32 {
-        let index = (self.origin + self.step * key as i64).clamp(0, self.table.len() as i64 - 1);
-        self.table[index as usize]
+    /// Adds its numbers for the keys from `first` on.
+    fn add_to(&self, first: usize, scores: &mut [f32]) {
+        let Some(steps) = scores.len().checked_sub(1) else { return };
+        let last = self.table.len() as i64 - 1;
+        let from = self.origin + self.step * first as i64;
+        let to = from + self.step * steps as i64;
+        let (low, high) = (from.min(to), from.max(to));
+        if high <= 0 || low >= last {
+            // All of them beyond the same end.
+            let end = self.table[low.clamp(0, last) as usize];
+            for score in scores {
+                *score += end;
+            }
+        } else if low >= 0 && high <= last && self.step == 1 {
+            for (score, bias) in scores.iter_mut().zip(&self.table[low as usize..]) {
+                *score += bias;
+            }
+        } else if low >= 0 && high <= last && self.step == -1 {
+            for (score, bias) in scores.iter_mut().zip(self.table[..=high as usize].iter().rev()) {
+                *score += bias;
+            }
+        } else {
+            for (i, score) in scores.iter_mut().enumerate() {
+                *score += self.table[(from + self.step * i as i64).clamp(0, last) as usize];
+            }
+        }
     }
 }
 
@@ -86,106 +109,158 @@ fn see_some<L: Lanes, T: Stored, const H: usize>(
     queries: &mut [Query<'_>; H],
 ) {
     let scores = scores(l, tile.k, queries);
-    for (query, scores) in queries.iter_mut().zip(scores) {
+    let mut weights = [[[0.0; LANES]; SPAN]; H];
+    // What the old sums shrink by, once their logarithm is known: one exponential for all queries.
+    let mut shrinks = [0.0; LANES];
+    for (h, (query, scores)) in queries.iter_mut().zip(scores).enumerate() {
         if query.from >= query.to {
             continue;
         }
-        let mut weights = [[0.0; LANES]; SPAN];
-        for (weights, score) in weights.iter_mut().zip(scores) {
+        for (weights, score) in weights[h].iter_mut().zip(scores) {
             l.store(l.mul(score, l.splat(scale)), weights);
         }
-        let flat = weights.as_flattened_mut();
+        let flat = weights[h].as_flattened_mut();
         if let Some(bias) = query.bias {
-            for (i, score) in flat[query.from..query.to].iter_mut().enumerate() {
-                *score += bias.at(tile.start + query.from + i);
-            }
+            bias.add_to(tile.start + query.from, &mut flat[query.from..query.to]);
         }
         flat[..query.from].fill(f32::NEG_INFINITY);
         flat[query.to..].fill(f32::NEG_INFINITY);
-        let mut vectors = [l.load(&weights[0]), l.load(&weights[1])];
-        let here = l.highest(l.max(vectors[0], vectors[1]));
+        let here = l.highest(l.max(l.load(&weights[h][0]), l.load(&weights[h][1])));
         let greatest = if here > query.greatest { here } else { query.greatest };
-        let shrink = exp_one(l, query.greatest - greatest);
-        for (vector, weights) in vectors.iter_mut().zip(&mut weights) {
-            *vector = exp(l, l.sub(*vector, l.splat(greatest)));
-            l.store(*vector, weights);
-        }
-        query.total = query.total * shrink + l.sum(l.add(vectors[0], vectors[1]));
+        shrinks[h] = query.greatest - greatest;
         query.greatest = greatest;
-        blend(l, tile.v, weights.as_flattened(), shrink, query);
+    }
+    l.store(exp(l, l.load(&shrinks)), &mut shrinks);
+    for (h, query) in queries.iter_mut().enumerate() {
+        if query.from >= query.to {
+            continue;
+        }
+        let mut sum = l.splat(0.0);
+        for weights in &mut weights[h] {
+            let weight = exp(l, l.sub(l.load(weights), l.splat(query.greatest)));
+            l.store(weight, weights);
+            sum = l.add(sum, weight);
+        }
+        query.total = query.total * shrinks[h] + l.sum(sum);
+    }
+    let (from, to) = (queries[0].from, queries[0].to);
+    if queries.iter().all(|query| (query.from, query.to) == (from, to)) {
+        blend(l, tile.v, &weights, &shrinks, queries);
+    } else {
+        for (h, query) in queries.iter_mut().enumerate() {
+            blend(l, tile.v, &[weights[h]], &[shrinks[h]], std::array::from_mut(query));
+        }
     }
 }
 
 /// Dot products with all keys of the tile, unscaled.
 #[inline(always)]
 fn scores<L: Lanes, T: Stored, const H: usize>(l: L, k: &[T], queries: &[Query<'_>; H]) -> [[L::F; SPAN]; H] {
-    let mut sums = [[[l.splat(0.0); SPAN]; H]; 2];
+    let (mut even, mut odd) = ([[l.splat(0.0); SPAN]; H], [[l.splat(0.0); SPAN]; H]);
     let (channels, _) = k.as_chunks::<PAGE>();
-    for (i, channel) in channels.iter().enumerate() {
-        let (vectors, _) = channel.as_chunks::<LANES>();
-        let keys = [T::lanes(l, &vectors[0]), T::lanes(l, &vectors[1])];
-        for (query, sums) in queries.iter().zip(&mut sums[i % 2]) {
-            let q = l.splat(query.q[i]);
-            for (sum, key) in sums.iter_mut().zip(keys) {
-                *sum = l.fma(q, key, *sum);
+    let (pairs, rest) = channels.as_chunks::<2>();
+    for (i, [first, second]) in pairs.iter().enumerate() {
+        add_channel(l, first, 2 * i, queries, &mut even);
+        add_channel(l, second, 2 * i + 1, queries, &mut odd);
+    }
+    for channel in rest {
+        add_channel(l, channel, channels.len() - 1, queries, &mut even);
+    }
+    for (even, odd) in even.iter_mut().zip(odd) {
+        for (even, odd) in even.iter_mut().zip(odd) {
+            *even = l.add(*even, odd);
+        }
+    }
+    even
+}
+
+/// Adds channel `i` of every product.
+#[inline(always)]
+fn add_channel<L: Lanes, T: Stored, const H: usize>(
+    l: L,
+    channel: &[T; PAGE],
+    i: usize,
+    queries: &[Query<'_>; H],
+    sums: &mut [[L::F; SPAN]; H],
+) {
+    let (vectors, _) = channel.as_chunks::<LANES>();
+    let keys = [T::lanes(l, &vectors[0]), T::lanes(l, &vectors[1])];
+    for (query, sums) in queries.iter().zip(sums) {
+        let q = l.splat(query.q[i]);
+        for (sum, key) in sums.iter_mut().zip(keys) {
+            *sum = l.fma(q, key, *sum);
+        }
+    }
+}
+
+/// `out = out · shrink + Σ weight · value`, key by key, for queries that see the same keys of the tile.
+#[inline(always)]
+fn blend<L: Lanes, T: Stored, const H: usize>(
+    l: L,
+    v: &[T],
+    weights: &[[[f32; LANES]; SPAN]; H],
+    shrinks: &[f32],
+    queries: &mut [Query<'_>; H],
+) {
+    if queries[0].from >= queries[0].to {
+        return;
+    }
+    let d = queries[0].out.len();
+    let mut at = 0;
+    while L::WIDE && at + 2 * LANES <= d {
+        blend_some::<L, T, 2, H>(l, v, weights, shrinks, at, queries);
+        at += 2 * LANES;
+    }
+    while at + LANES <= d {
+        blend_some::<L, T, 1, H>(l, v, weights, shrinks, at, queries);
+        at += LANES;
+    }
+    for ((query, weights), shrink) in queries.iter_mut().zip(weights).zip(shrinks) {
+        let weights = weights.as_flattened();
+        for (i, out) in query.out.iter_mut().enumerate().skip(at) {
+            *out *= shrink;
+            for key in query.from..query.to {
+                *out = weights[key].mul_add(v[key * d + i].wide(), *out);
             }
         }
     }
-    let mut whole = sums[0];
-    for (whole, odd) in whole.iter_mut().zip(sums[1]) {
-        for (whole, odd) in whole.iter_mut().zip(odd) {
-            *whole = l.add(*whole, odd);
-        }
-    }
-    whole
 }
 
-/// `out = out · shrink + Σ weight · value`, key by key.
+/// `C` vectors of channels from channel `at` on.
 #[inline(always)]
-fn blend<L: Lanes, T: Stored>(l: L, v: &[T], weights: &[f32], shrink: f32, query: &mut Query<'_>) {
-    let d = query.out.len();
-    let seen = query.from..query.to;
-    let mut at = 0;
-    while at + 4 * LANES <= d {
-        blend_some::<L, T, 4>(l, v, weights, shrink, seen.clone(), at, query.out);
-        at += 4 * LANES;
-    }
-    while at + LANES <= d {
-        blend_some::<L, T, 1>(l, v, weights, shrink, seen.clone(), at, query.out);
-        at += LANES;
-    }
-    for (i, out) in query.out.iter_mut().enumerate().skip(at) {
-        *out *= shrink;
-        for key in seen.clone() {
-            *out = weights[key].mul_add(v[key * d + i].wide(), *out);
-        }
-    }
-}
-
-#[inline(always)]
-fn blend_some<L: Lanes, T: Stored, const C: usize>(
+fn blend_some<L: Lanes, T: Stored, const C: usize, const H: usize>(
     l: L,
     v: &[T],
-    weights: &[f32],
-    shrink: f32,
-    seen: std::ops::Range<usize>,
+    weights: &[[[f32; LANES]; SPAN]; H],
+    shrinks: &[f32],
     at: usize,
-    out: &mut [f32],
+    queries: &mut [Query<'_>; H],
 ) {
-    let d = out.len();
-    let (chunks, _) = out[at..at + C * LANES].as_chunks_mut::<LANES>();
-    let mut sums = [l.splat(0.0); C];
-    for (sum, chunk) in sums.iter_mut().zip(chunks.iter()) {
-        *sum = l.mul(l.load(chunk), l.splat(shrink));
-    }
-    for key in seen {
-        let weight = l.splat(weights[key]);
-        let (values, _) = v[key * d + at..key * d + at + C * LANES].as_chunks::<LANES>();
-        for (sum, value) in sums.iter_mut().zip(values) {
-            *sum = l.fma(weight, T::lanes(l, value), *sum);
+    let (d, seen) = (queries[0].out.len(), queries[0].from..queries[0].to);
+    let mut sums = [[l.splat(0.0); C]; H];
+    for ((sums, query), shrink) in sums.iter_mut().zip(queries.iter()).zip(shrinks) {
+        let (chunks, _) = query.out[at..at + C * LANES].as_chunks::<LANES>();
+        for (sum, chunk) in sums.iter_mut().zip(chunks) {
+            *sum = l.mul(l.load(chunk), l.splat(*shrink));
         }
     }
-    for (sum, chunk) in sums.iter().zip(chunks) {
-        l.store(*sum, chunk);
+    for key in seen {
+        let (values, _) = v[key * d + at..key * d + at + C * LANES].as_chunks::<LANES>();
+        let mut vectors = [l.splat(0.0); C];
+        for (vector, values) in vectors.iter_mut().zip(values) {
+            *vector = T::lanes(l, values);
+        }
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            let weight = l.splat(weights.as_flattened()[key]);
+            for (sum, vector) in sums.iter_mut().zip(vectors) {
+                *sum = l.fma(weight, vector, *sum);
+            }
+        }
+    }
+    for (sums, query) in sums.iter().zip(queries) {
+        let (chunks, _) = query.out[at..at + C * LANES].as_chunks_mut::<LANES>();
+        for (sum, chunk) in sums.iter().zip(chunks) {
+            l.store(*sum, chunk);
+        }
     }
 }
