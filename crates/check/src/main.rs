@@ -55,6 +55,14 @@ struct Options {
     output: PathBuf,
 }
 
+/// What is checked and measured.
+struct Device {
+    kernels: Kernels,
+    name: String,
+    /// Bytes a second between it and its memory, where that is known.
+    bandwidth: Option<f64>,
+}
+
 fn main() -> ExitCode {
     let options = match Options::read(std::env::args().skip(1)) {
         Ok(Some(options)) => options,
@@ -110,19 +118,28 @@ impl Options {
         self.only.is_empty() || self.only.iter().any(|name| name == section)
     }
 
-    /// The device, and the bytes a second between it and its memory where that is known.
-    fn device(&self) -> Result<(Kernels, Option<f64>)> {
+    /// The device.
+    fn device(&self) -> Result<Device> {
         match self.device.as_str() {
-            "cpu" => Ok((cpu()?, None)),
+            "cpu" => Ok(Device { kernels: cpu()?, name: "cpu".into(), bandwidth: None }),
             #[cfg(feature = "emulate")]
-            "emulated" => Ok((Kernels::emulated(&[])?, None)),
+            "emulated" => {
+                Ok(Device { kernels: Kernels::emulated(&[])?, name: "emulated".into(), bandwidth: None })
+            }
             name => {
                 let ordinal = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
                 let ordinal =
                     ordinal.ok_or_else(|| format!("--device is '{name}'; allowed: cuda:N or cpu"))?;
                 let kernels = Kernels::cuda(ordinal)?;
-                let bandwidth = Cards::find()?.cards.get(ordinal).map(|card| card.bandwidth as f64);
-                Ok((kernels, bandwidth))
+                let Cards { driver: (major, minor), cards } = Cards::find()?;
+                let card = cards.get(ordinal).ok_or("the card is gone")?;
+                let (memory, bandwidth) = (card.memory as f64 / 1e9, card.bandwidth as f64);
+                let speed = bandwidth / 1e12;
+                let name = format!(
+                    "{}, {memory:.0} GB at {speed:.2} TB/s, driver for CUDA {major}.{minor}",
+                    card.name
+                );
+                Ok(Device { kernels, name, bandwidth: Some(bandwidth).filter(|&bytes| bytes > 0.0) })
             }
         }
     }
@@ -133,10 +150,10 @@ fn cpu() -> Result<Kernels> {
 }
 
 fn run(options: &Options) -> Result<Report> {
-    let (kernels, bandwidth) = options.device()?;
+    let Device { kernels, name, bandwidth } = options.device()?;
     let short = options.short;
     let (cpu, shapes) = (cpu()?, Shapes { short });
-    let mut report = Report::new(kernels.name().to_owned(), short, Some(options.output.clone()));
+    let mut report = Report::new(name, short, Some(options.output.clone()));
     let folder = Folder::new()?;
     let mut models = folder.models(if short { 3 } else { 7 })?;
     for source in &options.models {

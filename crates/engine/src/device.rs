@@ -143,3 +143,73 @@ fn memory() -> Option<(u64, u64)> {
     );
     Some((system.total_memory(), system.available_memory())).filter(|&(total, _)| total > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(fields: &[(&str, Raw)]) -> Result<LoadOptions> {
+        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        LoadOptions::resolve("model", Raw::Map(fields))
+    }
+
+    fn device(text: &str) -> Result<Device> {
+        options(&[("device", Raw::Text(text.into()))]).map(|options| options.device)
+    }
+
+    #[test]
+    fn devices_are_named_or_refused() {
+        assert_eq!(options(&[]).unwrap().device, Device::Auto);
+        for (text, expected) in [
+            ("auto", Device::Auto),
+            ("cpu", Device::Cpu),
+            ("cuda", Device::Cuda(0)),
+            ("cuda:0", Device::Cuda(0)),
+            ("cuda:63", Device::Cuda(63)),
+        ] {
+            assert_eq!(device(text).unwrap(), expected);
+        }
+        for text in ["", "CPU", "cuda:", "cuda:64", "cuda:-1", "cuda:x", "cuda 1"] {
+            let error = device(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidOption);
+            assert!(error.message().contains("allowed: 'auto', 'cpu', 'cuda' or 'cuda:N'"), "{error}");
+        }
+    }
+
+    #[test]
+    fn workers_are_of_the_cpu() {
+        let two =
+            |device: &str| options(&[("workers", Raw::Number(2.0)), ("device", Raw::Text(device.into()))]);
+        assert_eq!(two("cuda").unwrap_err().message(), "options.workers is 2 on a card; allowed: 1");
+        let (place, ()) = Place::find(&two("auto").unwrap(), |_| Ok(())).unwrap();
+        assert_eq!((place.name.as_str(), place.fallback), ("cpu", None));
+    }
+
+    #[test]
+    fn the_device_of_a_model_is_where_it_fits() {
+        let (place, pages) = Place::find(&options(&[]).unwrap(), |place| Ok(place.name.len())).unwrap();
+        assert_eq!(pages, place.name.len());
+        assert_eq!(place.fallback.is_none(), place.name != "cpu");
+        let full = |_: &Place| Err::<(), _>(Error::new(ErrorKind::OutOfMemory, "full"));
+        let error = Place::find(&options(&[]).unwrap(), full).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_says_so() {
+        use trefoil_kernels::Lack;
+
+        let cuda = options(&[("device", Raw::Text("cuda:1".into()))]).unwrap();
+        let error = Place::find(&cuda, |_| Ok(())).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Device(Lack::Build));
+        assert_eq!(error.message(), "options.device is 'cuda:1'; this build has no CUDA");
+        let (place, ()) = Place::find(&options(&[]).unwrap(), |_| Ok(())).unwrap();
+        assert_eq!(place.fallback.as_deref(), Some("this build has no CUDA"));
+        let (cards, available) = probe(0);
+        assert_eq!(
+            (cards, available.map_err(|error| error.kind())),
+            (None, Err(ErrorKind::Device(Lack::Build)))
+        );
+    }
+}
