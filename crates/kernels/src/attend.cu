@@ -34,7 +34,7 @@ DEVICE void attend(const float *q, const float *staged_k, const float *staged_v,
 #pragma unroll
   for (int h = 0; h < QUERIES; h++)
     for (int i = lane; i < CHANNELS * 32; i += 32)
-      desk.q[h][i] = h < count && i < d ? q[((size_t)row * heads + first_head + h) * d + i] : 0.0f;
+      desk.q[i][h] = h < count && i < d ? q[((size_t)row * heads + first_head + h) * d + i] : 0.0f;
   __syncwarp();
   Seen<CHANNELS> seen;
   seen.clear();

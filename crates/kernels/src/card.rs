@@ -170,7 +170,7 @@ impl Card {
             return Ok(buffer);
         }
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let mut buffer = self.zeros(bytes.len().max(1))?;
+        let mut buffer = self.scratch(bytes.len())?;
         self.upload(&mut buffer, 0, &bytes)?;
         let buffer = Arc::new(buffer);
         if kept.len() == KEPT {
@@ -271,21 +271,31 @@ pub(crate) fn count(n: usize) -> Arg<'static> {
 
 /// Where the numbers of a contiguous `f32` tensor begin, which messages call `name`.
 pub(crate) fn address(name: &str, tensor: &Tensor) -> Result<Arg<'static>> {
+    start(name, tensor).map(Arg::Address)
+}
+
+/// [`address`], as a number.
+pub(crate) fn start(name: &str, tensor: &Tensor) -> Result<u64> {
     let (from, _) = check::<f32>(name, tensor)?;
     let (storage, _) = tensor.storage_and_layout();
     match &*storage {
-        Storage::Cpu(cpu) => Ok(Arg::Address(cpu.as_slice::<f32>()?[from..].as_ptr() as u64)),
+        Storage::Cpu(cpu) => Ok(cpu.as_slice::<f32>()?[from..].as_ptr() as u64),
         #[cfg(feature = "cuda")]
-        Storage::Cuda(storage) => cuda::start::<f32>(storage, from).map(Arg::Address),
+        Storage::Cuda(storage) => cuda::start::<f32>(storage, from),
         _ => Err(elsewhere(name)),
     }
 }
 
 /// The address of a tensor that a kernel will write: of an output, or of a store.
 pub(crate) fn address_mut(tensor: &Tensor) -> Result<Arg<'static>> {
+    start_mut(tensor).map(Arg::Address)
+}
+
+/// [`address_mut`], as a number.
+pub(crate) fn start_mut(tensor: &Tensor) -> Result<u64> {
     let found = Start(AtomicU64::new(0));
     tensor.inplace_op1(&found)?;
-    Ok(Arg::Address(found.0.into_inner()))
+    Ok(found.0.into_inner())
 }
 
 fn elsewhere(name: &str) -> Error {

@@ -49,15 +49,15 @@ KERNEL(256) round_bf16(const float *x, unsigned short *to, float *scales, int k,
   round_row<__nv_bfloat16>(x, to, scales, k, stride, false);
 }
 
-// Sixteen rows times TALL, and eight outputs times WIDE, a block. x: [m, stride]; weight: [n, stride], to the next
+// Sixteen rows times TALL, and eight outputs times WIDE, a block. x: [m, stride]; weights: [n, stride], to the next
 // sixteen outputs.
 template <class T, int TALL, int WIDE>
-DEVICE void dense(const unsigned short *weight, const unsigned short *x, const float *scales, float *out, int m, int n,
-                  int stride) {
-  __shared__ float sums[WARPS][TALL * 16][WIDE * 8];
+DEVICE void dense(const Products &products, const unsigned short *x, const float *scales, int m, int stride) {
+  __shared__ float sums[TALL * 16][WIDE * 8];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int first = blockIdx.x * TALL * 16, output = blockIdx.y * WIDE * 8;
-  const int outputs = (n + 15) / 16 * 16;
+  const Product<unsigned short> product(products, blockIdx.y, WIDE * 8);
+  const int first = blockIdx.x * TALL * 16, output = product.stretch * WIDE * 8;
+  const int n = product.n, outputs = (n + 15) / 16 * 16;
   float c[TALL][WIDE][4] = {};
 #pragma unroll 2
   for (int at = warp * STRETCH; at < stride; at += WARPS * STRETCH) {
@@ -65,7 +65,7 @@ DEVICE void dense(const unsigned short *weight, const unsigned short *x, const f
 #pragma unroll
     for (int wide = 0; wide < WIDE; wide++) {
       const int row = output + wide * 8 + g;
-      b[wide] = row < outputs ? *(const uint4 *)(weight + (size_t)row * stride + at + 8 * t) : uint4{0, 0, 0, 0};
+      b[wide] = row < outputs ? *(const uint4 *)(product.weight + (size_t)row * stride + at + 8 * t) : uint4{0, 0, 0, 0};
     }
 #pragma unroll
     for (int tall = 0; tall < TALL; tall++) {
@@ -85,39 +85,46 @@ DEVICE void dense(const unsigned short *weight, const unsigned short *x, const f
       }
     }
   }
+  for (int next = 0; next < WARPS; next++) {
+    if (warp == next)
 #pragma unroll
-  for (int tall = 0; tall < TALL; tall++)
+      for (int tall = 0; tall < TALL; tall++)
 #pragma unroll
-    for (int wide = 0; wide < WIDE; wide++)
+        for (int wide = 0; wide < WIDE; wide++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) sums[warp][tall * 16 + i / 2 * 8 + g][wide * 8 + 2 * t + i % 2] = c[tall][wide][i];
-  __syncthreads();
+          for (int i = 0; i < 4; i++) {
+            float &sum = sums[tall * 16 + i / 2 * 8 + g][wide * 8 + 2 * t + i % 2];
+            sum = next == 0 ? c[tall][wide][i] : sum + c[tall][wide][i];
+          }
+    __syncthreads();
+  }
   for (int i = threadIdx.x; i < TALL * 16 * WIDE * 8; i += blockDim.x) {
     const int row = i / (WIDE * 8), column = i % (WIDE * 8);
     if (first + row >= m || output + column >= n) continue;
-    float sum = sums[0][row][column];
-    for (int from = 1; from < WARPS; from++) sum = sum + sums[from][row][column];
-    out[(size_t)(first + row) * n + output + column] = sum * scales[first + row];
+    product.out[(size_t)(first + row) * n + output + column] = sums[row][column] * scales[first + row];
   }
 }
 
 #define DENSE(name, T, TALL, WIDE)                                                                                      \
-  KERNEL(256) name(const unsigned short *weight, const unsigned short *x, const float *scales, float *out, int m,      \
-                   int n, int stride) {                                                                                 \
-    dense<T, TALL, WIDE>(weight, x, scales, out, m, n, stride);                                                         \
+  KERNEL(256) name(Products products, const unsigned short *x, const float *scales, int m, int stride) {               \
+    dense<T, TALL, WIDE>(products, x, scales, m, stride);                                                               \
   }
 
 DENSE(dense_f16_1, __half, 1, 2)
 DENSE(dense_f16_2, __half, 2, 4)
+DENSE(dense_f16_4, __half, 4, 4)
 DENSE(dense_bf16_1, __nv_bfloat16, 1, 2)
 DENSE(dense_bf16_2, __nv_bfloat16, 2, 4)
+DENSE(dense_bf16_4, __nv_bfloat16, 4, 4)
 
-// A warp an output, for up to ROWS rows. weight: [n, k].
-template <int ROWS> DEVICE void dense_single(const float *weight, const float *x, float *out, int m, int n, int k) {
-  const int output = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.y * ROWS;
+// A warp an output, for up to ROWS rows. Weights: [n, k].
+template <int ROWS> DEVICE void dense_single(const Products &products, const float *x, int m, int k) {
+  const Product<float> product(products, blockIdx.x, WARPS);
+  const int n = product.n, output = product.stretch * WARPS + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, first = blockIdx.y * ROWS;
   if (output >= n) return;
   const int rows = m - first < ROWS ? m - first : ROWS;
-  weight += (size_t)output * k;
+  const float *weight = product.weight + (size_t)output * k;
   x += (size_t)first * k;
   float sums[ROWS] = {};
 #pragma unroll 4
@@ -130,13 +137,9 @@ template <int ROWS> DEVICE void dense_single(const float *weight, const float *x
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     const float sum = warp_sum(sums[r]);
-    if (lane == 0 && r < rows) out[(size_t)(first + r) * n + output] = sum;
+    if (lane == 0 && r < rows) product.out[(size_t)(first + r) * n + output] = sum;
   }
 }
 
-KERNEL(256) dense_f32_1(const float *weight, const float *x, float *out, int m, int n, int k) {
-  dense_single<1>(weight, x, out, m, n, k);
-}
-KERNEL(256) dense_f32_8(const float *weight, const float *x, float *out, int m, int n, int k) {
-  dense_single<8>(weight, x, out, m, n, k);
-}
+KERNEL(256) dense_f32_1(Products products, const float *x, int m, int k) { dense_single<1>(products, x, m, k); }
+KERNEL(256) dense_f32_8(Products products, const float *x, int m, int k) { dense_single<8>(products, x, m, k); }

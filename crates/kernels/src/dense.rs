@@ -22,7 +22,6 @@ struct Dense<'a, const TY: usize> {
     x: &'a [f32],
     first: usize,
     count: usize,
-    threads: usize,
 }
 
 impl<const TY: usize> Work for Dense<'_, TY> {
@@ -68,17 +67,6 @@ impl<const TY: usize> Dense<'_, TY> {
         }
     }
 
-    /// The panels that this thread will probably walk after those before `at`. They are fetched while the first rows are
-    /// multiplied: with several rows the hardware's own look-ahead is too short.
-    fn after(&self, at: usize) -> &[u8] {
-        let weight = self.product.weight;
-        let all = weight.n().div_ceil(LANES);
-        // Tasks go round, so the next one lies behind those of the other threads.
-        let is_over = at == self.first + self.count;
-        let at = if is_over { (at + (self.threads - 1) * self.count).min(all) } else { at };
-        weight.panels(at, SIDE.min(all - at))
-    }
-
     /// `S` panels from panel `at` on.
     #[inline(always)]
     fn walk<L: Lanes, const R: usize, const S: usize>(&self, l: L, tile: &Tile<'_>, at: usize) {
@@ -89,7 +77,10 @@ impl<const TY: usize> Dense<'_, TY> {
         let k = weight.k();
         let rows: [&[f32]; R] = std::array::from_fn(|r| &tile.x[r * k..(r + 1) * k]);
         let sides: [&[u8]; S] = std::array::from_fn(|s| &panels[s * bytes..(s + 1) * bytes]);
-        let next = if tile.first == 0 { self.after(at + S) } else { &[] };
+        // What comes next, in this task or the thread's next one, is fetched while the first rows are multiplied: with
+        // several rows the hardware's own look-ahead is too short.
+        let left = weight.n().div_ceil(LANES) - (at + S);
+        let next = weight.panels(at + S, if tile.first == 0 { S.min(left) } else { 0 });
         let mut sums = [[l.splat(0.0); S]; R];
         let unit = ty.block_bytes() * LANES;
         for i in 0..k {
@@ -130,18 +121,12 @@ fn load<L: Lanes, const TY: usize>(l: L, unit: &[u8]) -> L::F {
 }
 
 /// Runs the kernel that fits the weight's type.
-pub(crate) fn dense(
-    found: Found,
-    product: &Product<'_>,
-    x: &[f32],
-    (first, count): (usize, usize),
-    threads: usize,
-) {
+pub(crate) fn dense(found: Found, product: &Product<'_>, x: &[f32], first: usize, count: usize) {
     macro_rules! run {
         ($($ty:ident),*) => {
             match product.weight.ty() {
                 $(WeightType::$ty => {
-                    found.run(Dense::<{ WeightType::$ty as usize }> { product, x, first, count, threads });
+                    found.run(Dense::<{ WeightType::$ty as usize }> { product, x, first, count });
                 })*
                 _ => {}
             }

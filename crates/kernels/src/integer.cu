@@ -5,8 +5,12 @@
 // block's half warps take sixteen blocks of inputs at a time. Their dot products are integers, whose
 // order is free; the float sum over them is a chain in the order of inputs, as on the CPU, run by
 // one thread for each row and output while the others go on to the next sixteen.
+//
+// Many rows go through tensor cores, eight blocks of inputs at a time, a warp each; the chains are
+// the same, and so are the bits.
 
 #pragma once
+#include "card/mma.cuh"
 #include "quantise.cu"
 #include "weight.cu"
 
@@ -54,16 +58,16 @@ template <int ROWS, int PARTS> struct Step {
   float floors[HALF_WARPS][LANES];
 };
 
-// x: [m, k / 32]; out: [m, n].
-template <int TYPE, int ROWS>
-DEVICE void integer(const uint8_t *weight, const Block *x, float *out, int m, int n, int k) {
+// x: [m, k / 32].
+template <int TYPE, int ROWS> DEVICE void integer(const Products &products, const Block *x, int m, int k) {
   constexpr Layout layout = layout_of(TYPE);
   constexpr int PARTS = layout.scaling == HALVES ? 2 : 1;
   __shared__ Step<ROWS, PARTS> steps[2];
   const int lane = threadIdx.x % LANES, place = threadIdx.x / LANES;
   const int depth = k / BLOCK, first = blockIdx.y * ROWS;
   const int rows = m - first < ROWS ? m - first : ROWS;
-  const uint8_t *panel = weight + (size_t)blockIdx.x * (depth / layout.blocks) * layout.bytes();
+  const Product<uint8_t> product(products, blockIdx.x, LANES);
+  const uint8_t *panel = product.weight + (size_t)product.stretch * (depth / layout.blocks) * layout.bytes();
   x += (size_t)first * depth;
   float sum = 0.0f;
   for (int start = 0, turn = 0; start < depth; start += HALF_WARPS, turn ^= 1) {
@@ -119,15 +123,137 @@ DEVICE void integer(const uint8_t *weight, const Block *x, float *out, int m, in
       }
     }
   }
-  const int output = blockIdx.x * LANES + lane;
-  if (place < rows && output < n) out[(size_t)(first + place) * n + output] = sum;
+  const int output = product.stretch * LANES + lane;
+  if (place < rows && output < product.n) product.out[(size_t)(first + place) * product.n + output] = sum;
 }
 
-#define INTEGER(name, TYPE, ROWS)                                                                          \
-  KERNEL(256) name(const uint8_t *weight, const Block *x, float *out, int m, int n, int k) {               \
-    integer<TYPE, ROWS>(weight, x, out, m, n, k);                                                          \
+// The codes of an output's block of 32 inputs that a lane hands to a tensor core: groups t and t + 4.
+template <int BITS> DEVICE void codes_of_lane(const uint8_t *at, int output, int t, unsigned (&codes)[2]) {
+  const unsigned pair = group_at(at, t, output);
+  if (BITS == 8) {
+    codes[0] = pair ^ 0x80808080u;
+    codes[1] = group_at(at, t + 4, output) ^ 0x80808080u;
+    return;
   }
-#define INTEGERS(name, TYPE) INTEGER(name##_1, TYPE, 1) INTEGER(name##_2, TYPE, 2) INTEGER(name##_4, TYPE, 4) INTEGER(name##_8, TYPE, 8)
+  codes[0] = pair & 0x0f0f0f0fu;
+  codes[1] = pair >> 4 & 0x0f0f0f0fu;
+  if (BITS == 5) {
+    const unsigned plane = group_at(at, 4, output);
+    codes[0] |= plane << (4 - t) & 0x10101010u;
+    codes[1] |= plane >> t & 0x10101010u;
+  }
+  if (BITS == 6)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const unsigned plane = group_at(at, 4 + half, output);
+      codes[half] |= (t < 2 ? plane << (4 - 2 * t) : plane >> (2 * t - 4)) & 0x30303030u;
+    }
+}
+
+constexpr int BLOCK_WARPS = 8;
+
+// Sixteen rows times TALL. x: [m, k / 32].
+template <int TYPE, int TALL> DEVICE void integer_many(const Products &products, const Block *x, int m, int k) {
+  constexpr Layout layout = layout_of(TYPE);
+  constexpr int PARTS = layout.scaling == HALVES ? 2 : 1;
+  __shared__ int dots[2][PARTS][BLOCK_WARPS][TALL * 16][LANES];
+  __shared__ float scales[2][PARTS][BLOCK_WARPS][LANES], floors[2][BLOCK_WARPS][LANES];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int depth = k / BLOCK, first = blockIdx.x * TALL * 16;
+  const Product<uint8_t> product(products, blockIdx.y, LANES);
+  const uint8_t *panel = product.weight + (size_t)product.stretch * (depth / layout.blocks) * layout.bytes();
+  x += (size_t)first * depth;
+  const int output = threadIdx.x % LANES, place = threadIdx.x / LANES;
+  float sums[TALL] = {};
+  for (int start = 0, turn = 0; start < depth; start += BLOCK_WARPS, turn ^= 1) {
+    const int at = start + warp;
+    if (at < depth) {
+      const uint8_t *unit = panel + (size_t)(at / layout.blocks) * layout.bytes();
+      const uint8_t *bytes = unit + layout.block(at % layout.blocks);
+      if (lane < LANES) {
+        const float d = half_at(unit + 2 * lane);
+        if (layout.scaling == SUPER || layout.scaling == AFFINE) {
+          const float floor = half_at(unit + 2 * (LANES + lane));
+          scales[turn][0][warp][lane] = layout.scaling == SUPER ? d * (float)bytes[lane] : d;
+          floors[turn][warp][lane] = layout.scaling == SUPER ? floor * (float)bytes[LANES + lane] : floor;
+        } else {
+#pragma unroll
+          for (int part = 0; part < PARTS; part++)
+            scales[turn][part][warp][lane] = PARTS == 2 ? d * (float)(int8_t)bytes[part * LANES + lane] : d;
+        }
+      }
+      unsigned codes[2][2];
+#pragma unroll
+      for (int side = 0; side < 2; side++)
+        codes_of_lane<layout.bits>(bytes + layout.scales, 8 * side + g, t, codes[side]);
+#pragma unroll
+      for (int tall = 0; tall < TALL; tall++) {
+        unsigned a[4] = {};
+        int low[2][2] = {};
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const int row = tall * 16 + half * 8 + g;
+          if (first + row >= m) continue;
+          const Block &block = x[(size_t)row * depth + at];
+          const int *words = (const int *)block.codes;
+          a[half] = words[t];
+          a[2 + half] = words[t + 4];
+          // Signed bytes are centred already.
+          const int offset = layout.bits == 8 ? 0 : layout.offset;
+          low[half][0] = -offset * (PARTS == 2 ? block.sums[0] : block.sums[0] + block.sums[1]);
+          low[half][1] = -offset * block.sums[1];
+        }
+#pragma unroll
+        for (int side = 0; side < 2; side++) {
+#pragma unroll
+          for (int part = 0; part < PARTS; part++) {
+            int c[4] = {low[0][part], low[0][part], low[1][part], low[1][part]};
+            if (PARTS == 2)
+              mma_half_bytes(c, {a[2 * part], a[2 * part + 1]}, codes[side][part]);
+            else
+              mma_bytes(c, a, codes[side]);
+#pragma unroll
+            for (int i = 0; i < 4; i++) dots[turn][part][warp][tall * 16 + i / 2 * 8 + g][8 * side + 2 * t + i % 2] = c[i];
+          }
+        }
+      }
+    }
+    __syncthreads();
+    const int blocks = depth - start < BLOCK_WARPS ? depth - start : BLOCK_WARPS;
+#pragma unroll
+    for (int tall = 0; tall < TALL; tall++) {
+      const int row = tall * 16 + place;
+      if (first + row >= m) continue;
+      const Block *inputs = x + (size_t)row * depth + start;
+      for (int b = 0; b < blocks; b++) {
+        const float scale = inputs[b].scale;
+#pragma unroll
+        for (int part = 0; part < PARTS; part++)
+          sums[tall] = fmaf(scales[turn][part][b][output] * scale, (float)dots[turn][part][b][row][output], sums[tall]);
+        if (layout.scaling == AFFINE || layout.scaling == SUPER)
+          sums[tall] = fmaf(floors[turn][b][output], inputs[b].total, sums[tall]);
+      }
+    }
+  }
+  const int column = product.stretch * LANES + output;
+#pragma unroll
+  for (int tall = 0; tall < TALL; tall++) {
+    const int row = first + tall * 16 + place;
+    if (row < m && column < product.n) product.out[(size_t)row * product.n + column] = sums[tall];
+  }
+}
+
+#define MANY(name, TYPE, TALL)                                                                             \
+  KERNEL(256) name(Products products, const Block *x, int m, int k) { integer_many<TYPE, TALL>(products, x, m, k); }
+#define INTEGER(name, TYPE, ROWS)                                                                          \
+  KERNEL(256) name(Products products, const Block *x, int m, int k) { integer<TYPE, ROWS>(products, x, m, k); }
+#define INTEGERS(name, TYPE)                                                                               \
+  INTEGER(name##_1, TYPE, 1)                                                                               \
+  INTEGER(name##_2, TYPE, 2)                                                                               \
+  INTEGER(name##_4, TYPE, 4)                                                                               \
+  INTEGER(name##_8, TYPE, 8)                                                                               \
+  MANY(name##_16, TYPE, 1)                                                                                 \
+  MANY(name##_32, TYPE, layout_of(TYPE).scaling == HALVES ? 1 : 2)
 
 INTEGERS(integer_q4_0, Q4_0)
 INTEGERS(integer_q4_1, Q4_1)

@@ -2,9 +2,17 @@
 
 #include "card/card.cuh"
 
-// One block a move: a staged row's keys and values, [m, heads, d], to their slot. moves: row, page and slot each.
-template <class T>
-DEVICE void write(const float *k, const float *v, T *pages_k, T *pages_v, const uint32_t *moves, int heads, int d) {
+// The layers of one launch: staged keys and values, [m, heads, d], and their pages.
+constexpr int LAYERS = 64;
+struct Layers {
+  unsigned long long k[LAYERS], v[LAYERS], pages_k[LAYERS], pages_v[LAYERS];
+};
+
+// One block a move and layer: a staged row to its slot. moves: row, page and slot each.
+template <class T> DEVICE void write(const Layers &layers, const uint32_t *moves, int heads, int d) {
+  const int layer = blockIdx.y;
+  const float *k = (const float *)layers.k[layer], *v = (const float *)layers.v[layer];
+  T *pages_k = (T *)layers.pages_k[layer], *pages_v = (T *)layers.pages_v[layer];
   const uint32_t *move = moves + 3 * blockIdx.x;
   const size_t row = move[0], page = move[1];
   const int slot = move[2];
@@ -16,12 +24,8 @@ DEVICE void write(const float *k, const float *v, T *pages_k, T *pages_v, const 
   }
 }
 
-KERNEL(256) write_f32(const float *k, const float *v, float *pages_k, float *pages_v, const uint32_t *moves, int heads, int d) {
-  write(k, v, pages_k, pages_v, moves, heads, d);
-}
-KERNEL(256) write_f16(const float *k, const float *v, __half *pages_k, __half *pages_v, const uint32_t *moves, int heads, int d) {
-  write(k, v, pages_k, pages_v, moves, heads, d);
-}
+KERNEL(256) write_f32(Layers layers, const uint32_t *moves, int heads, int d) { write<float>(layers, moves, heads, d); }
+KERNEL(256) write_f16(Layers layers, const uint32_t *moves, int heads, int d) { write<__half>(layers, moves, heads, d); }
 
 // One page over another; `words` is a page's length in words of four bytes.
 KERNEL(256) copy_page(uint32_t *pages, int from, int to, int words) {

@@ -11,7 +11,7 @@ use half::f16;
 
 use crate::Kernels;
 #[cfg(feature = "card")]
-use crate::card::{Card, address, address_mut, count};
+use crate::card::{Arg, Card, address_mut, count, start, start_mut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{check, dims, equal, tensor, zeros};
 use crate::stored::{CacheType, Stored};
@@ -181,32 +181,41 @@ impl InplaceOp1 for CopyPage {
 }
 
 impl Kernels {
-    /// Commits staged rows: copies each to its slot.
+    /// Commits staged rows: copies each to its slot, in every layer.
     ///
-    /// * `staged_k`, `staged_v`: `[m, kv_heads, d]`
+    /// * `layers`: each layer's store, and the keys and values that it stages, `[m, kv_heads, d]`
     ///
     /// # Errors
-    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes do not fit the store,
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes do not fit the stores,
     /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a move names a row, page or slot that does
     /// not exist, and [`ErrorKind::Backend`](crate::ErrorKind::Backend) if staged rows are a view
     /// of the store; nothing is written then.
-    pub fn write(&self, store: &KvStore, staged_k: &Tensor, staged_v: &Tensor, moves: &[Move]) -> Result<()> {
-        let [pages, heads, d] = store.sizes()?;
-        let [m, ..] = staged(staged_k, staged_v, heads, d)?;
-        for at in moves {
-            if at.row as usize >= m || at.page as usize >= pages || at.offset as usize >= PAGE {
-                return Err(Error::range(format!(
-                    "{at:?} leaves a step of {m} rows, a store of {pages} pages or a page of {PAGE}"
-                )));
+    pub fn write(&self, layers: &[(&KvStore, &Tensor, &Tensor)], moves: &[Move]) -> Result<()> {
+        for (store, k, v) in layers {
+            let [pages, heads, d] = store.sizes()?;
+            let [m, ..] = staged(k, v, heads, d)?;
+            for at in moves {
+                if at.row as usize >= m || at.page as usize >= pages || at.offset as usize >= PAGE {
+                    return Err(Error::range(format!(
+                        "{at:?} leaves a step of {m} rows, a store of {pages} pages or a page of {PAGE}"
+                    )));
+                }
             }
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return write(card, store, [staged_k, staged_v], moves);
+            let alike = |(a, ..): &(&KvStore, _, _), (b, ..): &(&KvStore, _, _)| {
+                a.k.dims() == b.k.dims() && a.k.dtype() == b.k.dtype()
+            };
+            let mut launches = layers.chunk_by(alike).flat_map(|some| some.chunks(LAYERS));
+            return launches.try_for_each(|some| write(card, some, moves));
         }
-        let sizes = [heads, d];
-        store.k.inplace_op2(staged_k, &Write { moves, sizes, side: Side::Keys })?;
-        store.v.inplace_op2(staged_v, &Write { moves, sizes, side: Side::Values })?;
+        for (store, k, v) in layers {
+            let [_, heads, d] = store.sizes()?;
+            let sizes = [heads, d];
+            store.k.inplace_op2(k, &Write { moves, sizes, side: Side::Keys })?;
+            store.v.inplace_op2(v, &Write { moves, sizes, side: Side::Values })?;
+        }
         Ok(())
     }
 
@@ -246,25 +255,34 @@ pub(crate) fn staged(k: &Tensor, v: &Tensor, heads: usize, d: usize) -> Result<[
     Ok(sizes)
 }
 
+/// Layers of one launch.
 #[cfg(feature = "card")]
-fn write(card: &Card, store: &KvStore, [k, v]: [&Tensor; 2], moves: &[Move]) -> Result<()> {
+const LAYERS: usize = 64;
+
+/// Layers whose stores are alike.
+#[cfg(feature = "card")]
+fn write(card: &Card, layers: &[(&KvStore, &Tensor, &Tensor)], moves: &[Move]) -> Result<()> {
+    let store = layers[0].0;
     let [_, heads, d] = store.sizes()?;
+    let mut places = [0; 4 * LAYERS];
+    for (index, (store, k, v)) in layers.iter().enumerate() {
+        let layer = [
+            start("staged keys", k)?,
+            start("staged values", v)?,
+            start_mut(&store.k)?,
+            start_mut(&store.v)?,
+        ];
+        for (side, place) in layer.into_iter().enumerate() {
+            places[side * LAYERS + index] = place;
+        }
+    }
     let words: Vec<u32> = moves.iter().flat_map(|at| [at.row, at.page, at.offset]).collect();
     let words = card.words(&words)?;
-    let args = [
-        address("staged keys", k)?,
-        address("staged values", v)?,
-        address_mut(&store.k)?,
-        address_mut(&store.v)?,
-        words.address(),
-        count(heads),
-        count(d),
-    ];
+    let args = [Arg::Words(&places), words.address(), count(heads), count(d)];
     let kernel = if store.k.dtype() == DType::F16 { "write_f16" } else { "write_f32" };
+    let threads = (heads * d).next_multiple_of(32).clamp(32, 256);
     // SAFETY: rows, pages and slots were checked against the tensors.
-    unsafe {
-        card.launch(kernel, [moves.len(), 1, 1], (heads * d).next_multiple_of(32).clamp(32, 256), &args)
-    }
+    unsafe { card.launch(kernel, [moves.len(), layers.len(), 1], threads, &args) }
 }
 
 #[cfg(feature = "card")]

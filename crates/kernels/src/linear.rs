@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use crate::Kernels;
 #[cfg(feature = "card")]
-use crate::card::{Arg, Buffer, Card, address, address_mut, count};
+use crate::card::{Arg, Buffer, Card, address, address_mut, count, start_mut};
 use crate::dense::{SIDE, dense};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
@@ -29,8 +29,8 @@ const CHUNK: usize = 128 << 10;
 /// A weight is read in the time of so many multiplications with it.
 const READING: usize = 4;
 
-/// Below so many multiplications, a few microseconds, calling the other threads costs more than they give.
-const ALONE: usize = 400_000;
+/// Below so many multiplications, a microsecond, calling the other threads costs more than they give.
+const ALONE: usize = 100_000;
 
 /// One product, seen from a task.
 pub(crate) struct Product<'a> {
@@ -103,7 +103,7 @@ impl Kernels {
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
             if product.weight.ty().is_dense() {
-                dense(self.found(), product, x.values(), (first, count), self.threads());
+                dense(self.found(), product, x.values(), first, count);
             } else {
                 integer(self.found(), product, &blocks, first, count);
             }
@@ -222,42 +222,62 @@ impl Operands<'_> {
         Ok([to, scales])
     }
 
-    fn product(&mut self, w: &Weight) -> Result<Tensor> {
-        let (m, n, k) = (self.m, w.n(), self.k);
-        let weight = w.on_card().ok_or_else(|| Error::shape("the weight is on another device"))?.address();
-        let y = self.card.output(&[m, n])?;
-        let out = address_mut(&y)?;
-        let sizes = [count(m), count(n)];
-        let (kernel, grid, args) = match w.ty() {
+    /// The products with weights of one type, as one launch.
+    fn products(&mut self, weights: &[&Weight]) -> Result<Vec<Tensor>> {
+        let (m, k) = (self.m, self.k);
+        let (mut outs, mut places) = (Vec::with_capacity(weights.len()), [0; 3 * PRODUCTS]);
+        for (index, w) in weights.iter().enumerate() {
+            let weight = w.on_card().ok_or_else(|| Error::shape("the weight is on another device"))?;
+            let out = self.card.output(&[m, w.n()])?;
+            places[index] = weight.start();
+            places[PRODUCTS + index] = start_mut(&out)?;
+            places[2 * PRODUCTS + index] = w.n() as u64;
+            outs.push(out);
+        }
+        let stretches = |width| weights.iter().map(|w| w.n().div_ceil(width)).sum();
+        let products = Arg::Words(&places);
+        let (kernel, grid, args) = match weights[0].ty() {
             WeightType::F32 => {
                 let (kernel, rows) = if m == 1 { ("dense_f32_1", 1) } else { ("dense_f32_8", 8) };
-                let args = [weight, address("x", self.x)?, out, sizes[0], sizes[1], count(k)].to_vec();
-                (kernel, [n.div_ceil(8), m.div_ceil(rows), 1], args)
+                let args = vec![products, address("x", self.x)?, count(m), count(k)];
+                (kernel, [stretches(8), m.div_ceil(rows), 1], args)
             }
             ty @ (WeightType::F16 | WeightType::Bf16) => {
                 let stride = stride(ty, k);
                 let [x, scales] = self.rounded(ty, stride)?;
-                let (tall, wide) = if m <= 16 { (1, 2) } else { (2, 4) };
+                let (tall, wide) = match m {
+                    0..=16 => (1, 2),
+                    17..=32 => (2, 4),
+                    _ => (4, 4),
+                };
                 let kernel = match (ty, tall) {
                     (WeightType::F16, 1) => "dense_f16_1",
-                    (WeightType::F16, _) => "dense_f16_2",
+                    (WeightType::F16, 2) => "dense_f16_2",
+                    (WeightType::F16, _) => "dense_f16_4",
                     (_, 1) => "dense_bf16_1",
-                    _ => "dense_bf16_2",
+                    (_, 2) => "dense_bf16_2",
+                    _ => "dense_bf16_4",
                 };
-                let args = [weight, x, scales, out, sizes[0], sizes[1], count(stride)].to_vec();
-                (kernel, [m.div_ceil(16 * tall), n.div_ceil(8 * wide), 1], args)
+                let args = vec![products, x, scales, count(m), count(stride)];
+                (kernel, [m.div_ceil(16 * tall), stretches(8 * wide), 1], args)
             }
             ty => {
                 let (kernel, rows) = integer_kernel(ty, m);
-                let args = [weight, self.blocks()?, out, sizes[0], sizes[1], count(k)].to_vec();
-                (kernel, [n.div_ceil(LANES), m.div_ceil(rows), 1], args)
+                let args = vec![products, self.blocks()?, count(m), count(k)];
+                let (panels, rows) = (stretches(LANES), m.div_ceil(rows));
+                // Many rows: those that read a panel follow each other, so that it is read from memory once.
+                (kernel, if m > 8 { [rows, panels, 1] } else { [panels, rows, 1] }, args)
             }
         };
-        // SAFETY: x, the weight and the output have these sizes.
+        // SAFETY: x, the weights and their outputs have these sizes.
         unsafe { self.card.launch(kernel, grid, 256, &args) }?;
-        Ok(y)
+        Ok(outs)
     }
 }
+
+/// Products of one launch.
+#[cfg(feature = "card")]
+const PRODUCTS: usize = 4;
 
 /// The integer kernel of a type for so many rows, and the rows that it takes at a time.
 #[cfg(feature = "card")]
@@ -268,7 +288,9 @@ fn integer_kernel(ty: WeightType, m: usize) -> (&'static str, usize) {
                 1 => (concat!("integer_", $name, "_1"), 1),
                 2 => (concat!("integer_", $name, "_2"), 2),
                 3 | 4 => (concat!("integer_", $name, "_4"), 4),
-                _ => (concat!("integer_", $name, "_8"), 8),
+                5..=8 => (concat!("integer_", $name, "_8"), 8),
+                9..=16 => (concat!("integer_", $name, "_16"), 16),
+                _ => (concat!("integer_", $name, "_32"), if ty == WeightType::Q6K { 16 } else { 32 }),
             }
         };
     }
@@ -288,8 +310,18 @@ fn integer_kernel(ty: WeightType, m: usize) -> (&'static str, usize) {
 fn on_card<const N: usize>(card: &Card, x: &Tensor, weights: [&Weight; N]) -> Result<[Tensor; N]> {
     let [m, k] = dims("x", x)?;
     let mut operands = Operands { card, x, m, k, blocks: None, rounded: Vec::new() };
-    let outs: Vec<_> = weights.into_iter().map(|w| operands.product(w)).collect::<Result<_>>()?;
-    // As many results as weights: the conversion cannot fail.
+    let mut outs: [Option<Tensor>; N] = [const { None }; N];
+    let mut order: Vec<usize> = (0..N).collect();
+    order.sort_by_key(|&at| weights[at].ty() as usize);
+    let launches = order.chunk_by(|&a, &b| weights[a].ty() == weights[b].ty());
+    for places in launches.flat_map(|places| places.chunks(PRODUCTS)) {
+        let some: Vec<&Weight> = places.iter().map(|&at| weights[at]).collect();
+        for (&at, out) in places.iter().zip(operands.products(&some)?) {
+            outs[at] = Some(out);
+        }
+    }
+    let outs: Vec<Tensor> = outs.into_iter().flatten().collect();
+    // Every weight was in a launch: the conversion cannot fail.
     outs.try_into().map_err(|_| Error::shape("products and weights differ in number"))
 }
 

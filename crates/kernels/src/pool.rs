@@ -6,8 +6,10 @@
 //! A general work-stealing pool was rejected: its wake-up costs more than a small matmul, and its
 //! splitting adds nothing where tasks are equal.
 //!
-//! Tasks are claimed from a counter, so a core that is slow or busy elsewhere takes fewer of them.
-//! Which thread runs a task never shows in a result: tasks write disjoint outputs.
+//! Each thread has a share of neighbouring tasks and claims them from a counter of its own; who is done helps the others,
+//! so a core that is slow or busy elsewhere takes fewer. A small model's weights so stay in the cache of the core that
+//! read them the last time, and a large one's are read in one straight line a core. Which thread runs a task never shows
+//! in a result: tasks write disjoint outputs.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -28,37 +30,62 @@ const SPINS_PER_LOOK: u32 = 64;
 
 type Task = dyn Fn(usize) + Sync;
 
-/// One call of [`Pool::run`]. It is reference-counted, so a worker that comes late finds a spent
-/// counter and never touches `task`, which by then points to a frame that is gone.
+/// The tasks that one thread claims first. On a cache line of its own: only who helps touches another thread's.
+#[repr(align(64))]
+struct Share {
+    next: AtomicUsize,
+    end: usize,
+}
+
+/// One call of [`Pool::run`]. It is reference-counted, so a worker that comes late finds spent
+/// counters and never touches `task`, which by then points to a frame that is gone.
 struct Job {
     task: *const Task,
     count: usize,
-    next: AtomicUsize,
+    shares: Vec<Share>,
     done: AtomicUsize,
     panicked: AtomicBool,
 }
 
-// SAFETY: `task` points to a `Sync` closure, and it is dereferenced only for a claimed index below
-// `count`; `Pool::run` does not return before every such index is done.
+// SAFETY: `task` points to a `Sync` closure, and it is dereferenced only for a claimed index of a share;
+// `Pool::run` does not return before every such index is done.
 unsafe impl Send for Job {}
 // SAFETY: as above; every other field is atomic or constant.
 unsafe impl Sync for Job {}
 
 impl Job {
-    fn work(&self) {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.count {
-                return;
-            }
-            // SAFETY: `index` is claimed and not done, so the caller still waits in `Pool::run`
-            // and the closure that it borrows is alive.
-            let task = unsafe { &*self.task };
-            if catch_unwind(AssertUnwindSafe(|| task(index))).is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
-            }
-            self.done.fetch_add(1, Ordering::Release);
+    fn new(task: &'static Task, count: usize, threads: usize) -> Self {
+        let from = |thread: usize| count * thread / threads;
+        let share = |thread| Share { next: AtomicUsize::new(from(thread)), end: from(thread + 1) };
+        Self {
+            task: std::ptr::from_ref(task),
+            count,
+            shares: (0..threads).map(share).collect(),
+            done: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
         }
+    }
+
+    /// Works as thread `me` until no task is left to claim.
+    fn work(&self, me: usize) {
+        let mut done = 0;
+        let (before, from) = self.shares.split_at(me);
+        for share in from.iter().chain(before) {
+            loop {
+                let index = share.next.fetch_add(1, Ordering::Relaxed);
+                if index >= share.end {
+                    break;
+                }
+                // SAFETY: `index` is claimed and not done, so the caller still waits in `Pool::run`
+                // and the closure that it borrows is alive.
+                let task = unsafe { &*self.task };
+                if catch_unwind(AssertUnwindSafe(|| task(index))).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
+                done += 1;
+            }
+        }
+        self.done.fetch_add(done, Ordering::Release);
     }
 }
 
@@ -149,17 +176,12 @@ impl Pool {
         // SAFETY: only the lifetime changes. The reference is used for claimed indices alone, and
         // this function waits for all of them.
         let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Task>(task) };
-        let job = Arc::new(Job {
-            task: std::ptr::from_ref(task),
-            count,
-            next: AtomicUsize::new(0),
-            done: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
-        });
-        if count > 1 && turn.is_some() {
+        let shared = count > 1 && turn.is_some();
+        let job = Arc::new(Job::new(task, count, if shared { self.threads() } else { 1 }));
+        if shared {
             self.state.publish(&job);
         }
-        job.work();
+        job.work(0);
         let mut spins = 0_u32;
         while job.done.load(Ordering::Acquire) < count {
             spins += 1;
@@ -190,7 +212,7 @@ impl State {
             seen = epoch;
             let job = lock(&self.job).clone();
             if let Some(job) = job {
-                job.work();
+                job.work(index + 1);
             }
         }
     }

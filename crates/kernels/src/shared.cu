@@ -30,7 +30,7 @@ DEVICE void attend_shared(const float *q, const Documents &documents, const uint
 #pragma unroll
   for (int h = 0; h < QUERIES; h++)
     for (int i = lane; i < CHANNELS * 32; i += 32)
-      desk.q[h][i] = h < count && i < d ? q[((size_t)rows[h] * heads + head) * d + i] : 0.0f;
+      desk.q[i][h] = h < count && i < d ? q[((size_t)rows[h] * heads + head) * d + i] : 0.0f;
   __syncwarp();
   Seen<CHANNELS> seen;
   seen.clear();

@@ -13,10 +13,21 @@ constexpr int PART = 8;
 constexpr int WALKERS = 8;
 constexpr int QUERIES = 4;
 
-// Queries in a warp's own part of shared memory, and their weights over a tile.
-template <int CHANNELS> struct Desk {
-  float q[QUERIES][CHANNELS * 32];
-  float weights[QUERIES][PAGE];
+// Queries in a warp's own part of shared memory, channel by channel, and their weights over a tile, slot by slot: all
+// queries' numbers are one load.
+template <int CHANNELS> struct alignas(16) Desk {
+  float q[CHANNELS * 32][QUERIES];
+  float weights[PAGE][QUERIES];
+
+  // Numbers of the four queries.
+  DEVICE_METHOD static void load(const float (&from)[QUERIES], float (&to)[QUERIES]) {
+    static_assert(QUERIES == 4, "four numbers are one load");
+    const float4 four = *(const float4 *)from;
+    to[0] = four.x;
+    to[1] = four.y;
+    to[2] = four.z;
+    to[3] = four.w;
+  }
 };
 
 // What the queries of a warp have seen; a lane has channels lane, lane + 32, ….
@@ -49,7 +60,7 @@ struct Bias {
 // Lets `count` queries see slots from..to of the tile that begins at position `start`.
 //
 // key(i): channel i of this lane's key; value(slot, i): channel i of a slot's value, for slots from..to;
-// bias(h): query h's Bias, without a table where there is none.
+// bias(h): query h's Bias, without a table where there is none. Queries from `count` on are carried along and mean nothing.
 template <int CHANNELS, class Key, class Value, class GetBias>
 DEVICE void see(Desk<CHANNELS> &desk, Seen<CHANNELS> &seen, int count, int d, float scale, int start, int from, int to,
                 Key key, Value value, GetBias bias) {
@@ -59,18 +70,21 @@ DEVICE void see(Desk<CHANNELS> &desk, Seen<CHANNELS> &seen, int count, int d, fl
 #pragma unroll 4
   for (; i + 1 < d; i += 2) {
     const float left = key(i), right = key(i + 1);
+    float q[2][QUERIES];
+    desk.load(desk.q[i], q[0]);
+    desk.load(desk.q[i + 1], q[1]);
 #pragma unroll
     for (int h = 0; h < QUERIES; h++) {
-      even[h] = fmaf(desk.q[h][i], left, even[h]);
-      odd[h] = fmaf(desk.q[h][i + 1], right, odd[h]);
+      even[h] = fmaf(q[0][h], left, even[h]);
+      odd[h] = fmaf(q[1][h], right, odd[h]);
     }
   }
   if (i < d) {
     const float left = key(i);
 #pragma unroll
-    for (int h = 0; h < QUERIES; h++) even[h] = fmaf(desk.q[h][i], left, even[h]);
+    for (int h = 0; h < QUERIES; h++) even[h] = fmaf(desk.q[i][h], left, even[h]);
   }
-  float shrink[QUERIES];
+  float shrink[QUERIES] = {};
 #pragma unroll
   for (int h = 0; h < QUERIES; h++) {
     if (h >= count) break;
@@ -84,22 +98,23 @@ DEVICE void see(Desk<CHANNELS> &desk, Seen<CHANNELS> &seen, int count, int d, fl
     const float weight = exp_of(score - greatest);
     seen.total[h] = seen.total[h] * shrink[h] + warp_sum(weight);
     seen.greatest[h] = greatest;
-    desk.weights[h][lane] = weight;
+    desk.weights[lane][h] = weight;
   }
   __syncwarp();
 #pragma unroll
-  for (int c = 0; c < CHANNELS; c++) {
-    const int channel = lane + 32 * c;
-    if (channel >= d) break;
+  for (int h = 0; h < QUERIES; h++)
 #pragma unroll
-    for (int h = 0; h < QUERIES; h++)
-      if (h < count) seen.out[h][c] = seen.out[h][c] * shrink[h];
+    for (int c = 0; c < CHANNELS; c++) seen.out[h][c] = seen.out[h][c] * shrink[h];
 #pragma unroll 4
-    for (int slot = from; slot < to; slot++) {
-      const float x = value(slot, channel);
+  for (int slot = from; slot < to; slot++) {
+    float weights[QUERIES];
+    desk.load(desk.weights[slot], weights);
 #pragma unroll
-      for (int h = 0; h < QUERIES; h++)
-        if (h < count) seen.out[h][c] = fmaf(desk.weights[h][slot], x, seen.out[h][c]);
+    for (int c = 0; c < CHANNELS; c++) {
+      const int channel = lane + 32 * c;
+      const float x = channel < d ? value(slot, channel) : 0.0f;
+#pragma unroll
+      for (int h = 0; h < QUERIES; h++) seen.out[h][c] = fmaf(weights[h], x, seen.out[h][c]);
     }
   }
   __syncwarp();

@@ -79,7 +79,7 @@ impl Text {
                 offset: ((first + i) % PAGE) as u32,
             })
             .collect();
-        kernels.write(store, &k, &v, &moves).unwrap();
+        kernels.write(&[(store, &k, &v)], &moves).unwrap();
     }
 
     /// Softmax in double precision: row `path.last()` over `path`, positions 0, 1, ….
@@ -268,7 +268,7 @@ fn hidden_slots_do_not_leak() {
     let everywhere: Vec<Move> = (0..3 * PAGE as u32)
         .map(|i| Move { row: i, page: i / PAGE as u32, offset: i % PAGE as u32 })
         .collect();
-    kernels.write(&dirty, &nan, &nan, &everywhere).unwrap();
+    kernels.write(&[(&dirty, &nan, &nan)], &everywhere).unwrap();
     let sight = chain(&[2, 0], 40, 10);
     let mut outputs = Vec::new();
     for store in [&clean, &dirty] {
@@ -339,14 +339,14 @@ fn mistakes_are_errors() {
         Move { row: 0, page: 2, offset: 0 },
         Move { row: 0, page: 0, offset: 32 },
     ] {
-        assert_eq!(kernels.write(&store, &text.k, &text.v, &[at]).unwrap_err().kind(), ErrorKind::Range);
+        assert_eq!(kernels.write(&[(&store, &text.k, &text.v)], &[at]).unwrap_err().kind(), ErrorKind::Range);
     }
     let before = bits(&store.k);
     let flipped = sample.tensor(&[2, 3, 64]).transpose(0, 1).unwrap();
-    assert_eq!(kernels.write(&store, &text.k, &flipped, &[]).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(kernels.write(&[(&store, &text.k, &flipped)], &[]).unwrap_err().kind(), ErrorKind::Shape);
     let view = store.k.flatten_all().unwrap().narrow(0, 0, 384).unwrap().reshape((3, 2, 64)).unwrap();
     let zero = Move { row: 0, page: 0, offset: 0 };
-    assert_eq!(kernels.write(&store, &view, &text.v, &[zero]).unwrap_err().kind(), ErrorKind::Backend);
+    assert_eq!(kernels.write(&[(&store, &view, &text.v)], &[zero]).unwrap_err().kind(), ErrorKind::Backend);
     assert_eq!(bits(&store.k), before);
     assert_eq!(KvStore::new(&kernels, usize::MAX, 2, 64, F32).unwrap_err().kind(), ErrorKind::Shape);
     assert_eq!(KvStore::new(&kernels, 1 << 50, 2, 64, F32).unwrap_err().kind(), ErrorKind::Memory);

@@ -33,13 +33,14 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
         &[
             mutation("integer.cu", "block->sums[1];", "block->sums[0];"),
             mutation("quantise.cu", "127.0f / greatest", "126.0f / greatest"),
+            mutation("integer.cu", "plane >> t & 0x10101010u", "plane >> 1 & 0x10101010u"),
         ],
     ),
     (
         "dense",
         &[
             mutation("dense.cu", "a0[4] = {a[0].x, a[1].x", "a0[4] = {a[1].x, a[0].x"),
-            mutation("dense.cu", "from < WARPS; from++", "from < WARPS - 1; from++"),
+            mutation("dense.cu", "next < WARPS; next++", "next < WARPS - 1; next++"),
         ],
     ),
     (

@@ -243,9 +243,8 @@ impl Kv {
         }
         let (layers, rows) = self.staged.find(path)?;
         moves.iter_mut().zip(rows).for_each(|(at, row)| at.row = row);
-        for (store, (k, v)) in self.stores.iter().zip(layers) {
-            self.kernels.write(store, k, v, &moves)?;
-        }
+        let layers: Vec<_> = self.stores.iter().zip(layers).map(|(store, (k, v))| (store, k, v)).collect();
+        self.kernels.write(&layers, &moves)?;
         slot(&mut self.branches, id)?.len += path.len();
         Ok(())
     }

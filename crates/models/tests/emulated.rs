@@ -104,3 +104,42 @@ fn quantised_models_give_the_same_bits() {
         assert!(bits[0] == bits[1], "{name}");
     }
 }
+
+/// A row of a tree, over pages and other rows, scores like its path alone, token by token.
+#[test]
+fn rows_are_exact() {
+    let card = Kernels::emulated(&[]).unwrap();
+    let types = [None, Some(WeightType::Bf16), Some(WeightType::F16)];
+    for (name, dense) in
+        ["mistral", "qwen3", "qwen2-gguf", "t5-v1.1"].into_iter().zip(types.into_iter().cycle())
+    {
+        let mut fixture = Fixture::open_as(name, &card, dense);
+        fixture.cache = CacheType::F16;
+        let (text, source) = fixture.begin(&fixture.golden.cases[0].prompt);
+        let text: Vec<_> = text.into_iter().cycle().take(43).collect();
+        let mut kv = fixture.kv(3 * 64);
+        let branch = kv.open(source);
+        let (draft, _) = fixture.chain(&mut kv, branch, &text);
+        kv.commit(branch, &(0..draft.len() as u32).map(RowId).collect::<Vec<_>>()).unwrap();
+        // Twenty rows, each under one of those before it.
+        let mut draft = Draft::new();
+        let root = draft.root(branch, 5);
+        draft.score(root);
+        for row in 1..20_u32 {
+            let row = draft.child(RowId(row * 7 / 3 % row), row % 11 + 3);
+            draft.score(row);
+        }
+        let together = fixture.score(&mut kv, &draft);
+        for leaf in [RowId(0), RowId(9), RowId(18), RowId(19)] {
+            let mut path = Vec::new();
+            draft.path(leaf, &mut path);
+            for &row in &path {
+                let (_, alone) = fixture.chain(&mut kv, branch, &[draft.row(row).token]);
+                kv.commit(branch, &[RowId(0)]).unwrap();
+                let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert!(bits(&alone[0]) == bits(&together[row.index()]), "{name} {dense:?}, row {row:?}");
+            }
+            kv.truncate(branch, text.len()).unwrap();
+        }
+    }
+}

@@ -47,6 +47,32 @@ DEVICE float wide(__half x) { return __half2float(x); }
 DEVICE void narrow(float x, float &to) { to = x; }
 DEVICE void narrow(float x, __half &to) { to = __float2half_rn(x); }
 
+// The products of one launch: weights that meet the same activations, their outputs [m, n], and their n.
+constexpr int PRODUCTS = 4;
+struct Products {
+  unsigned long long weights[PRODUCTS], outs[PRODUCTS], n[PRODUCTS];
+};
+
+// A block's product, and which stretch of its outputs it takes.
+template <class T> struct Product {
+  const T *weight;
+  float *out;
+  int n, stretch;
+
+  DEVICE_METHOD Product(const Products &all, int at, int width) {
+    int product = 0, stretches = ((int)all.n[0] + width - 1) / width;
+    while (at >= stretches && product + 1 < PRODUCTS) {
+      at -= stretches;
+      product++;
+      stretches = ((int)all.n[product] + width - 1) / width;
+    }
+    weight = (const T *)all.weights[product];
+    out = (float *)all.outs[product];
+    n = (int)all.n[product];
+    stretch = at;
+  }
+};
+
 // Half precision that stands at any even address.
 DEVICE float half_at(const uint8_t *at) {
   const unsigned short bits = *(const unsigned short *)at;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::CudaDType;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, result,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, result, sys,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{CudaStorage, DType, Device, Tensor};
@@ -50,7 +50,21 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(missing)?;
         let module = context.load_module(Ptx::from_binary(MODULE.to_vec())).map_err(missing)?;
-        Ok(Self { device, context, stream, module, functions: Mutex::default(), name })
+        let made = Self { device, context, stream, module, functions: Mutex::default(), name };
+        made.keep_memory().map_err(missing)?;
+        Ok(made)
+    }
+
+    /// Keeps what is freed for the next allocation: otherwise every download, which waits for the stream, would give
+    /// all activations back to the driver, and the next step would ask for them again.
+    fn keep_memory(&self) -> std::result::Result<(), DriverError> {
+        let mut most = u64::MAX;
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the device is this context's, and the attribute is a number of 64 bits.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(self.context.cu_device())?;
+            result::mem_pool::set_attribute(pool, threshold, std::ptr::from_mut(&mut most).cast())
+        }
     }
 
     pub(super) fn device(&self) -> Device {
@@ -121,6 +135,18 @@ impl Cuda {
     pub(super) fn output(&self, dims: &[usize]) -> Result<Tensor> {
         // SAFETY: the kernel that the tensor is made for writes all of it.
         Ok(unsafe { Tensor::empty(dims, DType::F32, &self.device) }?)
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // Best effort: what is kept for the next allocation goes back when the process ends, at the latest.
+        let _ = self.context.synchronize();
+        // SAFETY: the device is this context's.
+        let _ = unsafe {
+            result::device::get_default_mem_pool(self.context.cu_device())
+                .and_then(|pool| result::mem_pool::trim_to(pool, 0))
+        };
     }
 }
 

@@ -80,7 +80,8 @@ struct Fibre {
 };
 
 struct Block {
-  std::vector<Fibre> fibres;
+  // As many as a block may have threads. They are kept: between blocks each waits for the next body.
+  std::vector<Fibre> fibres{1024};
   std::vector<Warp> warps;
   size_t current = 0;
   int waiting = 0;
@@ -89,7 +90,6 @@ struct Block {
   // Whether anything happened since the last look at all fibres.
   bool progress = false;
   jmp_buf scheduler;
-  ucontext_t home;
   void (*body)(void *) = nullptr;
   void *what = nullptr;
 };
@@ -107,26 +107,25 @@ static inline void yield() {
 }
 
 static inline void enter() {
-  block->body(block->what);
-  block->fibres[block->current].done = true;
-  block->progress = true;
-  _longjmp(block->scheduler, 1);
+  for (;;) {
+    block->body(block->what);
+    block->fibres[block->current].done = true;
+    block->progress = true;
+    yield();
+  }
 }
 
 // Runs one block, every thread to its end.
 static inline void run_block(unsigned threads, void (*body)(void *), void *what) {
   static Block kept;
   block = &kept;
-  kept.fibres.resize(threads);
   kept.warps.assign((threads + WARP - 1) / WARP, Warp());
   kept.waiting = 0;
   kept.body = body;
   kept.what = what;
   for (unsigned i = 0; i < threads; i++) {
-    Fibre &fibre = kept.fibres[i];
-    fibre.stack.resize(STACK);
-    fibre.index = {i, 0, 0};
-    fibre.started = fibre.done = false;
+    kept.fibres[i].index = {i, 0, 0};
+    kept.fibres[i].done = false;
   }
   volatile size_t left = threads;
   while (left > 0) {
@@ -140,8 +139,8 @@ static inline void run_block(unsigned threads, void (*body)(void *), void *what)
       kept.current = i;
       if (_setjmp(kept.scheduler) == 0) {
         if (fibre.started) _longjmp(fibre.state, 1);
-        fibre.started = true;
-        kept.progress = true;
+        fibre.started = kept.progress = true;
+        fibre.stack.resize(STACK);
         getcontext(&fibre.context);
         fibre.context.uc_stack.ss_sp = fibre.stack.data();
         fibre.context.uc_stack.ss_size = fibre.stack.size();
@@ -240,7 +239,7 @@ static inline void __syncthreads() {
   shim::Block &here = *shim::block;
   const unsigned long barriers = here.barriers;
   here.progress = true;
-  if (++here.waiting == (int)here.fibres.size()) {
+  if (++here.waiting == (int)shim::block_size.x) {
     here.waiting = 0;
     here.barriers++;
     return;

@@ -135,9 +135,17 @@ fn embed(pair: &Pair) -> Found {
 fn integer(pair: &Pair) -> Found {
     let mut sample = Sample::new(5);
     for ty in WeightType::ALL.into_iter().filter(|ty| ty.block_elements() > 1) {
-        for (m, n, blocks) in
-            [(1, 16, 1), (2, 33, 3), (3, 7, 2), (5, 20, 1), (8, 17, 9), (19, 31, 2), (40, 18, 3)]
-        {
+        for (m, n, blocks) in [
+            (1, 16, 1),
+            (2, 33, 3),
+            (3, 7, 2),
+            (5, 20, 1),
+            (8, 17, 9),
+            (9, 5, 11),
+            (16, 33, 1),
+            (19, 31, 2),
+            (40, 18, 3),
+        ] {
             let k = blocks * ty.block_elements();
             let bytes = sample.weight_bytes(ty, n, k);
             let x = sample.tensor(&[m, k]);
@@ -145,6 +153,25 @@ fn integer(pair: &Pair) -> Found {
                 kernels.linear(&on(kernels, &x), &Weight::pack(kernels, ty, n, k, &bytes).unwrap()).unwrap()
             };
             same(&format!("{ty:?} [{m}, {n}, {k}]"), &made(&pair.cpu), &made(&pair.card))?;
+        }
+    }
+    // Products of one x as one launch, where types agree.
+    let types = [WeightType::Q4K, WeightType::Q6K, WeightType::Q4K, WeightType::F32, WeightType::Q4K];
+    let sizes = [33, 16, 5, 9, 64];
+    let bytes: Vec<_> = types.iter().zip(sizes).map(|(&ty, n)| sample.weight_bytes(ty, n, 512)).collect();
+    for m in [1, 20] {
+        let x = sample.tensor(&[m, 512]);
+        let made = |kernels: &Kernels| {
+            let weights: [Weight; 5] =
+                std::array::from_fn(|i| Weight::pack(kernels, types[i], sizes[i], 512, &bytes[i]).unwrap());
+            kernels.linears(&on(kernels, &x), weights.each_ref()).unwrap()
+        };
+        for (i, (cpu, card)) in made(&pair.cpu).iter().zip(&made(&pair.card)).enumerate() {
+            if types[i] == WeightType::F32 {
+                close("one of several products", &values(cpu), &values(card), 1e-5)?;
+            } else {
+                same(&format!("product {i} of {m} rows"), cpu, card)?;
+            }
         }
     }
     // A row that is no number stays one, and zeros stay zeros.
@@ -167,7 +194,9 @@ fn dense(pair: &Pair) -> Found {
     let mut sample = Sample::new(6);
     let to_f32 = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     for ty in [WeightType::F32, WeightType::F16, WeightType::Bf16] {
-        for (m, n, k) in [(1, 1, 1), (1, 16, 64), (3, 17, 33), (16, 40, 257), (17, 9, 300), (45, 33, 96)] {
+        for (m, n, k) in
+            [(1, 1, 1), (1, 16, 64), (3, 17, 33), (16, 40, 257), (17, 9, 300), (45, 33, 96), (70, 20, 65)]
+        {
             let bytes = sample.weight_bytes(ty, n, k);
             let mut x = sample.floats(m * k);
             // A row beyond the range of half precision.
@@ -227,7 +256,7 @@ fn store(pair: &Pair) -> Found {
         let moves = [(4, 2, 31), (0, 0, 0), (2, 2, 7)].map(|(row, page, offset)| Move { row, page, offset });
         let made = |kernels: &Kernels| {
             let store = KvStore::new(kernels, 4, heads, d, ty).unwrap();
-            kernels.write(&store, &on(kernels, &k), &on(kernels, &v), &moves).unwrap();
+            kernels.write(&[(&store, &on(kernels, &k), &on(kernels, &v))], &moves).unwrap();
             kernels.copy_page(&store, 2, 1).unwrap();
             [&store.k, &store.v].map(|x| x.to_dtype(candle_core::DType::F32).unwrap())
         };
@@ -274,7 +303,7 @@ impl Forest {
                 .collect();
             for (kernels, store) in on_both.into_iter().zip(&stores) {
                 let [k, v] = text.each_ref().map(|x| on(kernels, x));
-                kernels.write(store, &k, &v, &moves).unwrap();
+                kernels.write(&[(store, &k, &v)], &moves).unwrap();
             }
             sight.branch(&table, len);
             tables.push(table);
