@@ -65,7 +65,7 @@ function report({ version, node, platform, cpu, memory, cache, cuda }: Findings)
     ['cache', `${cache.folder}, ${count(cache.models.length, 'model')}`],
     ...cache.models.map(({ name, bytes }): [string, string] => ['', `${name}, ${size(bytes)}`]),
     ['CUDA', failure ? `can't be used: ${failure.message}` : `can be used, with ${size(cuda.available)} free`],
-    ['package', found ? `trefoil-cuda ${found.version} in ${found.folder}` : 'npm install trefoil-cuda'],
+    ['package', found ? `trefoil-cuda ${found.version} in ${found.folder}` : 'not installed'],
     ['driver', driver === undefined ? 'not known' : `runs CUDA ${driver}`],
     ...cards.map(({ name, capability, memory }, at): [string, string] => [
       `cuda:${at}`,
