@@ -57,6 +57,16 @@ export declare class NativeReading {
   cancel(): void
 }
 
+/** Looks at the machine. */
+export declare function machine(): NativeMachine
+
+/** A graphics card. */
+export interface NativeCard {
+  name: string
+  capability: string
+  memory: number
+}
+
 /** One message of a generation: `chunk`, `done` or `failed`. */
 export interface NativeEvent {
   kind: string
@@ -72,11 +82,12 @@ export interface NativeEvent {
   failure?: NativeFailure
 }
 
-/** A failure, as data: its kind, its message, and what caused it, nearest first. */
+/** A failure, as data: its kind, its message, what caused it, nearest first, and why a device can't be used. */
 export interface NativeFailure {
   kind: string
   message: string
   causes: Array<string>
+  reason?: string
 }
 
 /** What a model is. */
@@ -90,11 +101,29 @@ export interface NativeInfo {
   device: string
   dtype: string
   bytes: number
+  fallback?: string
 }
 
 /** A model, or why there is none. */
 export interface NativeLoaded {
   model?: NativeModel
+  failure?: NativeFailure
+}
+
+/** The engine, the CPU and its memory. */
+export interface NativeMachine {
+  version: string
+  instructions: string
+  threads: number
+  memory?: number
+  available?: number
+}
+
+/** What a card was found to be good for, or why it can't be used. */
+export interface NativeProbe {
+  driver?: string
+  cards: Array<NativeCard>
+  available?: number
   failure?: NativeFailure
 }
 
@@ -158,3 +187,6 @@ export interface NativeTokens {
   tokens?: Array<number>
   failure?: NativeFailure
 }
+
+/** Tries a card out. A driver that is broken can end the process. */
+export declare function probe(ordinal: number): NativeProbe

@@ -840,3 +840,5 @@ module.exports.NativeGeneration = nativeBinding.NativeGeneration
 module.exports.NativeLoading = nativeBinding.NativeLoading
 module.exports.NativeModel = nativeBinding.NativeModel
 module.exports.NativeReading = nativeBinding.NativeReading
+module.exports.machine = nativeBinding.machine
+module.exports.probe = nativeBinding.probe

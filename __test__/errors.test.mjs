@@ -10,6 +10,7 @@ const CODES = {
   ModelLoadError: 'MODEL_LOAD',
   ContextOverflowError: 'CONTEXT_OVERFLOW',
   OutOfMemoryError: 'OUT_OF_MEMORY',
+  DeviceError: 'DEVICE',
   OverloadedError: 'OVERLOADED',
   DisposedError: 'DISPOSED',
   DownloadError: 'DOWNLOAD',

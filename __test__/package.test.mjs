@@ -72,6 +72,7 @@ test('the package exports nothing by accident', (t) => {
   t.deepEqual(Object.keys(imported).toSorted(), [
     'AbortedError',
     'ContextOverflowError',
+    'DeviceError',
     'DisposedError',
     'DownloadError',
     'ExtractionError',

@@ -36,6 +36,11 @@ function folder() {
   return process.env.TREFOIL_CUDA || join(homedir(), '.cache', 'trefoil', 'cuda-13.0')
 }
 
+/** Where cargo compiles for CUDA. A folder of its own: cargo gives the libraries of all features one name, and takes one for the other. */
+export function cudaTarget() {
+  return process.env.TREFOIL_CUDA_TARGET || join(homedir(), '.cache', 'trefoil', 'target-cuda')
+}
+
 function command(name, args) {
   return new Promise((resolve, reject) => {
     const child = spawn(name, args, { stdio: ['ignore', 2, 2] })

@@ -9,18 +9,17 @@
  * candle compiles for CUDA takes minutes, so its folder outlives the checkout: `TREFOIL_CUDA_TARGET`, or
  * `~/.cache/trefoil/target-cuda`.
  */
-import { homedir } from 'node:os'
-import { join } from 'node:path'
-import { cudaToolkit } from './cuda-toolkit.mjs'
+import { cudaTarget, cudaToolkit } from './cuda-toolkit.mjs'
 import { cargoTests, runPhases, sum } from './test.mjs'
 
-const CUDA = 'trefoil-engine/cuda,trefoil-node/cuda'
+const CUDA = 'trefoil-engine/cuda,trefoil-node/cuda,trefoil-check/cuda'
+const EMULATE = 'trefoil-models/emulate,trefoil-check/emulate'
 
 const PHASES = [
   {
     name: 'emulate',
     commands: [
-      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '--features', 'trefoil-models/emulate', '--test', 'emulated']
+      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '-p', 'trefoil-check', '--features', EMULATE, '--test', 'emulated']
     ],
     count: cargoTests
   },
@@ -29,7 +28,13 @@ const PHASES = [
     commands: [['node', 'scripts/cuda-assemble.mjs']],
     count: (output) => sum(output.matchAll(/^assembled: (\d+) passed, (\d+) failed/gm))
   },
-  { name: 'build', commands: [['cargo', 'build', '--release', '--workspace', '--features', CUDA]] },
+  {
+    name: 'build',
+    commands: [
+      ['cargo', 'build', '--release', '--workspace', '--features', CUDA],
+      ['npm', 'run', 'build', '--', '--features', 'cuda']
+    ]
+  },
   {
     name: 'lint',
     commands: [
@@ -40,8 +45,7 @@ const PHASES = [
 ]
 
 async function main(names) {
-  const target = process.env.TREFOIL_CUDA_TARGET || join(homedir(), '.cache', 'trefoil', 'target-cuda')
-  Object.assign(process.env, await cudaToolkit(), { CARGO_TARGET_DIR: target })
+  Object.assign(process.env, await cudaToolkit(), { CARGO_TARGET_DIR: cudaTarget() })
   await runPhases(PHASES, names)
 }
 

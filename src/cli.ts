@@ -9,13 +9,14 @@ import { readFile } from 'node:fs/promises'
 import { argv, exit, stderr, stdout } from 'node:process'
 
 import { ask } from './cli/ask.js'
+import { doctor } from './cli/doctor.js'
 import { extract } from './cli/extract.js'
 import { generate } from './cli/generate.js'
 import { said, type Command } from './cli/command.js'
 import { tune } from './cli/tune.js'
 import { AbortedError } from './errors.js'
 
-const COMMANDS: Readonly<Record<string, Command>> = { generate, ask, extract, tune }
+const COMMANDS: Readonly<Record<string, Command>> = { generate, ask, extract, tune, doctor }
 
 const HELP = `Trefoil makes language models write faster without writing differently.
 

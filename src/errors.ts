@@ -56,6 +56,38 @@ export class OutOfMemoryError extends TrefoilError {
   static override readonly code: string = 'OUT_OF_MEMORY'
 }
 
+/** Why a model can't run on a card. */
+export type DeviceReason =
+  /** The package `trefoil-cuda` is not installed, or is of another version. */
+  | 'package'
+  | 'version'
+  /** A library of CUDA that it needs is missing. */
+  | 'library'
+  /** This build has no CUDA. */
+  | 'build'
+  /** There is no driver, it does not answer, or it is older than what the package was built with. */
+  | 'driver'
+  | 'driver-too-old'
+  /** There is no card of that number, it is too old, or it has no memory left. */
+  | 'no-card'
+  | 'card-too-old'
+  | 'memory'
+  /** The process that tried the card out ended, or did not. */
+  | 'crash'
+  | 'timeout'
+
+/** The model can't run where it was asked to. */
+export class DeviceError extends TrefoilError {
+  static override readonly code: string = 'DEVICE'
+
+  readonly reason: DeviceReason
+
+  constructor(message: string, options?: ErrorOptions & { reason?: DeviceReason }) {
+    super(message, options)
+    this.reason = options?.reason ?? 'driver'
+  }
+}
+
 /** Too many calls wait already; a later one may fit. */
 export class OverloadedError extends TrefoilError {
   static override readonly code: string = 'OVERLOADED'

@@ -3,22 +3,27 @@
 import {
   AbortedError,
   ContextOverflowError,
+  DeviceError,
   DisposedError,
   InternalError,
   InvalidOptionError,
   ModelLoadError,
   OutOfMemoryError,
   OverloadedError,
+  type DeviceReason,
   type TrefoilError
 } from './errors.js'
 import type { NativeFailure } from './native.js'
 
-const CLASSES: Record<string, new (message: string, options?: ErrorOptions) => TrefoilError> = {
+type Details = ErrorOptions & { reason?: DeviceReason }
+
+const CLASSES: Record<string, new (message: string, options?: Details) => TrefoilError> = {
   Aborted: AbortedError,
   InvalidOption: InvalidOptionError,
   ModelLoad: ModelLoadError,
   ContextOverflow: ContextOverflowError,
   OutOfMemory: OutOfMemoryError,
+  Device: DeviceError,
   Overloaded: OverloadedError,
   Disposed: DisposedError,
   Internal: InternalError
@@ -27,7 +32,8 @@ const CLASSES: Record<string, new (message: string, options?: ErrorOptions) => T
 /** The error that a failure means; what caused it becomes a chain of `cause`. */
 export function errorOf(failure: NativeFailure): TrefoilError {
   const cause = failure.causes.reduceRight<Error | undefined>((inner, message) => new Error(message, because(inner)), undefined)
-  return new (CLASSES[failure.kind] ?? InternalError)(failure.message, because(cause))
+  const reason = failure.reason === undefined ? {} : { reason: failure.reason as DeviceReason }
+  return new (CLASSES[failure.kind] ?? InternalError)(failure.message, { ...because(cause), ...reason })
 }
 
 /** What a native answer gives; its failure, as an error, where it gives nothing. */

@@ -7,6 +7,7 @@
 export {
   AbortedError,
   ContextOverflowError,
+  DeviceError,
   DisposedError,
   DownloadError,
   ExtractionError,
@@ -17,6 +18,7 @@ export {
   OverloadedError,
   TrefoilError
 } from './errors.js'
+export type { DeviceReason } from './errors.js'
 export type { AnswerChunk, Answers } from './answers.js'
 export type { AskOptions, EncodedDocument } from './document.js'
 export type { Extracted, ExtractOptions } from './extract.js'

@@ -4,11 +4,11 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { cacheFolder } from './cache.js'
+import { place } from './device.js'
 import { AbortedError } from './errors.js'
 import { errorOf } from './failure.js'
 import { fetchModel, hubId } from './hub.js'
 import { LoadedModel, type Model } from './model.js'
-import { NativeLoading } from './native.js'
 import { refuse, takeListener, takeSignal, type LoadOptions, type LoadProgress } from './options.js'
 
 /**
@@ -19,6 +19,7 @@ import { refuse, takeListener, takeSignal, type LoadOptions, type LoadProgress }
  *   `trefoil` in the user's cache folder). What exists on disk is never looked for on the hub.
  * @throws {InvalidOptionError} when an option is unknown or has a value that is not allowed
  * @throws {ModelLoadError} when the files are missing, damaged or not supported
+ * @throws {DeviceError} when `device` names a card that can't be used
  * @throws {OutOfMemoryError} when weights and cache would not fit the memory limit
  * @throws {DownloadError} when the hub does not have or give the model
  * @throws {AbortedError} when the signal ended the load
@@ -67,7 +68,8 @@ function withCostCache(data: unknown): unknown {
 
 /** Lets the engine read the files at `path`. */
 async function open(path: string, data: unknown, heard: (progress: LoadProgress) => void, signal: AbortSignal): Promise<Model> {
-  const loading = new NativeLoading(path, data, ({ done, total }) => heard({ stage: 'load', done, total }))
+  const { binding, data: placed, fallback } = await place(data, signal)
+  const loading = new binding.NativeLoading(path, placed, ({ done, total }) => heard({ stage: 'load', done, total }))
   const cancel = (): void => loading.cancel()
   if (signal.aborted) cancel()
   else signal.addEventListener('abort', cancel, { once: true })
@@ -77,6 +79,6 @@ async function open(path: string, data: unknown, heard: (progress: LoadProgress)
     await model?.dispose()
     throw new AbortedError('the load was aborted', { cause: signal.reason })
   }
-  if (model) return new LoadedModel(model)
+  if (model) return new LoadedModel(model, fallback)
   throw errorOf(failure ?? { kind: 'Internal', message: 'the engine gave no model', causes: [] })
 }

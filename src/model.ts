@@ -20,7 +20,10 @@ export interface ModelInfo {
   readonly vocabulary: number
   /** Tokens that a text may have, its prompt included. */
   readonly contextLength: number
+  /** Where the model runs: `cpu` or `cuda:N`. */
   readonly device: string
+  /** Why it runs on the CPU, where `device: 'auto'` would rather have had a card. */
+  readonly fallback?: string
   /** The type of most weights. */
   readonly dtype: string
   /** Memory that the weights take. */
@@ -59,10 +62,10 @@ export class LoadedModel implements Model {
   readonly #native: NativeModel
   #disposal: Promise<void> | undefined
 
-  constructor(native: NativeModel) {
+  constructor(native: NativeModel, fallback: string | undefined) {
     this.#native = native
     const { kind, ...info } = native.info()
-    this.info = Object.freeze({ ...info, kind: kind as ModelInfo['kind'] })
+    this.info = Object.freeze({ ...(fallback === undefined ? {} : { fallback }), ...info, kind: kind as ModelInfo['kind'] })
   }
 
   generate(prompt: string | readonly ChatMessage[], options?: GenerateOptions): Generation {

@@ -16,8 +16,11 @@ export interface LoadOptions {
   draft?: string | { layers: number }
   /** A file of `trefoil tune`: what `bild` takes for `fallback`, `rollback` and `maxDraft` where a generation gives none. */
   tuned?: string
-  /** Where the model runs; `auto` by default. */
-  device?: 'auto' | 'cpu'
+  /**
+   * Where the model runs: on the `cpu`, or on a card by CUDA, which takes the package `trefoil-cuda`. `auto`, the
+   * default, takes the first card where it can be used and has room for the model, and else the CPU; `info.fallback` says why.
+   */
+  device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
   /** Precision of a safetensors model's weights; `auto`, the default, keeps the file's. GGUF keeps its own types. */
   dtype?: 'auto' | 'f32' | 'bf16' | 'f16'
   /** Threads of a step; by default one a core. */
@@ -33,7 +36,7 @@ export interface LoadOptions {
   cacheType?: 'f32' | 'f16'
   /** Tokens that a text may have, its prompt included; by default the model's own limit, at most 8192. */
   contextLength?: number
-  /** Bytes that weights, caches and logits may take; by default the machine's memory. */
+  /** Bytes that weights, caches and logits may take where the model runs; by default the machine's memory, or what is free of a card's. */
   memoryLimit?: number
   /** Bytes of documents to keep although nobody holds them any more, so that reading them again is free; 256 MiB by default. */
   documentCache?: number

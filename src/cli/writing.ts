@@ -17,7 +17,7 @@ export const WRITING_HELP = `  --max-tokens N              stop after so many to
   --decoding NAME             how to decode: auto, the default, plain, lookahead, bild, speculative`
 
 /** Help on `LOADING_OPTIONS`. */
-export const LOADING_HELP = `  --device NAME               where to run: auto, cpu
+export const LOADING_HELP = `  --device NAME               where to run: auto, the default, cpu, cuda, cuda:N
   --draft LITTLE              the little model of bild and speculative
   --tuned FILE                what trefoil tune has found for the two models
   --threads N                 threads of a step

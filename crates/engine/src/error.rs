@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use trefoil_kernels::Lack;
+
 /// What went wrong, by what a caller can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -16,6 +18,8 @@ pub enum ErrorKind {
     ContextOverflow,
     /// The memory limit would be passed.
     OutOfMemory,
+    /// There is no such device, or it can't be used.
+    Device(Lack),
     /// Too much work is waiting.
     Overloaded,
     /// The model was disposed.
@@ -33,9 +37,18 @@ impl ErrorKind {
             Self::ModelLoad => "ModelLoad",
             Self::ContextOverflow => "ContextOverflow",
             Self::OutOfMemory => "OutOfMemory",
+            Self::Device(_) => "Device",
             Self::Overloaded => "Overloaded",
             Self::Disposed => "Disposed",
             Self::Internal => "Internal",
+        }
+    }
+
+    /// Why a device can't be used, as bindings name it.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Device(lack) => Some(lack.name()),
+            _ => None,
         }
     }
 }
@@ -83,6 +96,11 @@ impl Error {
         &self.causes
     }
 
+    /// The same error, whose message begins with `whose`.
+    pub(crate) fn within(self, whose: &str) -> Self {
+        Self { message: format!("{whose}; {}", self.message), ..self }
+    }
+
     pub(crate) fn option(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidOption, message)
     }
@@ -107,6 +125,22 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<trefoil_kernels::Error> for Error {
+    fn from(error: trefoil_kernels::Error) -> Self {
+        use trefoil_kernels::ErrorKind as Kind;
+        let kind = match error.kind() {
+            Kind::Device(lack) => ErrorKind::Device(lack),
+            Kind::Memory => ErrorKind::OutOfMemory,
+            _ => ErrorKind::Internal,
+        };
+        let wrapped = Self::new(kind, error.to_string());
+        match std::error::Error::source(&error) {
+            Some(source) => wrapped.because(source),
+            None => wrapped,
+        }
+    }
+}
 
 impl From<trefoil_models::Error> for Error {
     fn from(error: trefoil_models::Error) -> Self {

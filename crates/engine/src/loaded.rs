@@ -8,6 +8,7 @@ use trefoil_models::{CacheType, CausalLm, Kv, Llama, ModelConfig, Sharded, T5, T
 
 use crate::costs::StepCosts;
 use crate::decoding::BildDefaults;
+use crate::device::{self, Place};
 use crate::draft::{DraftFiles, DraftModel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::Library;
@@ -144,8 +145,10 @@ pub struct ModelInfo {
     pub vocabulary: usize,
     /// Tokens that a text may have, its prompt included.
     pub context_length: usize,
-    /// Where the model runs.
+    /// Where the model runs: `cpu` or `cuda:N`.
     pub device: String,
+    /// Why it does not run on a card, where it might have.
+    pub fallback: Option<String>,
     /// The type of most weights.
     pub dtype: String,
     /// Resident bytes of the weights, a draft model's included.
@@ -189,8 +192,8 @@ impl Loaded {
         let draft = options.draft.as_ref().map(|source| DraftFiles::open(source, &files)).transpose()?;
         let context =
             options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
-        let (pages, room) = budget(options, &files, draft.as_ref(), context)?;
-        let kernels = kernels(options.threads, options.pin_threads)?;
+        let fits = |place: &Place| budget(options, place, &files, draft.as_ref(), context);
+        let (Place { kernels, name, fallback, .. }, (pages, room)) = Place::find(options, fits)?;
         let Files { weights, config, tokenizer, template, .. } = files;
         let mut kv = Kv::new(&kernels, config.kv_shape(), options.cache_type, pages)?;
         let library = Library::new(options.document_cache, room);
@@ -201,7 +204,8 @@ impl Loaded {
             layers: config.kv_shape().layers,
             vocabulary: config.vocabulary(),
             context_length: context,
-            device: "cpu".into(),
+            device: name,
+            fallback,
             dtype: weights.main_type().map_or("none", |ty| ty.name()).into(),
             bytes: 0,
             bild,
@@ -242,15 +246,10 @@ impl Dtype {
     }
 }
 
-fn kernels(threads: usize, pinned: bool) -> Result<Kernels> {
-    let made = if pinned { Kernels::cpu_pinned(threads) } else { Kernels::cpu(threads) };
-    made.map_err(|error| Error::internal("no kernels").because(&error))
-}
-
 /// The kernels of each worker, where there are several: the threads in equal parts, at least one each.
 fn workers(options: &LoadOptions) -> Result<Vec<Kernels>> {
     let count = if options.workers > 1 { options.workers } else { 0 };
-    (0..count).map(|_| kernels((options.threads / count).max(1), false)).collect()
+    (0..count).map(|_| device::cpu((options.threads / count).max(1), false)).collect()
 }
 
 /// The context where nobody asks for one: what both models were trained for, within reason. An encoder-decoder model's
@@ -270,6 +269,7 @@ fn default_context(config: &ModelConfig, draft: Option<&DraftFiles>) -> usize {
 /// encoder-decoder model's document takes a position's bytes for each of its tokens, beside the pages.
 fn budget(
     options: &LoadOptions,
+    place: &Place,
     files: &Files,
     draft: Option<&DraftFiles>,
     context: usize,
@@ -287,7 +287,7 @@ fn budget(
     // A branch of a document copies the document's last page before it writes there.
     let pages = context.div_ceil(trefoil_kernels::PAGE) as u64 + 1;
     let logits = (models * SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64;
-    let limit = options.memory_limit.or_else(physical_memory).unwrap_or(u64::MAX);
+    let limit = options.memory_limit.or(place.memory).unwrap_or(u64::MAX);
     let cache = pages.saturating_mul(each);
     let least = weights.saturating_add(logits).saturating_add(cache);
     if least > limit {
@@ -302,12 +302,4 @@ fn budget(
     let affordable = limit - weights - logits;
     let pages = (affordable / each.max(1)).min(pages * CONTEXTS as u64);
     Ok((pages as usize, affordable - pages * page))
-}
-
-/// The machine's memory in bytes, where the system says.
-fn physical_memory() -> Option<u64> {
-    let system = sysinfo::System::new_with_specifics(
-        sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()),
-    );
-    Some(system.total_memory()).filter(|&bytes| bytes > 0)
 }

@@ -6,6 +6,7 @@ use trefoil_decode::Sampling;
 use trefoil_models::CacheType;
 
 use crate::decoding::{BildDefaults, Decoding};
+use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::raw::{Raw, Reader};
 
@@ -46,6 +47,8 @@ pub struct LoadOptions {
     pub draft: Option<DraftSource>,
     /// A file with BiLD's thresholds for this pair of models.
     pub tuned: Option<PathBuf>,
+    /// Where the model runs.
+    pub device: Device,
     /// Precision of dense weights.
     pub dtype: Dtype,
     /// Threads of a step, the engine's own included.
@@ -56,7 +59,7 @@ pub struct LoadOptions {
     pub pin_threads: bool,
     /// Tokens a text may have; the model's own limit, at most [`DEFAULT_CONTEXT`], where not given.
     pub context_length: Option<usize>,
-    /// Bytes that weights, caches and logits may take.
+    /// Bytes that weights, caches and logits may take, on the device where the model runs.
     pub memory_limit: Option<u64>,
     /// How caches keep keys and values.
     pub cache_type: CacheType,
@@ -87,13 +90,15 @@ impl LoadOptions {
             ));
         }
         let mut reader = Reader::new("options", raw)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let options = Self {
             source: PathBuf::from(source),
             draft: draft(&mut reader)?,
             tuned: tuned(&mut reader)?,
+            device: Device::resolve(&mut reader)?,
             dtype: dtype(&mut reader)?,
-            threads: reader.whole("threads", 1, 1024)?.map_or(cores, |threads| threads as usize),
+            threads: reader
+                .whole("threads", 1, 1024)?
+                .map_or_else(device::threads, |threads| threads as usize),
             workers: reader.whole("workers", 1, WORKERS)?.map_or(1, |workers| workers as usize),
             pin_threads: reader.flag("pinThreads")?.unwrap_or(false),
             context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
@@ -102,10 +107,13 @@ impl LoadOptions {
             cache_type: cache_type(&mut reader)?,
             document_cache: reader.whole("documentCache", 0, EXACT)?.unwrap_or(DOCUMENT_CACHE),
         };
-        device(&mut reader)?;
         // Downloads are the caller's business; the option is known so that it may be passed along.
         reader.flag("offline")?;
         reader.finish()?;
+        if options.workers > 1 && matches!(options.device, Device::Cuda(_)) {
+            let message = format!("options.workers is {} on a card; allowed: 1", options.workers);
+            return Err(Error::option(message));
+        }
         if options.draft.is_none() && options.tuned.is_some() {
             return Err(Error::option(
                 "options.tuned is given without options.draft; allowed: both, or neither",
@@ -169,16 +177,6 @@ fn cache_type(reader: &mut Reader) -> Result<CacheType> {
         None | Some("f32") => Ok(CacheType::F32),
         Some("f16") => Ok(CacheType::F16),
         Some(other) => Err(reader.refuse("cacheType", &Raw::Text(other.into()), "'f32' or 'f16'")),
-    }
-}
-
-fn device(reader: &mut Reader) -> Result<()> {
-    match reader.text("device")?.as_deref() {
-        None | Some("auto" | "cpu") => Ok(()),
-        Some(other) => {
-            let allowed = "'auto' or 'cpu' (this build has no CUDA)";
-            Err(reader.refuse("device", &Raw::Text(other.into()), allowed))
-        }
     }
 }
 

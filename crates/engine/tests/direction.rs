@@ -1,11 +1,17 @@
-//! Each layer knows only the ones below: kernels ← models ← decode ← engine ← node.
+//! Each layer knows only the ones below: kernels ← models ← decode ← engine ← node, and beside that check.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-const LAYERS: [&str; 5] =
-    ["trefoil-kernels", "trefoil-models", "trefoil-decode", "trefoil-engine", "trefoil-node"];
+const LAYERS: [&str; 6] = [
+    "trefoil-kernels",
+    "trefoil-models",
+    "trefoil-decode",
+    "trefoil-engine",
+    "trefoil-node",
+    "trefoil-check",
+];
 
 #[test]
 fn dependencies_point_downwards() {

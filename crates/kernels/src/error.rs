@@ -22,6 +22,40 @@ pub enum ErrorKind {
     Panicked,
     /// The tensor backend failed.
     Backend,
+    /// There is no such device here, or it can't be used.
+    Device(Lack),
+}
+
+/// What is missing where a card can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lack {
+    /// CUDA in this build.
+    Build,
+    /// A driver, or one that answers.
+    Driver,
+    /// A driver as new as the toolkit that this was built with.
+    NewerDriver,
+    /// A card of that number.
+    Card,
+    /// A card as new as the oldest that kernels are built for.
+    NewerCard,
+    /// Memory on the card.
+    Memory,
+}
+
+impl Lack {
+    /// The name that programs know it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Driver => "driver",
+            Self::NewerDriver => "driver-too-old",
+            Self::Card => "no-card",
+            Self::NewerCard => "card-too-old",
+            Self::Memory => "memory",
+        }
+    }
 }
 
 /// A kernel's failure: a kind, a message that names the value and what is allowed, and a source.
@@ -43,6 +77,10 @@ impl Error {
 
     pub(crate) fn range(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Range, message)
+    }
+
+    pub(crate) fn device(lack: Lack, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Device(lack), message)
     }
 
     /// What kind of failure this is.

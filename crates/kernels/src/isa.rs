@@ -34,6 +34,16 @@ impl Isa {
         Self::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
     }
 
+    /// The name that people know it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512Vnni => "AVX-512 VNNI",
+            Self::Neon => "NEON",
+        }
+    }
+
     /// Whether this CPU has it.
     pub fn is_available(self) -> bool {
         match self {

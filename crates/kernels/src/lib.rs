@@ -24,6 +24,7 @@
 mod attend;
 #[cfg(feature = "card")]
 mod card;
+mod cards;
 mod dense;
 mod elementwise;
 mod error;
@@ -52,8 +53,9 @@ use candle_core::Device;
 
 #[cfg(feature = "emulate")]
 pub use card::Mutation;
+pub use cards::{Card, Cards};
 pub use elementwise::Activation;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Lack, Result};
 pub use formats::WeightType;
 pub use isa::Isa;
 pub use kv::{KvStore, Move, PAGE};
@@ -127,10 +129,14 @@ impl Kernels {
     /// The CUDA device with this number. Weights are packed on this CPU's threads before they go there.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] if there is no such device, or it or its driver is too old.
-    #[cfg(feature = "cuda")]
+    /// [`ErrorKind::Device`] if this build has no CUDA, there is no such device, it has no memory left, or it or its
+    /// driver is too old.
     pub fn cuda(ordinal: usize) -> Result<Self> {
-        Self::with_card(card::Card::cuda(ordinal)?)
+        Cards::find()?.check(ordinal)?;
+        #[cfg(feature = "cuda")]
+        return Self::with_card(card::Card::cuda(ordinal)?);
+        #[cfg(not(feature = "cuda"))]
+        Err(cards::without_cuda())
     }
 
     /// The kernels of cards, compiled for this CPU: slow, and there for tests.
@@ -159,7 +165,7 @@ impl Kernels {
     /// `cpu`, or what the card's maker calls it.
     #[cfg_attr(
         not(feature = "card"),
-        expect(clippy::unnecessary_literal_bound, reason = "a card's is its own")
+        expect(clippy::unnecessary_literal_bound, reason = "a card has a name of its own")
     )]
     pub fn name(&self) -> &str {
         #[cfg(feature = "card")]

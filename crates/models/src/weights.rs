@@ -12,6 +12,7 @@ mod cast;
 mod file;
 pub mod gguf;
 mod names;
+mod random;
 mod safetensors;
 mod stored;
 
@@ -42,6 +43,8 @@ pub struct Weights {
     entries: HashMap<String, Entry>,
     metadata: Option<gguf::Metadata>,
     dense: Option<WeightType>,
+    /// Where the tensors come from, if not from files.
+    random: Option<random::Random>,
 }
 
 /// Where a tensor lies. Whoever makes one has checked that it lies within its file and that its type is whole.
@@ -79,6 +82,13 @@ impl Weights {
             return Err(Error::load(format!("{} is neither a folder nor a .gguf file", source.display())));
         }
         gguf::open(source)
+    }
+
+    /// Seeded numbers for tensors of every name and shape, matrices as `ty` where their rows are whole blocks of it:
+    /// to measure what does not depend on the numbers. Nothing is known of a tensor before it is read.
+    pub fn random(ty: WeightType, seed: u64) -> Self {
+        let random = Some(random::Random::new(ty, seed));
+        Self { files: Vec::new(), entries: HashMap::new(), metadata: None, dense: None, random }
     }
 
     /// The shape of a tensor, row-major.
@@ -126,6 +136,9 @@ impl Weights {
     /// # Errors
     /// As [`Weights::read`], and for rows beyond the last.
     pub fn read_rows(&self, name: &str, expected: &[usize], rows: Range<usize>) -> Result<RawTensor> {
+        if let Some(random) = &self.random {
+            return random.rows(name, expected, rows);
+        }
         let entry = self.entries.get(name).ok_or_else(|| Error::load(format!("tensor {name} is missing")))?;
         if entry.shape != expected {
             return Err(Error::load(format!(

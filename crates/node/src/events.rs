@@ -7,12 +7,13 @@ use trefoil_engine::{Error, Event, Finish, Generation, Outcome, Stats};
 
 use crate::promise::promise;
 
-/// A failure, as data: its kind, its message, and what caused it, nearest first.
+/// A failure, as data: its kind, its message, what caused it, nearest first, and why a device can't be used.
 #[napi(object)]
 pub struct NativeFailure {
     pub kind: String,
     pub message: String,
     pub causes: Vec<String>,
+    pub reason: Option<String>,
 }
 
 /// What a text took.
@@ -96,6 +97,7 @@ impl From<Error> for NativeFailure {
             kind: error.kind().name().into(),
             message: error.message().into(),
             causes: error.causes().to_vec(),
+            reason: error.kind().reason().map(Into::into),
         }
     }
 }

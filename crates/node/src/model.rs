@@ -22,6 +22,7 @@ pub struct NativeInfo {
     pub device: String,
     pub dtype: String,
     pub bytes: f64,
+    pub fallback: Option<String>,
 }
 
 /// Tokens, or why there are none.
@@ -65,6 +66,7 @@ impl NativeModel {
             device: info.device.clone(),
             dtype: info.dtype.clone(),
             bytes: info.bytes as f64,
+            fallback: info.fallback.clone(),
         }
     }
 

@@ -16,13 +16,11 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{CudaStorage, DType, Device, Tensor};
 use half::f16;
 
+use crate::cards::unusable;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Every kernel, for every architecture.
 static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
-
-/// The oldest architecture that the kernels are compiled for.
-const OLDEST: (i32, i32) = (8, 0);
 
 pub(super) struct Cuda {
     device: Device,
@@ -41,14 +39,9 @@ pub(crate) struct Bytes {
 
 impl Cuda {
     pub(super) fn new(ordinal: usize) -> Result<Self> {
-        let missing = |cause: DriverError| {
-            Error::new(ErrorKind::Unsupported, format!("CUDA device {ordinal} cannot be used: {cause}"))
-        };
-        let found = CudaContext::device_count().map_err(missing)?;
-        if ordinal >= found.max(0) as usize {
-            let message = format!("there is no CUDA device {ordinal}; this machine has {found}");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
+        let missing = |cause| unusable(&format!("CUDA device {ordinal} cannot be used"), cause);
+        // Asked first, and by its own call, because candle's errors don't say what is missing.
+        CudaContext::new(ordinal).map_err(missing)?;
         let device = Device::new_cuda_with_stream(ordinal)?;
         let stream = device.as_cuda_device()?.cuda_stream();
         let context = Arc::clone(stream.context());
@@ -56,12 +49,6 @@ impl Cuda {
         // they are also allocated and freed.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(missing)?;
-        let capability = context.compute_capability().map_err(missing)?;
-        if capability < OLDEST {
-            let ((major, minor), (least, _)) = (capability, OLDEST);
-            let message = format!("{name} has compute capability {major}.{minor}; {least}.0 is needed");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
         let module = context.load_module(Ptx::from_binary(MODULE.to_vec())).map_err(missing)?;
         let made = Self { device, context, stream, module, functions: Mutex::default(), name };
         made.keep_memory().map_err(missing)?;

@@ -74,7 +74,7 @@ pub(super) fn open(path: &Path) -> Result<Weights> {
     let start = cursor.position().next_multiple_of(alignment);
     place(&mut found, start, alignment, &file)?;
     let entries = directory(found, &metadata)?;
-    Ok(Weights { files: vec![file], entries, metadata: Some(metadata), dense: None })
+    Ok(Weights { files: vec![file], entries, metadata: Some(metadata), dense: None, random: None })
 }
 
 /// Reads one tensor's description; its offset is still relative to the data's start.

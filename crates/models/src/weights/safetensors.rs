@@ -33,7 +33,8 @@ struct Index {
 }
 
 pub(super) fn open(folder: &Path) -> Result<Weights> {
-    let mut weights = Weights { files: Vec::new(), entries: HashMap::new(), metadata: None, dense: None };
+    let mut weights =
+        Weights { files: Vec::new(), entries: HashMap::new(), metadata: None, dense: None, random: None };
     if folder.join(SINGLE).exists() {
         add(&mut weights, &folder.join(SINGLE))?;
     } else if folder.join(INDEX).exists() {

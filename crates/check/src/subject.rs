@@ -1,0 +1,277 @@
+//! A model on a device, and what it writes there.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use trefoil_decode::{
+    Bild, BildSettings, Jacobi, Little, Lookahead, LookaheadSettings, Plain, Rule, Sampling, Session,
+    Strategy, fill,
+};
+use trefoil_kernels::{Kernels, PAGE, WeightType};
+use trefoil_models::{
+    BranchId, CacheType, CausalLm, CrossKv, Draft, Kv, Llama, ModelConfig, RowId, Seq2SeqLm, T5, Token,
+    Weights,
+};
+
+use crate::Result;
+
+/// Numbers that random weights are made from.
+const SEED: u64 = 20_261_121;
+
+/// A model on a device.
+pub(crate) struct Subject {
+    pub(crate) name: String,
+    /// The type of most weights.
+    pub(crate) ty: WeightType,
+    lm: Lm,
+    kernels: Kernels,
+    cache: CacheType,
+}
+
+enum Lm {
+    Causal(Arc<Llama>),
+    Seq2Seq(Arc<T5>),
+}
+
+/// How a text is decoded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Way {
+    Plain,
+    Jacobi,
+    Lookahead,
+    /// With the model's own first half as the draft model.
+    Speculative,
+}
+
+impl Subject {
+    /// The model in a folder or a .gguf file.
+    pub(crate) fn open(name: &str, source: &Path, kernels: &Kernels) -> Result<Self> {
+        let weights = Weights::open(source)?;
+        let config = ModelConfig::read(source, &weights)?;
+        let ty = weights.main_type().unwrap_or(WeightType::F32);
+        Self::load(name, config, &weights, ty, kernels, CacheType::F32)
+    }
+
+    /// A model of a shape, with random weights and a cache in half precision.
+    pub(crate) fn random(name: &str, config: ModelConfig, ty: WeightType, kernels: &Kernels) -> Result<Self> {
+        let name = format!("{name} {}", ty.name());
+        Self::load(&name, config, &Weights::random(ty, SEED), ty, kernels, CacheType::F16)
+    }
+
+    fn load(
+        name: &str,
+        config: ModelConfig,
+        weights: &Weights,
+        ty: WeightType,
+        kernels: &Kernels,
+        cache: CacheType,
+    ) -> Result<Self> {
+        let lm = match config {
+            ModelConfig::Llama(config) => {
+                Lm::Causal(Llama::load(config, weights, kernels, &mut |_| Ok(()))?.into())
+            }
+            ModelConfig::T5(config) => {
+                Lm::Seq2Seq(T5::load(config, weights, kernels, &mut |_| Ok(()))?.into())
+            }
+        };
+        Ok(Self { name: name.to_owned(), ty, lm, kernels: kernels.clone(), cache })
+    }
+
+    /// The part that writes.
+    pub(crate) fn decoder(&self) -> Arc<dyn CausalLm> {
+        match &self.lm {
+            Lm::Causal(model) => Arc::clone(model) as _,
+            Lm::Seq2Seq(model) => Arc::clone(model) as _,
+        }
+    }
+
+    fn first_half(&self) -> Arc<dyn CausalLm> {
+        let layers = self.decoder().kv_shape().layers.div_ceil(2);
+        match &self.lm {
+            Lm::Causal(model) => Arc::new(model.first_layers(layers)),
+            Lm::Seq2Seq(model) => Arc::new(model.first_layers(layers)),
+        }
+    }
+
+    /// Resident bytes of the weights.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.lm {
+            Lm::Causal(model) => model.bytes(),
+            Lm::Seq2Seq(model) => model.bytes(),
+        }
+    }
+
+    /// Whether it answers about a document that an encoder has read.
+    pub(crate) fn encodes(&self) -> bool {
+        matches!(self.lm, Lm::Seq2Seq(_))
+    }
+
+    /// A document as the encoder reads it; nothing where there is no encoder.
+    pub(crate) fn encode(&self, document: &[Token]) -> Result<Option<Arc<CrossKv>>> {
+        match &self.lm {
+            Lm::Causal(_) => Ok(None),
+            Lm::Seq2Seq(model) => Ok(Some(model.encode(document)?)),
+        }
+    }
+
+    /// What the decoder begins with, and what it reads.
+    fn begin(&self, prompt: &[Token]) -> Result<(Vec<Token>, Option<Arc<CrossKv>>)> {
+        Ok(match &self.lm {
+            Lm::Causal(_) => (prompt.to_vec(), None),
+            Lm::Seq2Seq(model) => (vec![model.config().start], self.encode(prompt)?),
+        })
+    }
+
+    /// An empty cache with room for so many texts of at most so many tokens.
+    pub(crate) fn kv(&self, texts: usize, tokens: usize) -> Result<Kv> {
+        Ok(Kv::new(&self.kernels, self.decoder().kv_shape(), self.cache, texts * (tokens / PAGE + 2))?)
+    }
+
+    /// So many tokens behind `prompt`; nothing ends the text before.
+    pub(crate) fn write(&self, prompt: &[Token], way: Way, tokens: usize) -> Result<Vec<Token>> {
+        let (begin, source) = self.begin(prompt)?;
+        let mut kv = self.kv(1, begin.len() + tokens)?;
+        let mut session =
+            Session::new(self.strategy(way, prompt, begin.len() + tokens, source.as_ref())?, [].into());
+        session.add(kv.open(source), begin.clone(), tokens, Sampling::default(), 0);
+        while !session.is_done() {
+            session.step(self.decoder().as_ref(), &mut kv)?;
+        }
+        Ok(session.text(0).tokens()[begin.len()..].to_vec())
+    }
+
+    fn strategy(
+        &self,
+        way: Way,
+        prompt: &[Token],
+        tokens: usize,
+        source: Option<&Arc<CrossKv>>,
+    ) -> Result<Box<dyn Strategy>> {
+        Ok(match way {
+            Way::Plain => Box::new(Plain),
+            Way::Jacobi => Box::new(Jacobi::new(8)),
+            Way::Lookahead => {
+                let settings = LookaheadSettings {
+                    window: 5,
+                    ngram: 4,
+                    guesses: 5,
+                    pool_from_prompt: true,
+                    reference: false,
+                };
+                Box::new(Lookahead::new(settings, prompt))
+            }
+            Way::Speculative => {
+                let half = self.first_half();
+                let pages = tokens / PAGE + 2;
+                let kv = Kv::new(&self.kernels, half.kv_shape(), self.cache, pages)?;
+                let little = Little::new(half, Arc::new(Mutex::new(kv)), source.cloned());
+                let settings = BildSettings { fallback: 0.0, max_draft: 5, rule: Rule::Exact };
+                Box::new(Bild::new(settings, little, [].into()))
+            }
+        })
+    }
+
+    /// Answers of so many tokens to prompts about documents, all in one session: every branch reads the one copy of its
+    /// document, or a copy of its own.
+    pub(crate) fn ask(
+        &self,
+        documents: &[Vec<Token>],
+        prompts: &[Vec<Token>],
+        tokens: usize,
+        own: bool,
+    ) -> Result<Asked> {
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or_default() + 1 + tokens;
+        let prefix =
+            if self.encodes() { 0 } else { documents.iter().map(Vec::len).max().unwrap_or_default() };
+        let mut kv = self.kv(documents.len() * (prompts.len() + 1), prefix + longest)?;
+        let mut session = Session::new(Box::new(Plain), [].into());
+        for document in documents {
+            let shared = Read::new(self, document, &mut kv)?;
+            for prompt in prompts {
+                let own = if own { Some(Read::new(self, document, &mut kv)?) } else { None };
+                let (branch, text) = own.as_ref().unwrap_or(&shared).ask(prompt, &mut kv)?;
+                session.add(branch, text, tokens, Sampling::default(), 0);
+            }
+        }
+        let mut seconds = Vec::new();
+        let lengths: Vec<usize> = (0..session.len()).map(|at| session.text(at).tokens().len()).collect();
+        while !session.is_done() {
+            let start = std::time::Instant::now();
+            if !session.step(self.decoder().as_ref(), &mut kv)?.is_empty() {
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+        let answers = lengths.iter().enumerate().map(|(at, &len)| session.text(at).tokens()[len..].to_vec());
+        Ok(Asked { answers: answers.collect(), steps: seconds })
+    }
+
+    /// The scores of all tokens after `prompt` and `text`.
+    pub(crate) fn scores(&self, prompt: &[Token], text: &[Token]) -> Result<Vec<f32>> {
+        let (mut begin, source) = self.begin(prompt)?;
+        begin.extend(text);
+        let mut kv = self.kv(1, begin.len())?;
+        let branch = kv.open(source);
+        let Some((&last, known)) = begin.split_last() else { return Err("an empty text".into()) };
+        let mut draft = Draft::new();
+        while !fill(self.decoder().as_ref(), &mut kv, &mut draft, &[(branch, known)])?.is_empty() {}
+        draft.clear();
+        let row = draft.root(branch, last);
+        draft.score(row);
+        let scores = self.decoder().score(&draft, &mut kv)?;
+        Ok(scores.row(row).ok_or("a row without scores")?.all()?.into_owned())
+    }
+
+    /// Scores a draft and waits until it is known what follows every row.
+    pub(crate) fn step(&self, draft: &Draft, kv: &mut Kv) -> Result<Vec<Token>> {
+        let scores = self.decoder().score(draft, kv)?;
+        let rows = (0..draft.len() as u32).map(RowId).filter(|&row| draft.row(row).scored);
+        rows.map(|row| Ok(scores.row(row).ok_or("a row without scores")?.best()?)).collect()
+    }
+}
+
+/// How far the best score stands above the second.
+pub(crate) fn gap(scores: &[f32]) -> f32 {
+    let mut two = [f32::NEG_INFINITY; 2];
+    for &score in scores {
+        if score > two[0] {
+            two = [score, two[0]];
+        } else if score > two[1] {
+            two[1] = score;
+        }
+    }
+    two[0] - two[1]
+}
+
+/// Answers, and the seconds of each step that wrote them.
+pub(crate) struct Asked {
+    pub(crate) answers: Vec<Vec<Token>>,
+    pub(crate) steps: Vec<f64>,
+}
+
+/// A document that was read: by an encoder, or into the cache.
+enum Read {
+    Encoded(Arc<CrossKv>, Token),
+    Cached(BranchId, Vec<Token>),
+}
+
+impl Read {
+    fn new(subject: &Subject, document: &[Token], kv: &mut Kv) -> Result<Self> {
+        match &subject.lm {
+            Lm::Seq2Seq(model) => Ok(Self::Encoded(model.encode(document)?, model.config().start)),
+            Lm::Causal(model) => {
+                let branch = kv.open(None);
+                let mut draft = Draft::new();
+                while !fill(model.as_ref(), kv, &mut draft, &[(branch, document)])?.is_empty() {}
+                Ok(Self::Cached(branch, document.to_vec()))
+            }
+        }
+    }
+
+    /// A branch for one prompt, and the text that it continues.
+    fn ask(&self, prompt: &[Token], kv: &mut Kv) -> Result<(BranchId, Vec<Token>)> {
+        Ok(match self {
+            Self::Encoded(source, start) => (kv.open(Some(Arc::clone(source))), [&[*start], prompt].concat()),
+            Self::Cached(branch, document) => (kv.fork(*branch)?, [document.as_slice(), prompt].concat()),
+        })
+    }
+}

@@ -1,0 +1,64 @@
+//! What a machine has to run models on.
+
+use napi_derive::napi;
+use trefoil_engine::{Card, Machine};
+
+use crate::events::NativeFailure;
+
+/// The engine, the CPU and its memory.
+#[napi(object)]
+pub struct NativeMachine {
+    pub version: String,
+    pub instructions: String,
+    pub threads: u32,
+    pub memory: Option<f64>,
+    pub available: Option<f64>,
+}
+
+/// A graphics card.
+#[napi(object)]
+pub struct NativeCard {
+    pub name: String,
+    pub capability: String,
+    pub memory: f64,
+}
+
+/// What a card was found to be good for, or why it can't be used.
+#[napi(object)]
+pub struct NativeProbe {
+    pub driver: Option<String>,
+    pub cards: Vec<NativeCard>,
+    pub available: Option<f64>,
+    pub failure: Option<NativeFailure>,
+}
+
+/// Looks at the machine.
+#[napi]
+pub fn machine() -> NativeMachine {
+    let machine = Machine::look();
+    NativeMachine {
+        version: machine.version.into(),
+        instructions: machine.instructions.into(),
+        threads: machine.threads as u32,
+        memory: machine.memory.map(|(total, _)| total as f64),
+        available: machine.memory.map(|(_, free)| free as f64),
+    }
+}
+
+/// Tries a card out. A driver that is broken can end the process.
+#[napi]
+pub fn probe(ordinal: u32) -> NativeProbe {
+    let version = |(major, minor): (usize, usize)| format!("{major}.{minor}");
+    let (found, available) = trefoil_engine::probe(ordinal as usize);
+    let native = |card: Card| NativeCard {
+        name: card.name,
+        capability: version(card.capability),
+        memory: card.memory as f64,
+    };
+    NativeProbe {
+        driver: found.as_ref().map(|found| version(found.driver)),
+        cards: found.map_or_else(Vec::new, |found| found.cards.into_iter().map(native).collect()),
+        available: available.as_ref().ok().map(|&bytes| bytes as f64),
+        failure: available.err().map(NativeFailure::from),
+    }
+}

@@ -1,0 +1,94 @@
+/** Whether a card can be used, found out in a process of its own: loading CUDA can fail, hang, or end the process. */
+
+import { execFile } from 'node:child_process'
+import { env, execPath } from 'node:process'
+
+import type { DeviceReason } from './errors.js'
+import { CPU, findCuda, PROBE, type NativeProbe } from './native.js'
+
+/** A CUDA package that is installed. */
+export interface CudaPackage {
+  readonly folder: string
+  readonly version: string
+}
+
+/** What is known of the cards of this machine. */
+interface Cards {
+  /** The newest CUDA that the driver runs. */
+  readonly driver?: string
+  readonly cards: NativeProbe['cards']
+}
+
+/** A card that can be used, with the bytes that a model may take there; or why it can't. */
+export type Probe =
+  | (Cards & { readonly package: CudaPackage; readonly available: number; readonly failure?: undefined })
+  | (Cards & { readonly package?: CudaPackage; readonly failure: { readonly reason: DeviceReason; readonly message: string } })
+
+/** Milliseconds that a probe may take: a driver that wakes eight cards up needs some seconds. */
+const LIMIT = 30_000
+
+const known = new Map<string, Promise<Probe>>()
+
+/** Tries the card of this ordinal out, once a process. */
+export function probe(ordinal: number): Promise<Probe> {
+  const found = findCuda()
+  if (!found) return Promise.resolve(failed('package', 'the package trefoil-cuda is not installed'))
+  const key = `${ordinal} ${found.folder}`
+  const probed = known.get(key) ?? probeBy(found, ordinal)
+  known.set(key, probed)
+  return probed
+}
+
+/** Tries the card of this ordinal out by a CUDA package, in at most `limit` milliseconds. */
+export async function probeBy(found: CudaPackage, ordinal: number, limit: number = LIMIT): Promise<Probe> {
+  const { version } = CPU.machine()
+  if (found.version === version) return { ...(await ask(found, ordinal, limit)), package: found }
+  const message = `the package trefoil-cuda has version ${found.version}; allowed: ${version}, as trefoil has`
+  return { ...failed('version', message), package: found }
+}
+
+function ask(found: CudaPackage, ordinal: number, limit: number): Promise<Probe> {
+  // Electron starts itself once more unless it is told not to; options of Node are meant for the caller's process.
+  const variables = { ...env, ELECTRON_RUN_AS_NODE: '1', NODE_OPTIONS: '' }
+  const how = { env: variables, timeout: limit, killSignal: 'SIGKILL', windowsHide: true } as const
+  return new Promise((resolve) => {
+    execFile(execPath, [PROBE, found.folder, String(ordinal)], how, (error, stdout) => {
+      const answer = answerOf(stdout)
+      const ending = error?.signal ?? `code ${error?.code ?? 0}`
+      if (answer) resolve(read(answer, found))
+      else if (error?.killed) resolve(failed('timeout', `the card did not answer within ${limit / 1000} s`))
+      else resolve(failed('crash', `the process that tried the card out ended with ${ending}`))
+    })
+  })
+}
+
+type Answer = NativeProbe | { readonly error: string }
+
+/** What the probe printed; undefined where it did not come to that. */
+function answerOf(stdout: string): Answer | undefined {
+  try {
+    return JSON.parse(stdout) as Answer
+  } catch {
+    return undefined
+  }
+}
+
+function read(answer: Answer, found: CudaPackage): Probe {
+  if ('error' in answer) return loadFailed(answer.error)
+  const { driver, cards, available, failure } = answer
+  const there = driver === undefined ? { cards } : { driver, cards }
+  if (available !== undefined) return { ...there, package: found, available }
+  const message = failure ? [failure.message, ...failure.causes].join(': ') : 'the card can’t be used'
+  return { ...failed((failure?.reason ?? 'driver') as DeviceReason, message), ...there }
+}
+
+/** Why an addon could not be loaded, from what the system's loader says. */
+function loadFailed(error: string): Probe {
+  if (/undefined symbol: cu[A-Z]/.test(error)) return failed('driver-too-old', `the NVIDIA driver is too old: ${error}`)
+  if (/\b(?:libcuda\.so|nvcuda\.dll)/.test(error)) return failed('driver', `there is no NVIDIA driver: ${error}`)
+  return failed('library', `the package trefoil-cuda can't be loaded: ${error}`)
+}
+
+function failed(reason: DeviceReason, message: string): Probe {
+  return { cards: [], failure: { reason, message } }
+}
