@@ -13,7 +13,7 @@ use half::f16;
 
 use crate::Kernels;
 #[cfg(feature = "card")]
-use crate::card::{Arg, Card, address, address_mut, count};
+use crate::card::{Arg, Card, Joint, PART, address, address_mut, channels, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
 use crate::isa::Work;
@@ -328,10 +328,6 @@ pub(crate) fn bias_width(bias: &Tensor, heads: usize) -> Result<usize> {
     Ok(width)
 }
 
-/// Tiles that one walk on a card takes; parts of a longer text are walked apart and merged in their order.
-#[cfg(feature = "card")]
-pub(crate) const PART: usize = 8;
-
 /// Queries of one warp.
 #[cfg(feature = "card")]
 const QUERIES: usize = 4;
@@ -355,7 +351,7 @@ fn on_card(
     let [_, kv_heads, _] = store.sizes()?;
     let tiles = (0..m).map(|row| sight.position(row) / PAGE + 1).max().unwrap_or(0);
     let parts = tiles.div_ceil(PART);
-    let kernel = match (store.k.dtype(), lanes(d)?) {
+    let kernel = match (store.k.dtype(), channels(d)?) {
         (DType::F16, 2) => "attend_f16_2",
         (DType::F16, 4) => "attend_f16_4",
         (DType::F16, _) => "attend_f16_8",
@@ -389,51 +385,4 @@ fn on_card(
     // SAFETY: the sight was checked against staged rows and pages, and all shapes agree.
     unsafe { card.launch(kernel, [items.div_ceil(warps), kv_heads, parts], 32 * warps, &args) }?;
     joint.merge(card)
-}
-
-/// The output of an attention whose parts may be walked apart.
-#[cfg(feature = "card")]
-pub(crate) struct Joint {
-    pub(crate) out: Tensor,
-    partial: Option<crate::card::Buffer>,
-    queries: usize,
-    d: usize,
-    parts: usize,
-}
-
-#[cfg(feature = "card")]
-impl Joint {
-    pub(crate) fn new(card: &Card, dims: &[usize], queries: usize, d: usize, parts: usize) -> Result<Self> {
-        let partial = (parts > 1).then(|| card.scratch(queries * parts * (2 + d) * size_of::<f32>()));
-        Ok(Self { out: card.output(dims)?, partial: partial.transpose()?, queries, d, parts })
-    }
-
-    pub(crate) fn parts(&self) -> usize {
-        self.parts
-    }
-
-    /// Where parts are written: `[queries, parts, 2 + d]`.
-    pub(crate) fn partial(&self) -> Arg<'static> {
-        self.partial.as_ref().map_or(Arg::Address(0), crate::card::Buffer::address)
-    }
-
-    /// The output, when every part is written.
-    pub(crate) fn merge(self, card: &Card) -> Result<Tensor> {
-        if self.partial.is_some() {
-            let args = [self.partial(), address_mut(&self.out)?, count(self.d), count(self.parts)];
-            // SAFETY: every query has its parts.
-            unsafe {
-                card.launch("merge", [self.queries, 1, 1], self.d.next_multiple_of(32).min(256), &args)
-            }?;
-        }
-        Ok(self.out)
-    }
-}
-
-/// Channels of a lane that a kernel is compiled for: the fewest that hold a head of `d`.
-#[cfg(feature = "card")]
-pub(crate) fn lanes(d: usize) -> Result<usize> {
-    [2, 4, 8].into_iter().find(|lanes| d <= 32 * lanes).ok_or_else(|| {
-        Error::new(crate::ErrorKind::Unsupported, format!("heads of {d} channels; a card takes at most 256"))
-    })
 }

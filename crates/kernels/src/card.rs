@@ -12,9 +12,11 @@
 mod cuda;
 #[cfg(feature = "emulate")]
 mod emulated;
+mod joint;
 
 #[cfg(feature = "emulate")]
 pub use emulated::Mutation;
+pub(crate) use joint::{Joint, PART, channels};
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};

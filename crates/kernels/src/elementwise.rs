@@ -201,7 +201,8 @@ fn each(card: &Card, kernel: &'static str, x: &Tensor, from: &[Arg<'_>], more: &
     Ok(out)
 }
 
-fn same(name: &str, a: &Tensor, b: &Tensor) -> Result<()> {
+/// Checks that two tensors have one shape.
+pub(crate) fn same(name: &str, a: &Tensor, b: &Tensor) -> Result<()> {
     if a.dims() == b.dims() {
         return Ok(());
     }

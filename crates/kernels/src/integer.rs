@@ -10,7 +10,7 @@ use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
 use crate::linear::Product;
 use crate::quantise::{BLOCK, Block, TILE};
-use crate::weight::{GROUP, UnitLayout};
+use crate::units::{GROUP, UnitLayout};
 
 /// Groups of four inputs in a block.
 const GROUPS: usize = BLOCK / 4;

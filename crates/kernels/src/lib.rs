@@ -45,6 +45,7 @@ mod sight;
 mod softmax;
 mod stored;
 mod tile;
+mod units;
 mod weight;
 
 use std::sync::Arc;

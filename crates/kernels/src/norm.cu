@@ -2,10 +2,9 @@
 
 #include "card/card.cuh"
 
-// One block a row, whose squares sixteen threads add up as the CPU's lanes do.
-KERNEL(256) rms_norm(const float *x, const float *weight, float *out, int width, float eps) {
+// A row's squares are added up by sixteen threads, as the CPU's lanes do.
+DEVICE void norm_row(const float *row, const float *weight, float *to, int width, float eps) {
   __shared__ float scale;
-  const float *row = x + (size_t)blockIdx.x * width;
   if (threadIdx.x < LANES) {
     float squares = 0.0f;
 #pragma unroll 8
@@ -15,6 +14,19 @@ KERNEL(256) rms_norm(const float *x, const float *weight, float *out, int width,
     if (threadIdx.x == 0) scale = 1.0f / sqrtf(squares / (float)width + eps);
   }
   __syncthreads();
-  float *to = out + (size_t)blockIdx.x * width;
   for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = row[i] * scale * weight[i];
+}
+
+// One block a row.
+KERNEL(256) rms_norm(const float *x, const float *weight, float *out, int width, float eps) {
+  const size_t at = (size_t)blockIdx.x * width;
+  norm_row(x + at, weight, out + at, width, eps);
+}
+
+// The same of x + y, which is kept as `sum`.
+KERNEL(256) add_norm(const float *x, const float *y, const float *weight, float *sum, float *out, int width, float eps) {
+  const size_t at = (size_t)blockIdx.x * width;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) sum[at + i] = x[at + i] + y[at + i];
+  __syncthreads();
+  norm_row(sum + at, weight, out + at, width, eps);
 }

@@ -4,6 +4,8 @@ use candle_core::Tensor;
 
 #[cfg(feature = "card")]
 use crate::card::{Arg, Card, address, address_mut, count};
+#[cfg(feature = "card")]
+use crate::elementwise::same;
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor};
 use crate::isa::Work;
@@ -52,12 +54,7 @@ impl Kernels {
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the last dimensions differ or are zero.
     pub fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-        let [width] = dims("the norm's weight", weight)?;
-        let last = x.dims().last().copied().unwrap_or(0);
-        equal("the normalised dimension", last, width)?;
-        if width == 0 {
-            return Err(Error::shape("the normalised dimension is 0; at least 1 is needed"));
-        }
+        let width = normalised(x, weight)?;
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
             return on_card(card, x, weight, eps);
@@ -76,6 +73,36 @@ impl Kernels {
         })?;
         tensor(out, x.dims())
     }
+
+    /// x + y and its normalisation, as [`Kernels::add`] and [`Kernels::rms_norm`] make them.
+    ///
+    /// * `x`, `y`: `[m, w]`
+    /// * `weight`: `[w]`
+    ///
+    /// # Errors
+    /// As theirs.
+    pub fn add_norm(&self, x: &Tensor, y: &Tensor, weight: &Tensor, eps: f32) -> Result<[Tensor; 2]> {
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            same("the residual", x, y)?;
+            normalised(x, weight)?;
+            return add_on_card(card, [x, y], weight, eps);
+        }
+        let sum = self.add(x, y)?;
+        let normed = self.rms_norm(&sum, weight, eps)?;
+        Ok([sum, normed])
+    }
+}
+
+/// The width of the dimension that is normalised.
+fn normalised(x: &Tensor, weight: &Tensor) -> Result<usize> {
+    let [width] = dims("the norm's weight", weight)?;
+    let last = x.dims().last().copied().unwrap_or(0);
+    equal("the normalised dimension", last, width)?;
+    if width == 0 {
+        return Err(Error::shape("the normalised dimension is 0; at least 1 is needed"));
+    }
+    Ok(width)
 }
 
 #[cfg(feature = "card")]
@@ -92,4 +119,22 @@ fn on_card(card: &Card, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor>
     // SAFETY: x and the output have rows of the weight's width.
     unsafe { card.launch("rms_norm", [x.elem_count() / width, 1, 1], threads, &args) }?;
     Ok(out)
+}
+
+#[cfg(feature = "card")]
+fn add_on_card(card: &Card, [x, y]: [&Tensor; 2], weight: &Tensor, eps: f32) -> Result<[Tensor; 2]> {
+    let (width, sum, normed) = (weight.elem_count(), card.output(x.dims())?, card.output(x.dims())?);
+    let args = [
+        address("x", x)?,
+        address("y", y)?,
+        address("the norm's weight", weight)?,
+        address_mut(&sum)?,
+        address_mut(&normed)?,
+        count(width),
+        Arg::Number(eps),
+    ];
+    let threads = width.next_multiple_of(32).min(256);
+    // SAFETY: x, y and both outputs have rows of the weight's width.
+    unsafe { card.launch("add_norm", [x.elem_count() / width, 1, 1], threads, &args) }?;
+    Ok([sum, normed])
 }

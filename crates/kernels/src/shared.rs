@@ -10,11 +10,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::Kernels;
-#[cfg(feature = "card")]
-use crate::attend::{Joint, PART, lanes};
 use crate::attend::{bias_width, grouped};
 #[cfg(feature = "card")]
-use crate::card::{Arg, Buffer, Card, address, address_mut, count};
+use crate::card::{Arg, Buffer, Card, Joint, PART, address, address_mut, channels, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
 use crate::isa::Work;
@@ -244,7 +242,7 @@ fn on_card(
     bias: Option<(&Tensor, &[u32])>,
 ) -> Result<Tensor> {
     let [m, heads, d] = dims("q", q)?;
-    let kernel = match lanes(d)? {
+    let kernel = match channels(d)? {
         2 => "attend_shared_2",
         4 => "attend_shared_4",
         _ => "attend_shared_8",

@@ -18,7 +18,13 @@ const fn mutation(file: &'static str, from: &'static str, to: &'static str) -> M
 
 /// Changes to the kernels of each check that it must notice; none makes them read what is not theirs.
 const MUTATIONS: [(&str, &[Mutation]); 10] = [
-    ("norm", &[mutation("norm.cu", "i < width; i += LANES", "i < width - 1; i += LANES")]),
+    (
+        "norm",
+        &[
+            mutation("norm.cu", "i < width; i += LANES", "i < width - 1; i += LANES"),
+            mutation("norm.cu", "x[at + i] + y[at + i]", "x[at + i] + y[at]"),
+        ],
+    ),
     (
         "elementwise",
         &[

@@ -136,12 +136,12 @@ impl CausalLm for Llama {
             let k = kernels.rope(&k, &positions, &self.rope)?;
             let a = kernels.attend(&q, &k, &v, kv.store(index), &sight, scale, config.window, None)?;
             staged.push((k, v));
-            x = kernels.add(&x, &layer.o.forward(kernels, &a)?)?;
+            let o = layer.o.forward(kernels, &a)?;
 
-            let h = kernels.rms_norm(&x, &layer.feed_forward_norm, config.norm_eps)?;
+            let [residual, h] = kernels.add_norm(&x, &o, &layer.feed_forward_norm, config.norm_eps)?;
             let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], kernels, &h)?;
             let h = kernels.gate(&gate, Some(&up), Activation::Silu)?;
-            x = kernels.add(&x, &layer.down.forward(kernels, &h)?)?;
+            x = kernels.add(&residual, &layer.down.forward(kernels, &h)?)?;
         }
         let scores = logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
             Ok(kernels.rms_norm(x, &self.norm, config.norm_eps)?)

@@ -172,10 +172,10 @@ impl T5 {
         Ok(all)
     }
 
-    /// `x + feed_forward(norm(x))`.
-    fn feed_forward(&self, x: &Tensor, layer: &FeedForward) -> Result<Tensor> {
+    /// `z + feed_forward(norm(z))` of z = x + y.
+    fn feed_forward(&self, x: &Tensor, y: &Tensor, layer: &FeedForward) -> Result<Tensor> {
         let kernels = &self.kernels;
-        let h = self.norm(x, &layer.norm)?;
+        let [x, h] = kernels.add_norm(x, y, &layer.norm, self.config.norm_eps)?;
         let (gate, up) = match &layer.up {
             Some(up) => {
                 let [gate, up] = Linear::forward_all([&layer.gate, up], kernels, &h)?;
@@ -184,7 +184,7 @@ impl T5 {
             None => (layer.gate.forward(kernels, &h)?, None),
         };
         let h = kernels.gate(&gate, up.as_ref(), self.config.activation)?;
-        Ok(kernels.add(x, &layer.down.forward(kernels, &h)?)?)
+        Ok(kernels.add(&x, &layer.down.forward(kernels, &h)?)?)
     }
 }
 
@@ -211,14 +211,14 @@ impl CausalLm for T5 {
             let bias = Some(&self.decoder_bias);
             let a = kernels.attend(&q, &k, &v, kv.store(index), &sight, SCALE, None, bias)?;
             staged.push((k, v));
-            x = kernels.add(&x, &own.o.forward(kernels, &a)?)?;
+            let o = own.o.forward(kernels, &a)?;
 
-            let h = self.norm(&x, &layer.cross.norm)?;
+            let [residual, h] = kernels.add_norm(&x, &o, &layer.cross.norm, self.config.norm_eps)?;
             let [q] = self.heads([&layer.cross.q], &h)?;
             let a = kernels.attend_shared(&q, &documents.layer(index), SCALE, None)?;
-            x = kernels.add(&x, &layer.cross.o.forward(kernels, &a)?)?;
+            let o = layer.cross.o.forward(kernels, &a)?;
 
-            x = self.feed_forward(&x, &layer.feed_forward)?;
+            x = self.feed_forward(&residual, &o, &layer.feed_forward)?;
         }
         let scores = logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
             let x = self.norm(x, &self.decoder_norm)?;
@@ -246,8 +246,7 @@ impl Seq2SeqLm for T5 {
             let (own_keys, bias) = (kernels.share(&k, &v)?, (&self.encoder_bias, positions.as_slice()));
             // Row i is at position i.
             let a = kernels.attend_shared(&q, &[(&own_keys, &positions)], SCALE, Some(bias))?;
-            x = kernels.add(&x, &own.o.forward(kernels, &a)?)?;
-            x = self.feed_forward(&x, &layer.feed_forward)?;
+            x = self.feed_forward(&x, &own.o.forward(kernels, &a)?, &layer.feed_forward)?;
         }
         let x = self.norm(&x, &self.encoder_norm)?;
         let layers = self

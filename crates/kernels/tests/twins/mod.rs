@@ -68,6 +68,13 @@ fn norm(pair: &Pair) -> Found {
         let made =
             |kernels: &Kernels| kernels.rms_norm(&on(kernels, &x), &on(kernels, &weight), 1e-5).unwrap();
         same(&format!("norm [{m}, {width}]"), &made(&pair.cpu), &made(&pair.card))?;
+        let y = sample.tensor(&[m, width]);
+        let added = |kernels: &Kernels| {
+            kernels.add_norm(&on(kernels, &x), &on(kernels, &y), &on(kernels, &weight), 1e-5).unwrap()
+        };
+        for (cpu, card) in added(&pair.cpu).iter().zip(&added(&pair.card)) {
+            same(&format!("norm of a sum [{m}, {width}]"), cpu, card)?;
+        }
     }
     Ok(())
 }

@@ -1,0 +1,53 @@
+//! What both attentions have in common on a card: a long text is walked in parts, and the parts are joined.
+
+use candle_core::Tensor;
+
+use super::{Arg, Buffer, Card, address_mut, count};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Tiles that one walk takes; parts of a longer text are walked apart and merged in their order.
+pub(crate) const PART: usize = 8;
+
+/// The output of an attention whose parts may be walked apart.
+pub(crate) struct Joint {
+    pub(crate) out: Tensor,
+    partial: Option<Buffer>,
+    queries: usize,
+    d: usize,
+    parts: usize,
+}
+
+impl Joint {
+    pub(crate) fn new(card: &Card, dims: &[usize], queries: usize, d: usize, parts: usize) -> Result<Self> {
+        let partial = (parts > 1).then(|| card.scratch(queries * parts * (2 + d) * size_of::<f32>()));
+        Ok(Self { out: card.output(dims)?, partial: partial.transpose()?, queries, d, parts })
+    }
+
+    pub(crate) fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// Where parts are written: `[queries, parts, 2 + d]`.
+    pub(crate) fn partial(&self) -> Arg<'static> {
+        self.partial.as_ref().map_or(Arg::Address(0), Buffer::address)
+    }
+
+    /// The output, when every part is written.
+    pub(crate) fn merge(self, card: &Card) -> Result<Tensor> {
+        if self.partial.is_some() {
+            let args = [self.partial(), address_mut(&self.out)?, count(self.d), count(self.parts)];
+            // SAFETY: every query has its parts.
+            unsafe {
+                card.launch("merge", [self.queries, 1, 1], self.d.next_multiple_of(32).min(256), &args)
+            }?;
+        }
+        Ok(self.out)
+    }
+}
+
+/// Channels of a lane that a kernel is compiled for: the fewest that hold a head of `d`.
+pub(crate) fn channels(d: usize) -> Result<usize> {
+    [2, 4, 8].into_iter().find(|lanes| d <= 32 * lanes).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, format!("heads of {d} channels; a card takes at most 256"))
+    })
+}
