@@ -4,13 +4,13 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import { load } from '../esm/index.js'
-import { LARGE, SMALL, SMOLLM2 } from './support/models.mjs'
+import { ALIGNED, LARGE, SMALL, SMOLLM2 } from './support/models.mjs'
 
 async function lines(path) {
   return (await readFile(path, 'utf8')).trimEnd().split('\n').map((line) => JSON.parse(line))
 }
 
-for (const [name, folder] of Object.entries({ large: LARGE, small: SMALL })) {
+for (const [name, folder] of Object.entries({ large: LARGE, small: SMALL, aligned: ALIGNED })) {
   test(`the ${name} translation model writes its hundred goldens token by token`, async (t) => {
     const goldens = await lines(join(folder, 'golden.jsonl'))
     t.is(goldens.length, 100)

@@ -28,8 +28,8 @@ export async function run(args) {
   const [prompts, threads] = [Number(values.prompts), Number(values.threads)]
   const { load } = await import('../esm/index.js')
   const folder = (name) => fileURLToPath(new URL(`../models/de-en/${name}`, import.meta.url))
-  const pair = await load(folder('large'), { draft: folder('small'), threads })
-  const little = await load(folder('small'), { threads })
+  const pair = await load(folder('large'), { draft: folder('aligned'), threads })
+  const little = await load(folder('aligned'), { threads })
   const file = await readFile(join(values.data, 'tatoeba/test.jsonl'), 'utf8')
   const cases = file.trimEnd().split('\n').slice(0, prompts).map((line) => JSON.parse(line))
   const counts = {}

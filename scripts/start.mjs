@@ -15,7 +15,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const LARGE = join(ROOT, 'models/de-en/large')
-const SMALL = join(ROOT, 'models/de-en/small')
+const LITTLE = join(ROOT, 'models/de-en/aligned')
 
 const DIALOGUE = join(ROOT, 'models/dst')
 
@@ -174,7 +174,7 @@ async function main(given) {
   const { bold, grey, green } = paint()
   const write = (text) => process.stdout.write(text)
 
-  const model = await load(LARGE, { draft: SMALL })
+  const model = await load(LARGE, { draft: LITTLE })
   const { kind, device, dtype } = model.info
   write(`\n${bold('German to English')} ${grey(`models/de-en/large, ${kind}, ${dtype} on ${device}`)}\n\n`)
   const { LEGEND, painter, wantsColours } = await import(pathToFileURL(join(ROOT, 'esm/cli/painting.js')).href)
@@ -197,7 +197,7 @@ async function main(given) {
     write(`\n  ${bold(decoding)}${wantsColours() ? `: ${LEGEND}` : ''}\n`)
     rows.push(figures(decoding, await translate(model, sentences, decoding, aloud(() => '  ')), plain))
   }
-  const little = await load(SMALL)
+  const little = await load(LITTLE)
   const alone = await translate(little, sentences, 'plain')
   rows.push(figures('little alone', { ...alone, steps: 0, draftForwards: alone.steps }, plain))
 

@@ -7,6 +7,7 @@ const at = (path) => fileURLToPath(new URL(`../../${path}`, import.meta.url))
 
 export const LARGE = at('models/de-en/large')
 export const SMALL = at('models/de-en/small')
+export const ALIGNED = at('models/de-en/aligned')
 export const DIALOGUES = at('models/dst')
 export const TINY = at('fixtures/smollm2')
 export const ROOT = at('')

@@ -28,7 +28,7 @@ ${LOADING_HELP}
   --json                      print all points as JSON
   --help                      print this
 
-  trefoil tune models/de-en/large --draft models/de-en/small sentences.txt --floor 0.98
+  trefoil tune models/de-en/large --draft models/de-en/aligned sentences.txt --floor 0.98
 `
 
 const OPTIONS = {

@@ -62,7 +62,7 @@ fn fixtures_are_encoded_and_decoded_as_recorded() {
 
 #[test]
 fn the_models_of_the_project_are_decoded_as_recorded() {
-    for name in ["de-en/large", "de-en/small", "dst"] {
+    for name in ["de-en/large", "de-en/small", "de-en/aligned", "dst"] {
         let folder = root().join("models").join(name);
         let tokenizer = Tokenizer::from_folder(&folder).unwrap();
         let golden = fs::read_to_string(folder.join("golden.jsonl")).unwrap();

@@ -117,12 +117,11 @@ impl Cuda {
         args: &mut [*mut c_void],
     ) -> Result<()> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let function = match functions.get(kernel) {
-            Some(function) => function,
-            None => {
-                let found = self.module.load_function(kernel).map_err(failed)?;
-                functions.entry(kernel).or_insert(found)
-            }
+        let function = if let Some(function) = functions.get(kernel) {
+            function
+        } else {
+            let found = self.module.load_function(kernel).map_err(failed)?;
+            functions.entry(kernel).or_insert(found)
         };
         self.context.bind_to_thread().map_err(failed)?;
         let (function, stream) = (function.cu_function(), self.stream.cu_stream());
