@@ -1,8 +1,8 @@
 /**
  * The default decoding beside plain, over kinds of prompts.
  *
- *   TREFOIL_DATA=FOLDER npm run bench -- auto [--model smollm2] [--kinds chat,code] [--prompts 100] [--tokens 96]
- *                       [--rounds 2] [--threads 2]
+ *   TREFOIL_DATA=FOLDER npm run bench -- auto [--model smollm2] [--kinds chat,code] [--prompts 120] [--tokens 96]
+ *                       [--rounds 5] [--threads 2]
  *
  * Both write the same prompt back to back and who goes first alternates, so that a ratio is taken between neighbours in
  * time; each side of a pair is the faster of its turns. The texts must be equal.
@@ -33,9 +33,9 @@ export async function run(args) {
     options: {
       model: { type: 'string', default: 'smollm2' },
       kinds: { type: 'string', default: Object.keys(KINDS).join(',') },
-      prompts: { type: 'string', default: '100' },
+      prompts: { type: 'string', default: '120' },
       tokens: { type: 'string', default: '96' },
-      rounds: { type: 'string', default: '2' },
+      rounds: { type: 'string', default: '5' },
       threads: { type: 'string', default: '2' }
     }
   })
