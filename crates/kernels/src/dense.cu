@@ -59,7 +59,7 @@ DEVICE void dense(const Products &products, const unsigned short *x, const float
   const int first = blockIdx.x * TALL * 16, output = product.stretch * WIDE * 8;
   const int n = product.n, outputs = (n + 15) / 16 * 16;
   float c[TALL][WIDE][4] = {};
-#pragma unroll 2
+#pragma unroll(TALL == 1 ? 4 : 2)
   for (int at = warp * STRETCH; at < stride; at += WARPS * STRETCH) {
     uint4 b[WIDE];
 #pragma unroll

@@ -21,35 +21,73 @@ DEVICE unsigned group_at(const uint8_t *codes, int group, int lane) {
   return *(const unsigned *)(codes + group * GROUP + 4 * lane);
 }
 
-// The codes of 32 inputs, four a word; centred by 128 for bytes, so that they are signed.
-template <int BITS> DEVICE void codes_of(const uint8_t *at, int lane, unsigned (&codes)[8]) {
-  if (BITS == 8) {
+// What a lane reads of its output's block of 32 inputs: as bits, so that the reading of the next one can be under way
+// while this one is used.
+template <int TYPE> struct Fetched {
+  unsigned words[layout_of(TYPE).bits];
+  unsigned short d, m;
+  uint8_t s[2];
+
+  DEVICE_METHOD void fetch(const uint8_t *panel, int at, int lane) {
+    constexpr Layout layout = layout_of(TYPE);
+    const uint8_t *unit = panel + (size_t)(at / layout.blocks) * layout.bytes();
+    const uint8_t *bytes = unit + layout.block(at % layout.blocks);
 #pragma unroll
-    for (int g = 0; g < 8; g++) codes[g] = group_at(at, g, lane) ^ 0x80808080u;
-    return;
-  }
-#pragma unroll
-  for (int g = 0; g < 4; g++) {
-    const unsigned pair = group_at(at, g, lane);
-    codes[g] = pair & 0x0f0f0f0fu;
-    codes[g + 4] = pair >> 4 & 0x0f0f0f0fu;
-  }
-  if (BITS == 5) {
-    const unsigned plane = group_at(at, 4, lane);
-#pragma unroll
-    for (int g = 0; g < 8; g++) codes[g] |= (g < 4 ? plane << (4 - g) : plane >> (g - 4)) & 0x10101010u;
-  }
-  if (BITS == 6) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const unsigned plane = group_at(at, 4 + half, lane);
-      codes[4 * half + 0] |= plane << 4 & 0x30303030u;
-      codes[4 * half + 1] |= plane << 2 & 0x30303030u;
-      codes[4 * half + 2] |= plane & 0x30303030u;
-      codes[4 * half + 3] |= plane >> 2 & 0x30303030u;
+    for (int i = 0; i < layout.bits; i++) words[i] = group_at(bytes + layout.scales, i, lane);
+    d = *(const unsigned short *)(unit + 2 * lane);
+    if (layout.scaling == AFFINE || layout.scaling == SUPER) m = *(const unsigned short *)(unit + 2 * (LANES + lane));
+    if (layout.scaling == SUPER || layout.scaling == HALVES) {
+      s[0] = bytes[lane];
+      s[1] = bytes[LANES + lane];
     }
   }
-}
+
+  // The codes, four a word; centred by 128 where they are bytes, so that they are signed.
+  DEVICE_METHOD void codes(unsigned (&codes)[8]) const {
+    constexpr Layout layout = layout_of(TYPE);
+    if constexpr (layout.bits == 8) {
+#pragma unroll
+      for (int g = 0; g < 8; g++) codes[g] = words[g] ^ 0x80808080u;
+      return;
+    } else {
+#pragma unroll
+      for (int g = 0; g < 4; g++) {
+        codes[g] = words[g] & 0x0f0f0f0fu;
+        codes[g + 4] = words[g] >> 4 & 0x0f0f0f0fu;
+      }
+      if constexpr (layout.bits == 5) {
+#pragma unroll
+        for (int g = 0; g < 8; g++) codes[g] |= (g < 4 ? words[4] << (4 - g) : words[4] >> (g - 4)) & 0x10101010u;
+      }
+      if constexpr (layout.bits == 6) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const unsigned plane = words[4 + half];
+          codes[4 * half + 0] |= plane << 4 & 0x30303030u;
+          codes[4 * half + 1] |= plane << 2 & 0x30303030u;
+          codes[4 * half + 2] |= plane & 0x30303030u;
+          codes[4 * half + 3] |= plane >> 2 & 0x30303030u;
+        }
+      }
+    }
+  }
+
+  // What scales the codes, the first sixteen or all of them.
+  DEVICE_METHOD float scale(int part) const {
+    constexpr Layout layout = layout_of(TYPE);
+    const float scale = __half2float(__ushort_as_half(d));
+    if (layout.scaling == SUPER) return scale * (float)s[0];
+    if (layout.scaling == HALVES) return scale * (float)(int8_t)s[part];
+    return scale;
+  }
+
+  // What is added for each unit of the activations.
+  DEVICE_METHOD float floor() const {
+    constexpr Layout layout = layout_of(TYPE);
+    const float floor = __half2float(__ushort_as_half(m));
+    return layout.scaling == SUPER ? floor * (float)s[1] : floor;
+  }
+};
 
 // Dot products of one step of sixteen blocks, and what scales them.
 template <int ROWS, int PARTS> struct Step {
@@ -70,27 +108,19 @@ template <int TYPE, int ROWS> DEVICE void integer(const Products &products, cons
   const uint8_t *panel = product.weight + (size_t)product.stretch * (depth / layout.blocks) * layout.bytes();
   x += (size_t)first * depth;
   float sum = 0.0f;
+  Fetched<TYPE> next;
+  if (place < depth) next.fetch(panel, place, lane);
   for (int start = 0, turn = 0; start < depth; start += HALF_WARPS, turn ^= 1) {
     Step<ROWS, PARTS> &step = steps[turn];
     const int at = start + place;
     if (at < depth) {
-      const uint8_t *unit = panel + (size_t)(at / layout.blocks) * layout.bytes();
-      const uint8_t *scales = unit + layout.block(at % layout.blocks);
+      const Fetched<TYPE> fetched = next;
+      if (at + HALF_WARPS < depth) next.fetch(panel, at + HALF_WARPS, lane);
       unsigned codes[8];
-      codes_of<layout.bits>(scales + layout.scales, lane, codes);
-      const float d = half_at(unit + 2 * lane);
-      if (layout.scaling == CENTRED) {
-        step.scales[0][place][lane] = d;
-      } else if (layout.scaling == AFFINE) {
-        step.scales[0][place][lane] = d;
-        step.floors[place][lane] = half_at(unit + 2 * (LANES + lane));
-      } else if (layout.scaling == SUPER) {
-        step.scales[0][place][lane] = d * (float)scales[lane];
-        step.floors[place][lane] = half_at(unit + 2 * (LANES + lane)) * (float)scales[LANES + lane];
-      } else {
-        step.scales[0][place][lane] = d * (float)(int8_t)scales[lane];
-        step.scales[PARTS - 1][place][lane] = d * (float)(int8_t)scales[LANES + lane];
-      }
+      fetched.codes(codes);
+#pragma unroll
+      for (int part = 0; part < PARTS; part++) step.scales[part][place][lane] = fetched.scale(part);
+      if (layout.scaling == AFFINE || layout.scaling == SUPER) step.floors[place][lane] = fetched.floor();
 #pragma unroll
       for (int r = 0; r < ROWS; r++) {
         if (r >= rows) break;

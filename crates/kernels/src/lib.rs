@@ -165,7 +165,7 @@ impl Kernels {
     /// `cpu`, or what the card's maker calls it.
     #[cfg_attr(
         not(feature = "card"),
-        expect(clippy::unnecessary_literal_bound, reason = "a card's is its own")
+        expect(clippy::unnecessary_literal_bound, reason = "a card has a name of its own")
     )]
     pub fn name(&self) -> &str {
         #[cfg(feature = "card")]
