@@ -152,7 +152,7 @@ const LOAD_OPTIONS = {
   'a thousand workers': [{ workers: 1000 }, /workers is 1000/],
   'threads NaN': [{ threads: Number.NaN }, /threads is NaN/],
   'contextLength -5': [{ contextLength: -5 }, /contextLength is -5/],
-  'cacheType q4': [{ cacheType: 'q4' }, /cacheType is 'q4'; allowed: 'f32' or 'f16'/],
+  'cacheType q4': [{ cacheType: 'q4' }, /cacheType is 'q4'; allowed: 'f32', 'f16' or 'bf16'/],
   'memoryLimit as text': [{ memoryLimit: '4GB' }, /memoryLimit is '4GB'/],
   'an unknown device': [{ device: 'abacus' }, /device is 'abacus'/],
   'a card that is no number': [{ device: 'cuda:x' }, /device is 'cuda:x'; allowed: 'auto', 'cpu', 'cuda' or 'cuda:N'/],

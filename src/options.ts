@@ -32,8 +32,11 @@ export interface LoadOptions {
   workers?: number
   /** Keep each thread on a core of its own; false by default. */
   pinThreads?: boolean
-  /** How caches keep keys and values: `f32`, the default, whole, or `f16` in half the bytes. */
-  cacheType?: 'f32' | 'f16'
+  /**
+   * How caches keep keys and values: `f32`, the default, whole, or in half the bytes: `f16`, which is nearer to them, or
+   * `bf16`, in which nothing is too large.
+   */
+  cacheType?: 'f32' | 'f16' | 'bf16'
   /** Tokens that a text may have, its prompt included; by default the model's own limit, at most 8192. */
   contextLength?: number
   /** Bytes that weights, caches and logits may take where the model runs; by default the machine's memory, or what is free of a card's. */

@@ -176,7 +176,8 @@ fn cache_type(reader: &mut Reader) -> Result<CacheType> {
     match reader.text("cacheType")?.as_deref() {
         None | Some("f32") => Ok(CacheType::F32),
         Some("f16") => Ok(CacheType::F16),
-        Some(other) => Err(reader.refuse("cacheType", &Raw::Text(other.into()), "'f32' or 'f16'")),
+        Some("bf16") => Ok(CacheType::Bf16),
+        Some(other) => Err(reader.refuse("cacheType", &Raw::Text(other.into()), "'f32', 'f16' or 'bf16'")),
     }
 }
 

@@ -87,6 +87,9 @@ ATTEND(attend_f32_8, float, 8)
 ATTEND(attend_f16_2, __half, 2)
 ATTEND(attend_f16_4, __half, 4)
 ATTEND(attend_f16_8, __half, 8)
+ATTEND(attend_bf16_2, __nv_bfloat16, 2)
+ATTEND(attend_bf16_4, __nv_bfloat16, 4)
+ATTEND(attend_bf16_8, __nv_bfloat16, 8)
 
 // One block a query: joins its parts, those that saw nothing left out, in their order.
 KERNEL(256) merge(const float *partial, float *out, int d, int parts) {

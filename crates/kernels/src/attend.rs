@@ -8,8 +8,8 @@
 //! tile is read from memory once for all rows and all query heads of the task. A tile that holds
 //! staged rows is gathered into the layout of a page; neighbours share most of it.
 
-use candle_core::{DType, Tensor};
-use half::f16;
+use candle_core::Tensor;
+use half::{bf16, f16};
 
 use crate::Kernels;
 #[cfg(feature = "card")]
@@ -21,7 +21,7 @@ use crate::kv::{KvStore, PAGE, staged};
 use crate::lanes::Lanes;
 use crate::pool::Parts;
 use crate::sight::Sight;
-use crate::stored::Stored;
+use crate::stored::{CacheType, Stored};
 use crate::tile::{Bias, Query, Tile, see};
 
 /// Rows of a task, at most.
@@ -263,9 +263,10 @@ impl Kernels {
         if let Some(card) = self.card() {
             return on_card(card, q, staged, store, sight, scale, window, bias);
         }
-        match store.k.dtype() {
-            DType::F16 => self.attend_to::<f16>(q, staged, store, sight, scale, window, bias),
-            _ => self.attend_to::<f32>(q, staged, store, sight, scale, window, bias),
+        match store.ty()? {
+            CacheType::F32 => self.attend_to::<f32>(q, staged, store, sight, scale, window, bias),
+            CacheType::F16 => self.attend_to::<f16>(q, staged, store, sight, scale, window, bias),
+            CacheType::Bf16 => self.attend_to::<bf16>(q, staged, store, sight, scale, window, bias),
         }
     }
 
@@ -351,13 +352,16 @@ fn on_card(
     let [_, kv_heads, _] = store.sizes()?;
     let tiles = (0..m).map(|row| sight.position(row) / PAGE + 1).max().unwrap_or(0);
     let parts = tiles.div_ceil(PART);
-    let kernel = match (store.k.dtype(), channels(d)?) {
-        (DType::F16, 2) => "attend_f16_2",
-        (DType::F16, 4) => "attend_f16_4",
-        (DType::F16, _) => "attend_f16_8",
-        (_, 2) => "attend_f32_2",
-        (_, 4) => "attend_f32_4",
-        _ => "attend_f32_8",
+    let kernel = match (store.ty()?, channels(d)?) {
+        (CacheType::F32, 2) => "attend_f32_2",
+        (CacheType::F32, 4) => "attend_f32_4",
+        (CacheType::F32, _) => "attend_f32_8",
+        (CacheType::F16, 2) => "attend_f16_2",
+        (CacheType::F16, 4) => "attend_f16_4",
+        (CacheType::F16, _) => "attend_f16_8",
+        (CacheType::Bf16, 2) => "attend_bf16_2",
+        (CacheType::Bf16, 4) => "attend_bf16_4",
+        (CacheType::Bf16, _) => "attend_bf16_8",
     };
     let joint = Joint::new(card, &[m, heads * d], m * heads, d, parts)?;
     let args = [

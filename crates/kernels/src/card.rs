@@ -27,7 +27,7 @@ use candle_core::CudaStorage;
 #[cfg(feature = "emulate")]
 use candle_core::DType;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, WithDType};
-use half::f16;
+use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::flat::check;
@@ -320,7 +320,8 @@ impl InplaceOp1 for Start {
         let address = match storage {
             CpuStorage::F32(numbers) => start::<f32>(numbers, from),
             CpuStorage::F16(numbers) => start::<f16>(numbers, from),
-            _ => candle_core::bail!("the store holds neither F32 nor F16"),
+            CpuStorage::BF16(numbers) => start::<bf16>(numbers, from),
+            _ => candle_core::bail!("the store holds neither F32, F16 nor BF16"),
         };
         self.0.store(address, Ordering::Relaxed);
         Ok(())

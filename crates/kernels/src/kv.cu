@@ -26,6 +26,9 @@ template <class T> DEVICE void write(const Layers &layers, const uint32_t *moves
 
 KERNEL(256) write_f32(Layers layers, const uint32_t *moves, int heads, int d) { write<float>(layers, moves, heads, d); }
 KERNEL(256) write_f16(Layers layers, const uint32_t *moves, int heads, int d) { write<__half>(layers, moves, heads, d); }
+KERNEL(256) write_bf16(Layers layers, const uint32_t *moves, int heads, int d) {
+  write<__nv_bfloat16>(layers, moves, heads, d);
+}
 
 // One page over another; `words` is a page's length in words of four bytes.
 KERNEL(256) copy_page(uint32_t *pages, int from, int to, int words) {

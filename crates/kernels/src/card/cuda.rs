@@ -14,7 +14,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{CudaStorage, DType, Device, Tensor};
-use half::f16;
+use half::{bf16, f16};
 
 use crate::cards::unusable;
 use crate::error::{Error, ErrorKind, Result};
@@ -170,6 +170,7 @@ pub(super) fn start<T: CudaDType>(storage: &CudaStorage, from: usize) -> Result<
 pub(super) fn start_of(storage: &CudaStorage, from: usize) -> Result<u64> {
     match storage.dtype() {
         DType::F16 => start::<f16>(storage, from),
+        DType::BF16 => start::<bf16>(storage, from),
         _ => start::<f32>(storage, from),
     }
 }

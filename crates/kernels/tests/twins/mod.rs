@@ -10,7 +10,7 @@ mod sample;
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use sample::{Sample, bits, pick, values};
-use trefoil_kernels::CacheType::{F16, F32};
+use trefoil_kernels::CacheType::{Bf16, F16, F32};
 use trefoil_kernels::{Activation, CacheType, Kernels, KvStore, Move, PAGE, Rope, Sight, Weight, WeightType};
 
 /// This CPU, and a card.
@@ -257,7 +257,7 @@ fn dense(pair: &Pair) -> Found {
 
 fn store(pair: &Pair) -> Found {
     let mut sample = Sample::new(7);
-    for ty in [F32, F16] {
+    for ty in CacheType::ALL {
         let (heads, d, m) = (3, 20, 5);
         let (k, v) = (sample.tensor(&[m, heads, d]), sample.tensor(&[m, heads, d]));
         let moves = [(4, 2, 31), (0, 0, 0), (2, 2, 7)].map(|(row, page, offset)| Move { row, page, offset });
@@ -382,6 +382,7 @@ fn attend(pair: &Pair) -> Found {
         forest(2, 1, 200, None, None, F32, [65, 1], 3),
         forest(2, 2, 32, None, None, F32, [300, 20], 4),
         forest(2, 1, 64, Some(100), Some(64), F16, [700, 256], 3),
+        forest(4, 4, 50, None, Some(70), Bf16, [90, 12], 20),
     ] {
         forest.run(pair, &mut sample)?;
     }
