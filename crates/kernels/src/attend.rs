@@ -8,12 +8,13 @@
 //! tile is read from memory once for all rows and all query heads of the task. A tile that holds
 //! staged rows is gathered into the layout of a page; neighbours share most of it.
 
+#[cfg(feature = "card")]
+mod on_card;
+
 use candle_core::Tensor;
 use half::{bf16, f16};
 
 use crate::Kernels;
-#[cfg(feature = "card")]
-use crate::card::{Arg, Card, Joint, PART, address, address_mut, channels, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
 use crate::isa::Work;
@@ -261,7 +262,7 @@ impl Kernels {
         let staged = [staged_k, staged_v];
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card(card, q, staged, store, sight, scale, window, bias);
+            return on_card::attend(card, q, staged, store, sight, scale, window, bias);
         }
         match store.ty()? {
             CacheType::F32 => self.attend_to::<f32>(q, staged, store, sight, scale, window, bias),
@@ -327,66 +328,4 @@ pub(crate) fn bias_width(bias: &Tensor, heads: usize) -> Result<usize> {
         return Err(Error::shape("the bias has no entries; at least 1 a head is needed"));
     }
     Ok(width)
-}
-
-/// Queries of one warp.
-#[cfg(feature = "card")]
-const QUERIES: usize = 4;
-
-/// Warps of a block, at most.
-#[cfg(feature = "card")]
-const WARPS: usize = 8;
-
-#[cfg(feature = "card")]
-fn on_card(
-    card: &Card,
-    q: &Tensor,
-    [k, v]: [&Tensor; 2],
-    store: &KvStore,
-    sight: &Sight,
-    scale: f32,
-    window: Option<usize>,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    let [m, heads, d] = dims("q", q)?;
-    let [_, kv_heads, _] = store.sizes()?;
-    let tiles = (0..m).map(|row| sight.position(row) / PAGE + 1).max().unwrap_or(0);
-    let parts = tiles.div_ceil(PART);
-    let kernel = match (store.ty()?, channels(d)?) {
-        (CacheType::F32, 2) => "attend_f32_2",
-        (CacheType::F32, 4) => "attend_f32_4",
-        (CacheType::F32, _) => "attend_f32_8",
-        (CacheType::F16, 2) => "attend_f16_2",
-        (CacheType::F16, 4) => "attend_f16_4",
-        (CacheType::F16, _) => "attend_f16_8",
-        (CacheType::Bf16, 2) => "attend_bf16_2",
-        (CacheType::Bf16, 4) => "attend_bf16_4",
-        (CacheType::Bf16, _) => "attend_bf16_8",
-    };
-    let joint = Joint::new(card, &[m, heads * d], m * heads, d, parts)?;
-    let args = [
-        address("q", q)?,
-        address("staged keys", k)?,
-        address("staged values", v)?,
-        address_mut(&store.k)?,
-        address_mut(&store.v)?,
-        card.words(&sight.words())?.address(),
-        bias.map_or(Ok(Arg::Address(0)), |bias| address("the bias", bias))?,
-        address_mut(&joint.out)?,
-        joint.partial(),
-        count(m),
-        count(heads),
-        count(kv_heads),
-        count(d),
-        Arg::Number(scale),
-        count(window.unwrap_or(0)),
-        count(bias.map_or(0, |bias| bias.dims()[1])),
-        count(parts),
-    ];
-    // A warp takes a row and some heads of a group.
-    let items = m * (heads / kv_heads).div_ceil(QUERIES);
-    let warps = items.clamp(1, WARPS);
-    // SAFETY: the sight was checked against staged rows and pages, and all shapes agree.
-    unsafe { card.launch(kernel, [items.div_ceil(warps), kv_heads, parts], 32 * warps, &args) }?;
-    joint.merge(card)
 }

@@ -24,8 +24,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-#[cfg(feature = "emulate")]
-use candle_core::DType;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
@@ -134,7 +132,7 @@ impl Card {
             #[cfg(feature = "cuda")]
             Machine::Cuda(cuda) => cuda.scratch(len.max(1)).map(Buffer::Cuda),
             #[cfg(feature = "emulate")]
-            Machine::Emulated(_) => emulated::Bytes::zeros(len).map(Buffer::Emulated),
+            Machine::Emulated(_) => emulated::Bytes::unwritten(len).map(Buffer::Emulated),
         }
     }
 
@@ -195,6 +193,23 @@ impl Card {
         threads: usize,
         args: &[Arg<'_>],
     ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(kernel, grid, threads, 0, args) }
+    }
+
+    /// [`Card::launch`] of a kernel that takes so many bytes of shared memory beside those that it declares: the same
+    /// number every time.
+    ///
+    /// # Safety
+    /// As [`Card::launch`]; and they are as many as the kernel uses.
+    pub(crate) unsafe fn launch_with(
+        &self,
+        kernel: &'static str,
+        grid: [usize; 3],
+        threads: usize,
+        shared: usize,
+        args: &[Arg<'_>],
+    ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -221,10 +236,14 @@ impl Card {
         match &self.machine {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
-            Machine::Cuda(cuda) => unsafe { cuda.launch(kernel, grid, threads as u32, &mut pointers) },
+            Machine::Cuda(cuda) => unsafe {
+                cuda.launch(kernel, grid, threads as u32, shared as u32, &mut pointers)
+            },
             #[cfg(feature = "emulate")]
             // SAFETY: the caller's promise.
-            Machine::Emulated(it) => unsafe { it.launch(kernel, grid, threads as u32, &mut pointers) },
+            Machine::Emulated(it) => unsafe {
+                it.launch(kernel, grid, threads as u32, shared as u32, &mut pointers)
+            },
         }
     }
 
@@ -234,7 +253,7 @@ impl Card {
             #[cfg(feature = "cuda")]
             Machine::Cuda(cuda) => cuda.output(dims),
             #[cfg(feature = "emulate")]
-            Machine::Emulated(_) => Ok(Tensor::zeros(dims, DType::F32, &Device::Cpu)?),
+            Machine::Emulated(_) => Ok(Tensor::full(f32::NAN, dims, &Device::Cpu)?),
         }
     }
 }

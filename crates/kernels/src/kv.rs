@@ -45,6 +45,9 @@ impl KvStore {
     /// # Errors
     /// [`ErrorKind::Memory`](crate::ErrorKind::Memory) if there is no room.
     pub fn new(kernels: &Kernels, pages: usize, kv_heads: usize, d: usize, ty: CacheType) -> Result<Self> {
+        fn here<T: Stored>(count: usize, k: &[usize], v: &[usize]) -> Result<KvStore> {
+            Ok(KvStore { k: tensor(zeros::<T>(count)?, k)?, v: tensor(zeros::<T>(count)?, v)? })
+        }
         let count = [pages, kv_heads, d, PAGE].iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim));
         let count = count.ok_or_else(|| {
             Error::shape(format!("a store of {pages} pages × {kv_heads} heads × {d} does not fit in memory"))
@@ -57,9 +60,6 @@ impl KvStore {
                 })
             };
             return Ok(Self { k: zeros(k)?, v: zeros(v)? });
-        }
-        fn here<T: Stored>(count: usize, k: &[usize], v: &[usize]) -> Result<KvStore> {
-            Ok(KvStore { k: tensor(zeros::<T>(count)?, k)?, v: tensor(zeros::<T>(count)?, v)? })
         }
         match ty {
             CacheType::F32 => here::<f32>(count, k, v),

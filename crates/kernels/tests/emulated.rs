@@ -58,10 +58,12 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
         &[
             mutation(
                 "attend.cu",
-                "is_committed = start + lane < committed",
-                "is_committed = start + lane <= committed",
+                "is_committed = start + lane < at.committed",
+                "is_committed = start + lane <= at.committed",
             ),
             mutation("attend.cu", "first ? seen[1] * weight", "first ? seen[1]"),
+            mutation("halves.cuh", "narrow(x - wide(high), low)", "narrow(x - x, low)"),
+            mutation("halves.cuh", "await_copies<0>();", "await_copies<1>();"),
         ],
     ),
     ("shared", &[mutation("shared.cu", "width / 2 - (int)", "(width - 1) / 2 + (int)")]),

@@ -114,6 +114,7 @@ impl Cuda {
         kernel: &'static str,
         [x, y, z]: [u32; 3],
         threads: u32,
+        shared: u32,
         args: &mut [*mut c_void],
     ) -> Result<()> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,12 +122,17 @@ impl Cuda {
             function
         } else {
             let found = self.module.load_function(kernel).map_err(failed)?;
+            if shared > 0 {
+                // The same every time.
+                let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                found.set_attribute(most, shared as i32).map_err(failed)?;
+            }
             functions.entry(kernel).or_insert(found)
         };
         self.context.bind_to_thread().map_err(failed)?;
         let (function, stream) = (function.cu_function(), self.stream.cu_stream());
         // SAFETY: the function and the stream are this context's, and the arguments the caller's promise.
-        unsafe { result::launch_kernel(function, (x, y, z), (threads, 1, 1), 0, stream, args) }.map_err(
+        unsafe { result::launch_kernel(function, (x, y, z), (threads, 1, 1), shared, stream, args) }.map_err(
             |cause| Error::new(ErrorKind::Backend, format!("{kernel} could not be started: {cause}")),
         )
     }

@@ -22,12 +22,14 @@ macro_rules! sources {
 /// Every file that the kernels are compiled from, by its place in `src`.
 const SOURCES: &[(&str, &str)] = sources![
     "card/card.cuh",
+    "card/copy.cuh",
     "card/mma.cuh",
     "card/shim.h",
     "attend.cu",
     "dense.cu",
     "elementwise.cu",
     "exp.cuh",
+    "halves.cuh",
     "integer.cu",
     "kernels.cu",
     "kv.cu",
@@ -53,12 +55,15 @@ pub struct Mutation {
 
 /// Looks a kernel up by its name.
 type Find = unsafe extern "C" fn(name: *const u8, len: usize) -> Option<Start>;
-/// Runs a kernel: the grid, threads a block, pointers to the arguments.
-type Start = unsafe extern "C" fn(grid: *const u32, threads: u32, args: *mut *mut c_void);
+/// Runs a kernel: the grid, threads a block, bytes of shared memory, pointers to the arguments.
+type Start = unsafe extern "C" fn(grid: *const u32, threads: u32, shared: u32, args: *mut *mut c_void);
 
 pub(super) struct Emulated {
     library: Library,
 }
+
+/// Who waits for another's library need not compile it.
+static COMPILING: Mutex<()> = Mutex::new(());
 
 /// A library is in the process once, with one memory for all blocks, so one kernel runs at a time.
 static BUSY: Mutex<()> = Mutex::new(());
@@ -99,6 +104,7 @@ impl Emulated {
         kernel: &'static str,
         grid: [u32; 3],
         threads: u32,
+        shared: u32,
         args: &mut [*mut c_void],
     ) -> Result<()> {
         // SAFETY: the shim defines `find_kernel` with this type.
@@ -109,7 +115,7 @@ impl Emulated {
         let start = start.ok_or_else(|| broken(format!("there is no kernel {kernel}")))?;
         let _busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's promise.
-        unsafe { start(grid.as_ptr(), threads, args.as_mut_ptr()) };
+        unsafe { start(grid.as_ptr(), threads, shared, args.as_mut_ptr()) };
         Ok(())
     }
 }
@@ -121,6 +127,14 @@ impl Bytes {
         // SAFETY: the layout's size is not zero.
         let start = unsafe { std::alloc::alloc_zeroed(layout) };
         if start.is_null() { Err(no_room()) } else { Ok(Self { start, layout }) }
+    }
+
+    /// Bytes that are no numbers until a kernel has written them.
+    pub(super) fn unwritten(len: usize) -> Result<Self> {
+        let made = Self::zeros(len)?;
+        // SAFETY: so many bytes are this value's own.
+        unsafe { made.start.write_bytes(0xff, made.layout.size()) };
+        Ok(made)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -166,6 +180,7 @@ fn compile(files: &[(&str, String)]) -> Result<PathBuf> {
     files.hash(&mut hash);
     let name = format!("trefoil-emulated-{:016x}", hash.finish());
     let library = std::env::temp_dir().join(format!("{name}.so"));
+    let _compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
     if library.exists() {
         return Ok(library);
     }
@@ -188,7 +203,17 @@ fn compile_in(folder: &Path, files: &[(&str, String)]) -> Result<PathBuf> {
     }
     let built = folder.join("kernels.so");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
-    let flags = ["-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-x", "c++"];
+    let flags = [
+        "-std=c++17",
+        "-O2",
+        "-march=native",
+        "-ffp-contract=off",
+        "-fPIC",
+        "-shared",
+        "-fno-strict-aliasing",
+        "-x",
+        "c++",
+    ];
     let output = Command::new(&compiler)
         .args(flags)
         .args(["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-I"])
