@@ -14,6 +14,7 @@ use trefoil_models::{Draft, RowId, Scores, Token};
 use crate::cost::Costs;
 use crate::echoes::{Echo, Index, LONGEST, echoes};
 use crate::error::Result;
+use crate::ledger::Ledger;
 use crate::little::{Little, Reach};
 use crate::odds::{Odds, Origin};
 use crate::sampler::Sampler;
@@ -21,10 +22,6 @@ use crate::strategy::{Counters, Due, Hear, Live, Strategy, Verdict, walk};
 
 /// Tokens that one step of [`Auto`] can keep, at most.
 pub const AUTO_REACH: usize = LONGEST + 1;
-
-/// How much faster a draft must look before it is made: estimates err, and being slower than plain is worse than
-/// being less fast.
-const MARGIN: f64 = 1.05;
 
 /// What an estimate of a row's odds is worth: the rows that are drafted are those that look best, and some only look so.
 const TRUST: f64 = 0.8;
@@ -56,8 +53,11 @@ pub struct Auto {
     ground: AutoGround,
     about: Index,
     odds: Odds,
+    ledger: Ledger,
     branches: HashMap<usize, Branch>,
     nodes: Vec<Node>,
+    /// Branches of the step.
+    live: usize,
     /// Whether echoes, and whether the draft model, were ever drafted from.
     ran: (bool, bool),
 }
@@ -91,8 +91,10 @@ impl Auto {
             ground,
             about,
             odds: Odds::new(),
+            ledger: Ledger::default(),
             branches: HashMap::new(),
             nodes: Vec::new(),
+            live: 1,
             ran: (false, false),
         }
     }
@@ -125,9 +127,11 @@ impl Auto {
                 plant(&mut self.nodes, place, &branch.guesses, &self.odds);
             }
         }
-        let (_, without) = best(&mut order(&self.nodes), count, self.ground.rows, costs, &self.nodes);
+        let margin = self.ledger.margin();
+        let (_, without) =
+            best(&mut order(&self.nodes), [count, self.ground.rows], costs, margin, &self.nodes);
         let hit = self.odds.of(Origin::Little, 0);
-        let (mut length, mut rate) = (0, without * MARGIN);
+        let (mut length, mut rate) = (0, without * margin);
         let (mut tokens, mut sure) = (1.0, 1.0);
         for chain in 1..=CHAIN.min(self.ground.rows / count.max(1)) {
             sure *= hit;
@@ -168,9 +172,15 @@ fn order(nodes: &[Node]) -> Vec<usize> {
 }
 
 /// Cuts `order` to the nodes that are worth their rows beside `roots` pending tokens; gives tokens per second too.
-fn best(order: &mut Vec<usize>, roots: usize, most: usize, costs: &Costs, nodes: &[Node]) -> (usize, f64) {
+fn best(
+    order: &mut Vec<usize>,
+    [roots, most]: [usize; 2],
+    costs: &Costs,
+    margin: f64,
+    nodes: &[Node],
+) -> (usize, f64) {
     let plain = roots as f64 / costs.of(roots);
-    let (mut taken, mut rate) = (0, plain * MARGIN);
+    let (mut taken, mut rate) = (0, plain * margin);
     let mut tokens = roots as f64;
     for (at, &node) in order.iter().enumerate().take(most.saturating_sub(roots)) {
         tokens += TRUST * nodes[node].odds;
@@ -201,8 +211,8 @@ impl Strategy for Auto {
 
     fn ahead(&mut self, due: &[Due<'_>], hear: &mut Hear<'_>) -> Result<Vec<(usize, Verdict)>> {
         let most = self.chain(due);
-        let Self { ground: AutoGround { little: Some((little, _)), ends, .. }, odds, branches, .. } = self
-        else {
+        let Self { ground, odds, ledger, branches, .. } = self;
+        let AutoGround { costs, little: Some((little, little_costs)), ends, .. } = ground else {
             return Ok(Vec::new());
         };
         if most == 0 {
@@ -210,6 +220,8 @@ impl Strategy for Auto {
             return Ok(Vec::new());
         }
         let chains = little.write(due, Reach { fallback: DOUBT, most, ends }, hear)?;
+        let longest = chains.iter().map(|chain| chain.forwards).max().unwrap_or(0);
+        ledger.spend(longest as f64 * little_costs.of(due.len()) / costs.of(due.len()));
         for (due, chain) in due.iter().zip(chains) {
             if let Some(branch) = branches.get_mut(&due.branch) {
                 branch.draft_forwards += chain.forwards;
@@ -222,15 +234,19 @@ impl Strategy for Auto {
     }
 
     fn propose(&mut self, live: &[Live<'_>], draft: &mut Draft) -> Result<()> {
-        let Self { ground, branches, nodes, odds, ran, .. } = self;
+        let Self { ground, branches, nodes, odds, ledger, ran, .. } = self;
         nodes.clear();
+        self.live = live.len().max(1);
         for (place, live) in live.iter().enumerate() {
             if let Some(branch) = branches.get(&live.branch) {
                 plant(nodes, place, &branch.guesses, odds);
             }
         }
         let mut chosen = order(nodes);
-        best(&mut chosen, live.len(), ground.rows, &ground.costs, nodes);
+        let costs = &ground.costs;
+        best(&mut chosen, [live.len(), ground.rows], costs, ledger.margin(), nodes);
+        ledger.step();
+        ledger.spend(costs.of(live.len() + chosen.len()) / costs.of(live.len()) - 1.0);
         for at in chosen {
             let Node { place, above, token, little, .. } = nodes[at];
             // Nothing is likelier than what it follows, so the row above is there.
@@ -253,6 +269,7 @@ impl Strategy for Auto {
         sampler: &mut Sampler,
     ) -> Result<Verdict> {
         let verdict = walk(live, draft, scores, sampler)?;
+        self.ledger.earn(verdict.accepted as f64 / self.live as f64);
         if let Some(branch) = self.branches.get_mut(&live.branch) {
             for (origin, tokens) in branch.guesses.drain(..) {
                 for (ahead, (guess, pick)) in tokens.iter().zip(&verdict.picks).enumerate() {

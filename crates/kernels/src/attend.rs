@@ -25,8 +25,8 @@ use crate::sight::Sight;
 use crate::stored::{CacheType, Stored};
 use crate::tile::{Bias, Query, Tile, see};
 
-/// Rows of a task, at most.
-const ROWS: usize = 8;
+/// Queries of a task, at most: as many as stay in a first-level cache.
+const TASK: usize = 48;
 
 /// The operands of one call.
 struct Step<'a, T> {
@@ -303,7 +303,8 @@ impl Kernels {
             d,
             out: Parts::new(&mut out),
         };
-        let rows = (m * kv_heads / (2 * self.threads())).clamp(1, ROWS);
+        let most = (TASK * kv_heads / heads).max(1);
+        let rows = (m * kv_heads / (2 * self.threads())).clamp(1, most);
         self.pool().run(m.div_ceil(rows) * kv_heads, &|i| {
             let (first, head) = (i / kv_heads * rows, i % kv_heads);
             self.found().run(Attend { step: &step, first, count: rows.min(m - first), head });

@@ -84,6 +84,8 @@ impl Kernels {
             return on_card(card, x, weights);
         }
         let x = Flat::new("x", x)?;
+        let any_dense = weights.iter().any(|w| w.ty().is_dense());
+        let rows = if any_dense { Some(self.rows(x.values(), m, k)?) } else { None };
         let blocks = if weights.iter().all(|w| w.ty().is_dense()) {
             Vec::new()
         } else {
@@ -102,10 +104,11 @@ impl Kernels {
         let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product)).collect();
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
-            if product.weight.ty().is_dense() {
-                dense(self.found(), product, x.values(), first, count);
-            } else {
-                integer(self.found(), product, &blocks, first, count);
+            match &rows {
+                Some(rows) if product.weight.ty().is_dense() => {
+                    dense(self.found(), product, rows, first, count);
+                }
+                _ => integer(self.found(), product, &blocks, first, count),
             }
         };
         let work = weights.iter().map(|w| w.n()).sum::<usize>() * k * (m + READING);
@@ -140,8 +143,8 @@ impl Kernels {
         product: &'a Product<'a>,
     ) -> impl Iterator<Item = (&'a Product<'a>, usize, usize)> {
         let panels = product.weight.n().div_ceil(LANES);
-        let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads()));
-        let step = if product.weight.ty().is_dense() { step.next_multiple_of(SIDE) } else { step }.max(1);
+        let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads())).max(1);
+        let step = if product.weight.ty().is_dense() { step.next_multiple_of(SIDE) } else { step };
         (0..panels).step_by(step).map(move |first| (product, first, step.min(panels - first)))
     }
 
