@@ -138,27 +138,36 @@ DEVICE void attend_own(const Forest<T> &forest, Desk<CHANNELS, QUERIES> *desks, 
     }
 }
 
-// Words of a crowd: where its rows begin, how many they are, the row with the longest path, and the tiles that they see
-// together, from..to.
-constexpr int CROWD_WORDS = 5;
+// Words of a crowd: where its rows begin, how many they are, the row with the longest path, and the end of its tiles.
+constexpr int CROWD_WORDS = 4;
 
-// One crowd's rows with some heads of a key head, over one part. Rows of a crowd have the same keys wherever two of them
-// see a tile.
+// Some queries of a crowd, row by row over the heads of a key head, over one part. Rows of a crowd have the same keys
+// wherever two of them see a tile.
 template <class T, int CHANNELS>
-DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, const uint32_t *crowds) {
+DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int crowds, int chunks) {
   using In = Crowd<T, CHANNELS>;
-  const int group = forest.group(), chunks = (group + In::QUERIES - 1) / In::QUERIES, d = forest.d;
+  const int group = forest.group(), d = forest.d;
   const int part = blockIdx.x % (forest.parts - 1), rest = blockIdx.x / (forest.parts - 1);
-  const int chunk = rest % chunks * In::QUERIES, kv_head = rest / chunks % forest.kv_heads;
-  const uint32_t *crowd = crowds + rest / chunks / forest.kv_heads * CROWD_WORDS;
-  const int first = max((int)crowd[3], part * PART), end = min((int)crowd[4], part * PART + PART);
+  const int base = rest % chunks * In::QUERIES, kv_head = rest / chunks % forest.kv_heads;
+  const uint32_t *crowd = forest.sight + crowds + rest / chunks / forest.kv_heads * CROWD_WORDS;
+  const uint32_t *rows = forest.sight + crowd[0];
+  const int count = min((int)crowd[1] * group - base, In::QUERIES);
+  if (count <= 0) return;
+  const auto row_of = [&](int query) { return Row(forest.sight, rows[(base + query) / group], forest.window); };
+  int first = part * PART;
+  if (forest.window > 0) {
+    int lowest = row_of(0).lowest;
+    for (int query = 1; query < count; query++) lowest = min(lowest, row_of(query).lowest);
+    first = max(first, lowest / PAGE);
+  }
+  const int end = min((int)crowd[3], part * PART + PART);
   if (first >= end) return;
-  const uint32_t *rows = crowds + crowd[0];
-  const int wide_group = min(group - chunk, In::QUERIES), count = (int)crowd[1] * wide_group;
-  const auto place = [&](int query) { return (size_t)rows[query / wide_group] * forest.heads + kv_head * group + chunk + query % wide_group; };
+  const auto place = [&](int query) {
+    return (size_t)rows[(base + query) / group] * forest.heads + kv_head * group + (base + query) % group;
+  };
   const Row leader(forest.sight, crowd[2], forest.window);
   const int mine = min((int)threadIdx.x / SHARERS, count - 1);
-  const Row me(forest.sight, rows[mine / wide_group], forest.window);
+  const Row me = row_of(mine);
   in.listen(count, d, forest.scale, [&](int query) { return forest.q + place(query) * d; });
   Heard<T, CHANNELS> heard;
   heard.walk(
@@ -187,10 +196,9 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, con
         from = max(me.lowest - start, 0);
         to = start < me.shared_end() * PAGE ? PAGE : 0;
       },
-      [&] { return forest.bias_of(kv_head * group + chunk + mine % wide_group, me.position); });
+      [&] { return forest.bias_of(kv_head * group + (base + mine) % group, me.position); });
   heard.finish(count, d, [&](int query) {
-    const bool sees = Row(forest.sight, rows[query / wide_group], forest.window).sees(part);
-    return sees ? forest.partial + (place(query) * forest.parts + part) * (2 + d) : nullptr;
+    return row_of(query).sees(part) ? forest.partial + (place(query) * forest.parts + part) * (2 + d) : nullptr;
   });
 }
 
@@ -214,10 +222,10 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, con
   }
 // The first `together` blocks take crowds, the others rows.
 #define ATTEND_HALVES(name, T, CHANNELS)                                                                                \
-  KERNEL(256) name(OPERANDS(T), const uint32_t *crowds, int together) {                                                 \
+  KERNEL(256) name(OPERANDS(T), int crowds, int chunks, int together) {                                                 \
     const auto forest = FOREST(T);                                                                                          \
     if ((int)blockIdx.x < together)                                                                                     \
-      attend_together(forest, *(Crowd<T, CHANNELS> *)room, crowds);                                                       \
+      attend_together(forest, *(Crowd<T, CHANNELS> *)room, crowds, chunks);                                                       \
     else if (heads == kv_heads)                                                                                         \
       attend_own(forest, (Desk<CHANNELS, 1> *)room, together);                                                            \
     else                                                                                                                \

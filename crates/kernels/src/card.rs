@@ -37,6 +37,7 @@ const KEPT: usize = 16;
 pub(crate) struct Card {
     machine: Machine,
     kept: Mutex<Vec<Kept>>,
+    counters: Mutex<Option<Arc<Buffer>>>,
 }
 
 enum Machine {
@@ -83,7 +84,7 @@ impl Card {
     }
 
     fn new(machine: Machine) -> Self {
-        Self { machine, kept: Mutex::default() }
+        Self { machine, kept: Mutex::default(), counters: Mutex::default() }
     }
 
     /// Where its tensors live.
@@ -103,6 +104,17 @@ impl Card {
             Machine::Cuda(cuda) => cuda.name(),
             #[cfg(feature = "emulate")]
             Machine::Emulated(_) => "emulated",
+        }
+    }
+
+    /// How many blocks run side by side, at least.
+    pub(crate) fn processors(&self) -> usize {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.processors(),
+            // An odd number, so that shares end where nothing else does.
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => 5,
         }
     }
 
@@ -133,6 +145,16 @@ impl Card {
             Machine::Cuda(cuda) => cuda.scratch(len.max(1)).map(Buffer::Cuda),
             #[cfg(feature = "emulate")]
             Machine::Emulated(_) => emulated::Bytes::unwritten(len).map(Buffer::Emulated),
+        }
+    }
+
+    /// So many whole numbers that are 0 whenever no kernel runs: one that counts in them leaves them so.
+    pub(crate) fn counters(&self, len: usize) -> Result<Arc<Buffer>> {
+        let bytes = len * size_of::<i32>();
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*counters {
+            Some(found) if found.len() >= bytes => Ok(Arc::clone(found)),
+            _ => Ok(Arc::clone(counters.insert(Arc::new(self.zeros(bytes.next_power_of_two())?)))),
         }
     }
 

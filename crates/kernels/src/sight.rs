@@ -4,10 +4,17 @@
 //! order is all that attention needs. A mask of rows × length was rejected: it grows with the
 //! context, and it says where keys lie instead of which position they have.
 
+#[cfg(feature = "card")]
+mod crowds;
+
 use std::ops::Range;
+#[cfg(feature = "card")]
+use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::kv::PAGE;
+#[cfg(feature = "card")]
+pub(crate) use crowds::{Crowd, ROWS};
 
 /// The rows of a step: which branch each continues, and through which staged rows.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +23,8 @@ pub struct Sight {
     pages: Vec<u32>,
     rows: Vec<Row>,
     paths: Vec<u32>,
+    #[cfg(feature = "card")]
+    crowds: OnceLock<Vec<Crowd>>,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +50,7 @@ impl Sight {
     /// * `pages`: its page table; position p lies in `pages[p / PAGE]`
     /// * `len`: its committed positions
     pub fn branch(&mut self, pages: &[u32], len: usize) -> usize {
+        self.change();
         let from = self.pages.len();
         self.pages.extend_from_slice(pages);
         self.branches.push(Branch { pages: from..self.pages.len(), len });
@@ -52,9 +62,17 @@ impl Sight {
     /// * `branch`: an index that [`Sight::branch`] returned
     /// * `path`: staged rows from the branch's root to this row, itself last
     pub fn row(&mut self, branch: usize, path: &[u32]) {
+        self.change();
         let from = self.paths.len();
         self.paths.extend_from_slice(path);
         self.rows.push(Row { branch, path: from..self.paths.len() });
+    }
+
+    /// Forgets what follows from branches and rows.
+    #[cfg_attr(not(feature = "card"), expect(clippy::unused_self, reason = "only a card asks for more"))]
+    fn change(&mut self) {
+        #[cfg(feature = "card")]
+        self.crowds.take();
     }
 
     /// How many rows there are.
@@ -124,8 +142,20 @@ impl Sight {
         Ok(())
     }
 
+    /// Rows that see the same keys, but for their last tiles.
+    #[cfg(feature = "card")]
+    pub(crate) fn crowds(&self) -> &[Crowd] {
+        self.crowds.get_or_init(|| Crowd::all(self))
+    }
+
+    /// Where the crowds stand among the words.
+    #[cfg(feature = "card")]
+    pub(crate) fn crowds_at(&self) -> usize {
+        4 * self.rows.len() + self.pages.len() + self.paths.len()
+    }
+
     /// All of it as words for a card: for each row where its pages begin, its committed positions, where its path
-    /// begins and its position; then pages and paths.
+    /// begins and its position; then pages, paths and crowds.
     #[cfg(feature = "card")]
     pub(crate) fn words(&self) -> Vec<u32> {
         let pages = 4 * self.rows.len();
@@ -135,6 +165,7 @@ impl Sight {
             let at = [pages + branch.pages.start, branch.len, paths + row.path.start, self.position(index)];
             at.map(|word| word as u32)
         });
-        rows.chain(self.pages.iter().copied()).chain(self.paths.iter().copied()).collect()
+        let crowds = Crowd::words(self.crowds(), self.crowds_at());
+        rows.chain(self.pages.iter().copied()).chain(self.paths.iter().copied()).chain(crowds).collect()
     }
 }

@@ -29,6 +29,7 @@ pub(super) struct Cuda {
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<&'static str, CudaFunction>>,
     name: String,
+    processors: usize,
 }
 
 /// Bytes in the card's memory.
@@ -49,8 +50,10 @@ impl Cuda {
         // they are also allocated and freed.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(missing)?;
+        let processors = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let processors = context.attribute(processors).map_err(missing)?.max(1) as usize;
         let module = context.load_module(Ptx::from_binary(MODULE.to_vec())).map_err(missing)?;
-        let made = Self { device, context, stream, module, functions: Mutex::default(), name };
+        let made = Self { device, context, stream, module, functions: Mutex::default(), name, processors };
         made.keep_memory().map_err(missing)?;
         Ok(made)
     }
@@ -73,6 +76,10 @@ impl Cuda {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn processors(&self) -> usize {
+        self.processors
     }
 
     pub(super) fn memory(&self) -> Result<(usize, usize)> {

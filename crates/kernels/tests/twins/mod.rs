@@ -201,9 +201,16 @@ fn dense(pair: &Pair) -> Found {
     let mut sample = Sample::new(6);
     let to_f32 = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     for ty in [WeightType::F32, WeightType::F16, WeightType::Bf16] {
-        for (m, n, k) in
-            [(1, 1, 1), (1, 16, 64), (3, 17, 33), (16, 40, 257), (17, 9, 300), (45, 33, 96), (70, 20, 65)]
-        {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 16, 64),
+            (3, 17, 33),
+            (16, 40, 257),
+            (17, 9, 300),
+            (45, 133, 1096),
+            (130, 20, 65),
+            (70, 300, 640),
+        ] {
             let bytes = sample.weight_bytes(ty, n, k);
             let mut x = sample.floats(m * k);
             // A row beyond the range of half precision.
