@@ -23,6 +23,10 @@ use crate::strategy::{Counters, Due, Hear, Live, Strategy, Verdict, walk};
 /// Tokens that one step of [`Auto`] can keep, at most.
 pub const AUTO_REACH: usize = LONGEST + 1;
 
+/// How much faster a draft must look before it is made: estimates err, and being slower than plain is worse than
+/// being less fast.
+const MARGIN: f64 = 1.05;
+
 /// What an estimate of a row's odds is worth: the rows that are drafted are those that look best, and some only look so.
 const TRUST: f64 = 0.8;
 
@@ -57,7 +61,7 @@ pub struct Auto {
     branches: HashMap<usize, Branch>,
     nodes: Vec<Node>,
     /// Branches of the step.
-    live: usize,
+    roots: usize,
     /// Whether echoes, and whether the draft model, were ever drafted from.
     ran: (bool, bool),
 }
@@ -94,7 +98,7 @@ impl Auto {
             ledger: Ledger::default(),
             branches: HashMap::new(),
             nodes: Vec::new(),
-            live: 1,
+            roots: 1,
             ran: (false, false),
         }
     }
@@ -127,11 +131,10 @@ impl Auto {
                 plant(&mut self.nodes, place, &branch.guesses, &self.odds);
             }
         }
-        let margin = self.ledger.margin();
-        let (_, without) =
-            best(&mut order(&self.nodes), [count, self.ground.rows], costs, margin, &self.nodes);
+        let sizes = [count, self.ground.rows];
+        let (_, without) = best(&mut order(&self.nodes), sizes, costs, self.ledger.balance(), &self.nodes);
         let hit = self.odds.of(Origin::Little, 0);
-        let (mut length, mut rate) = (0, without * margin);
+        let (mut length, mut rate) = (0, without * MARGIN);
         let (mut tokens, mut sure) = (1.0, 1.0);
         for chain in 1..=CHAIN.min(self.ground.rows / count.max(1)) {
             sure *= hit;
@@ -171,20 +174,26 @@ fn order(nodes: &[Node]) -> Vec<usize> {
     order
 }
 
-/// Cuts `order` to the nodes that are worth their rows beside `roots` pending tokens; gives tokens per second too.
+/// Cuts `order` to the nodes that are worth their rows beside `roots` pending tokens, at most to `most` rows; gives tokens
+/// per second too. The rows of echoes may cost up to `balance` plain steps.
 fn best(
     order: &mut Vec<usize>,
     [roots, most]: [usize; 2],
     costs: &Costs,
-    margin: f64,
+    balance: f64,
     nodes: &[Node],
 ) -> (usize, f64) {
     let plain = roots as f64 / costs.of(roots);
-    let (mut taken, mut rate) = (0, plain * margin);
-    let mut tokens = roots as f64;
+    let (mut taken, mut rate) = (0, plain * MARGIN);
+    let (mut tokens, mut sure) = (roots as f64, roots);
     for (at, &node) in order.iter().enumerate().take(most.saturating_sub(roots)) {
         tokens += TRUST * nodes[node].odds;
-        let found = tokens / costs.of(roots + at + 1);
+        sure += usize::from(nodes[node].little);
+        let seconds = costs.of(roots + at + 1);
+        if seconds - costs.of(sure) > balance * costs.of(roots) {
+            break;
+        }
+        let found = tokens / seconds;
         if found > rate {
             (taken, rate) = (at + 1, found);
         }
@@ -211,8 +220,8 @@ impl Strategy for Auto {
 
     fn ahead(&mut self, due: &[Due<'_>], hear: &mut Hear<'_>) -> Result<Vec<(usize, Verdict)>> {
         let most = self.chain(due);
-        let Self { ground, odds, ledger, branches, .. } = self;
-        let AutoGround { costs, little: Some((little, little_costs)), ends, .. } = ground else {
+        let Self { ground: AutoGround { little: Some((little, _)), ends, .. }, odds, branches, .. } = self
+        else {
             return Ok(Vec::new());
         };
         if most == 0 {
@@ -220,8 +229,6 @@ impl Strategy for Auto {
             return Ok(Vec::new());
         }
         let chains = little.write(due, Reach { fallback: DOUBT, most, ends }, hear)?;
-        let longest = chains.iter().map(|chain| chain.forwards).max().unwrap_or(0);
-        ledger.spend(longest as f64 * little_costs.of(due.len()) / costs.of(due.len()));
         for (due, chain) in due.iter().zip(chains) {
             if let Some(branch) = branches.get_mut(&due.branch) {
                 branch.draft_forwards += chain.forwards;
@@ -235,18 +242,18 @@ impl Strategy for Auto {
 
     fn propose(&mut self, live: &[Live<'_>], draft: &mut Draft) -> Result<()> {
         let Self { ground, branches, nodes, odds, ledger, ran, .. } = self;
+        self.roots = live.len();
         nodes.clear();
-        self.live = live.len().max(1);
         for (place, live) in live.iter().enumerate() {
             if let Some(branch) = branches.get(&live.branch) {
                 plant(nodes, place, &branch.guesses, odds);
             }
         }
         let mut chosen = order(nodes);
-        let costs = &ground.costs;
-        best(&mut chosen, [live.len(), ground.rows], costs, ledger.margin(), nodes);
-        ledger.step();
-        ledger.spend(costs.of(live.len() + chosen.len()) / costs.of(live.len()) - 1.0);
+        let (costs, roots) = (&ground.costs, live.len());
+        best(&mut chosen, [roots, ground.rows], costs, ledger.balance(), nodes);
+        let sure = chosen.iter().filter(|&&at| nodes[at].little).count();
+        ledger.spend((costs.of(roots + chosen.len()) - costs.of(roots + sure)) / costs.of(roots));
         for at in chosen {
             let Node { place, above, token, little, .. } = nodes[at];
             // Nothing is likelier than what it follows, so the row above is there.
@@ -269,7 +276,10 @@ impl Strategy for Auto {
         sampler: &mut Sampler,
     ) -> Result<Verdict> {
         let verdict = walk(live, draft, scores, sampler)?;
-        self.ledger.earn(verdict.accepted as f64 / self.live as f64);
+        let echoed = |row: &&RowId| self.nodes.iter().any(|node| node.row == Some(**row) && !node.little);
+        let earned = verdict.path.iter().filter(echoed).count();
+        // A token of one branch saves its share of a step of all.
+        self.ledger.earn(earned as f64 / self.roots as f64);
         if let Some(branch) = self.branches.get_mut(&live.branch) {
             for (origin, tokens) in branch.guesses.drain(..) {
                 for (ahead, (guess, pick)) in tokens.iter().zip(&verdict.picks).enumerate() {
