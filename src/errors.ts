@@ -72,6 +72,8 @@ export type DeviceReason =
   | 'no-card'
   | 'card-too-old'
   | 'memory'
+  /** The model's heads have more channels than a card takes. */
+  | 'heads-too-wide'
   /** The process that tried the card out ended, or did not. */
   | 'crash'
   | 'timeout'

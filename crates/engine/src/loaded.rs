@@ -192,7 +192,13 @@ impl Loaded {
         let draft = options.draft.as_ref().map(|source| DraftFiles::open(source, &files)).transpose()?;
         let context =
             options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
-        let fits = |place: &Place| budget(options, place, &files, draft.as_ref(), context);
+        let fits = |place: &Place| {
+            let draft = draft.as_ref();
+            let shapes = std::iter::once(files.config.kv_shape())
+                .chain(draft.map(|draft| draft.kv_shape(&files.config)));
+            shapes.into_iter().try_for_each(|shape| place.kernels.check_heads(shape.head_dim))?;
+            budget(options, place, &files, draft, context)
+        };
         let (Place { kernels, name, fallback, .. }, (pages, room)) = Place::find(options, fits)?;
         let Files { weights, config, tokenizer, template, .. } = files;
         let mut kv = Kv::new(&kernels, config.kv_shape(), options.cache_type, pages)?;

@@ -42,6 +42,8 @@ pub enum Lack {
     NewerCard,
     /// Memory on the card.
     Memory,
+    /// Kernels for heads as wide as the model's.
+    Heads,
 }
 
 impl Lack {
@@ -54,6 +56,7 @@ impl Lack {
             Self::Card => "no-card",
             Self::NewerCard => "card-too-old",
             Self::Memory => "memory",
+            Self::Heads => "heads-too-wide",
         }
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::{Arg, Buffer, Card, address_mut, count};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Lack, Result};
 
 /// Tiles that one walk takes; parts of a longer text are walked apart and merged in their order.
 pub(crate) const PART: usize = 8;
@@ -48,6 +48,7 @@ impl Joint {
 /// Channels of a lane that a kernel is compiled for: the fewest that hold a head of `d`.
 pub(crate) fn channels(d: usize) -> Result<usize> {
     [2, 4, 8].into_iter().find(|lanes| d <= 32 * lanes).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, format!("heads of {d} channels; a card takes at most 256"))
+        let message = format!("heads of {d} channels; on a card 1 to 256 are allowed");
+        Error::device(Lack::Heads, message)
     })
 }

@@ -11,7 +11,9 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use sample::{Sample, bits, pick, values};
 use trefoil_kernels::CacheType::{Bf16, F16, F32};
-use trefoil_kernels::{Activation, CacheType, Kernels, KvStore, Move, PAGE, Rope, Sight, Weight, WeightType};
+use trefoil_kernels::{
+    Activation, CacheType, ErrorKind, Kernels, KvStore, Lack, Move, PAGE, Rope, Sight, Weight, WeightType,
+};
 
 /// This CPU, and a card.
 pub(crate) struct Pair {
@@ -205,6 +207,7 @@ fn dense(pair: &Pair) -> Found {
             (1, 1, 1),
             (1, 16, 64),
             (3, 17, 33),
+            (5, 18, 490),
             (16, 40, 257),
             (17, 9, 300),
             (45, 133, 1096),
@@ -471,7 +474,16 @@ fn attend(pair: &Pair) -> Found {
         forest.run(pair, &mut sample)?;
     }
     halves(pair, F16)?;
-    halves(pair, Bf16)
+    halves(pair, Bf16)?;
+    // As a loaded model would find out.
+    let wide = pair.card.check_heads(257).map_err(|error| (error.kind(), error.to_string()));
+    let lacks = ErrorKind::Device(Lack::Heads);
+    let is_card = pair.card.name() != pair.cpu.name();
+    let expected = (lacks, "heads of 257 channels; on a card 1 to 256 are allowed".to_owned());
+    if pair.card.check_heads(256).is_ok() && wide == if is_card { Err(expected) } else { Ok(()) } {
+        return Ok(());
+    }
+    Err(format!("heads of 257 channels: {wide:?}"))
 }
 
 fn shared(pair: &Pair) -> Found {
