@@ -1,0 +1,110 @@
+//! Devices that work on one model together, each with weights and pages of its own.
+//!
+//! They have one page table, which the caller keeps, and the same numbers in every page. Within a forward pass none
+//! needs another. What one alone has computed goes to the others when it is committed: all layers at once, and only the
+//! rows that are kept.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::Kernels;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kv::{KvStore, Move};
+
+/// The most devices that can work together.
+const MOST: usize = 64;
+
+/// Devices that work together, in the order of their ranks. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    kernels: Arc<[Kernels]>,
+    exchange: Arc<Exchange>,
+}
+
+/// How rows come from one device to the others.
+#[derive(Debug)]
+enum Exchange {
+    /// Memory is common, and each reads them where they are.
+    Common,
+}
+
+/// A path's rows as one device has staged them, and the slots that they are committed to.
+#[derive(Debug, Clone)]
+pub struct Path<'a> {
+    /// Each layer's keys and values, `[m, kv_heads, d]`.
+    pub layers: &'a [(Tensor, Tensor)],
+    /// The path's rows.
+    pub moves: Vec<Move>,
+}
+
+impl From<&Kernels> for Devices {
+    /// A device that works alone.
+    fn from(kernels: &Kernels) -> Self {
+        let alone = Kernels { rank: 0, ..kernels.clone() };
+        Self { kernels: Arc::new([alone]), exchange: Arc::new(Exchange::Common) }
+    }
+}
+
+impl From<&Devices> for Devices {
+    fn from(devices: &Devices) -> Self {
+        devices.clone()
+    }
+}
+
+impl Devices {
+    /// Lets devices work together; their ranks are their places in `kernels`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for none, more than 64, or cards beside this CPU.
+    pub fn join(kernels: &[Kernels]) -> Result<Self> {
+        let refuse = |message: String| Err(Error::new(ErrorKind::Unsupported, message));
+        if kernels.is_empty() || kernels.len() > MOST {
+            return refuse(format!("{} devices; 1 to {MOST} can work together", kernels.len()));
+        }
+        let first = &kernels[0];
+        if let Some(other) = kernels.iter().find(|other| other.on_card() != first.on_card()) {
+            return refuse(format!("{} and {}; cards work with cards only", first.name(), other.name()));
+        }
+        let ranked = kernels.iter().enumerate();
+        let kernels = ranked.map(|(rank, kernels)| Kernels { rank, ..kernels.clone() }).collect();
+        Ok(Self { kernels, exchange: Arc::new(Exchange::Common) })
+    }
+
+    /// Each device, by its rank.
+    pub fn each(&self) -> &[Kernels] {
+        &self.kernels
+    }
+
+    /// Commits a path on every device: its rows go to the same slots everywhere, in every layer. A device that has the
+    /// rows writes its own; the others get those of the first that has.
+    ///
+    /// * `stores`: each device's layers
+    /// * `paths`: what each device has staged of the path: all of it, or nothing
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if there is not one entry a device, [`ErrorKind::Range`] if nobody has the rows, and as
+    /// [`Kernels::write`].
+    pub fn write(&self, stores: &[Vec<KvStore>], paths: &[Option<Path<'_>>]) -> Result<()> {
+        let count = self.kernels.len();
+        if stores.len() != count || paths.len() != count {
+            let (stores, paths) = (stores.len(), paths.len());
+            return Err(Error::shape(format!("{stores} stores and {paths} paths for {count} devices")));
+        }
+        let Some(root) = paths.iter().flatten().next() else {
+            return Err(Error::range("no device has staged the rows"));
+        };
+        let each = self.kernels.iter().zip(stores).zip(paths);
+        match &*self.exchange {
+            Exchange::Common => each.into_iter().try_for_each(|((kernels, stores), path)| {
+                write(kernels, stores, path.as_ref().unwrap_or(root))
+            }),
+        }
+    }
+}
+
+/// Commits a path on the device that has it, or that can read it where it is.
+fn write(kernels: &Kernels, stores: &[KvStore], path: &Path<'_>) -> Result<()> {
+    let layers: Vec<_> = stores.iter().zip(path.layers).map(|(store, (k, v))| (store, k, v)).collect();
+    kernels.write(&layers, &path.moves)
+}
