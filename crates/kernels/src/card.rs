@@ -13,6 +13,8 @@ mod cuda;
 #[cfg(feature = "emulate")]
 mod emulated;
 mod joint;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 
 #[cfg(feature = "emulate")]
 pub use emulated::Mutation;
@@ -52,6 +54,9 @@ enum Machine {
 pub(crate) enum Buffer {
     #[cfg(feature = "cuda")]
     Cuda(cuda::Bytes),
+    /// In reach of other cards.
+    #[cfg(all(feature = "cuda", feature = "nccl"))]
+    Fixed(cuda::Fixed),
     #[cfg(feature = "emulate")]
     Emulated(emulated::Bytes),
 }
@@ -108,6 +113,27 @@ impl Card {
         }
     }
 
+    /// Its number on this machine; none where this CPU plays it.
+    pub(crate) fn ordinal(&self) -> Option<usize> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => Some(cuda.ordinal()),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => None,
+        }
+    }
+
+    /// Its stream, as CUDA's libraries take it.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn stream(&self) -> *mut c_void {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.stream(),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => std::ptr::null_mut(),
+        }
+    }
+
     /// Free bytes and all bytes; none where memory is the CPU's.
     pub(crate) fn memory(&self) -> Result<Option<(usize, usize)>> {
         match &self.machine {
@@ -138,6 +164,17 @@ impl Card {
         }
     }
 
+    /// `len` bytes that other cards can reach, and that stay until the stream is done.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn fixed(&self, len: usize) -> Result<Buffer> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.fixed(len.max(1)).map(Buffer::Fixed),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => emulated::Bytes::zeros(len).map(Buffer::Emulated),
+        }
+    }
+
     /// Writes `bytes` at `at` of `buffer`, which must have room for them.
     pub(crate) fn upload(&self, buffer: &mut Buffer, at: usize, bytes: &[u8]) -> Result<()> {
         match (&self.machine, buffer) {
@@ -145,7 +182,7 @@ impl Card {
             (Machine::Cuda(cuda), Buffer::Cuda(to)) => cuda.upload(to, at, bytes),
             #[cfg(feature = "emulate")]
             (Machine::Emulated(_), Buffer::Emulated(to)) => to.write(at, bytes),
-            #[cfg(all(feature = "cuda", feature = "emulate"))]
+            #[cfg(all(feature = "cuda", any(feature = "emulate", feature = "nccl")))]
             _ => Err(elsewhere("a buffer")),
         }
     }
@@ -157,7 +194,7 @@ impl Card {
             (Machine::Cuda(cuda), Buffer::Cuda(from)) => cuda.download(from, at, len),
             #[cfg(feature = "emulate")]
             (Machine::Emulated(_), Buffer::Emulated(from)) => from.read(at, len),
-            #[cfg(all(feature = "cuda", feature = "emulate"))]
+            #[cfg(all(feature = "cuda", any(feature = "emulate", feature = "nccl")))]
             _ => Err(elsewhere("a buffer")),
         }
     }
@@ -245,6 +282,8 @@ impl Buffer {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(bytes) => bytes.len(),
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Self::Fixed(bytes) => bytes.len(),
             #[cfg(feature = "emulate")]
             Self::Emulated(bytes) => bytes.len(),
         }
@@ -260,6 +299,8 @@ impl Buffer {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(bytes) => bytes.address(),
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Self::Fixed(bytes) => bytes.address(),
             #[cfg(feature = "emulate")]
             Self::Emulated(bytes) => bytes.address(),
         }

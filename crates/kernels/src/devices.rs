@@ -5,11 +5,21 @@
 //! rows that are kept.
 
 use std::sync::Arc;
+#[cfg(feature = "nccl")]
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 
 use crate::Kernels;
+#[cfg(feature = "nccl")]
+use crate::card::nccl::Group;
+#[cfg(feature = "card")]
+use crate::cards::Cards;
+#[cfg(all(feature = "card", not(feature = "nccl")))]
+use crate::error::Lack;
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "nccl")]
+use crate::kv::Packed;
 use crate::kv::{KvStore, Move};
 
 /// The most devices that can work together.
@@ -27,6 +37,9 @@ pub struct Devices {
 enum Exchange {
     /// Memory is common, and each reads them where they are.
     Common,
+    /// One broadcast for all layers of a path.
+    #[cfg(feature = "nccl")]
+    Cards(Mutex<Group>),
 }
 
 /// A path's rows as one device has staged them, and the slots that they are committed to.
@@ -56,7 +69,8 @@ impl Devices {
     /// Lets devices work together; their ranks are their places in `kernels`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for none, more than 64, or cards beside this CPU.
+    /// [`ErrorKind::Unsupported`] for none, more than 64, or cards beside this CPU, and as [`Cards::alike`];
+    /// [`ErrorKind::Device`] where NCCL is missing or can't join the cards.
     pub fn join(kernels: &[Kernels]) -> Result<Self> {
         let refuse = |message: String| Err(Error::new(ErrorKind::Unsupported, message));
         if kernels.is_empty() || kernels.len() > MOST {
@@ -66,9 +80,13 @@ impl Devices {
         if let Some(other) = kernels.iter().find(|other| other.on_card() != first.on_card()) {
             return refuse(format!("{} and {}; cards work with cards only", first.name(), other.name()));
         }
+        #[cfg(feature = "card")]
+        let exchange = Exchange::of(kernels)?;
+        #[cfg(not(feature = "card"))]
+        let exchange = Exchange::Common;
         let ranked = kernels.iter().enumerate();
         let kernels = ranked.map(|(rank, kernels)| Kernels { rank, ..kernels.clone() }).collect();
-        Ok(Self { kernels, exchange: Arc::new(Exchange::Common) })
+        Ok(Self { kernels, exchange: Arc::new(exchange) })
     }
 
     /// Each device, by its rank.
@@ -91,14 +109,60 @@ impl Devices {
             let (stores, paths) = (stores.len(), paths.len());
             return Err(Error::shape(format!("{stores} stores and {paths} paths for {count} devices")));
         }
-        let Some(root) = paths.iter().flatten().next() else {
+        let Some((root, source)) = paths.iter().enumerate().find_map(|(at, path)| Some((at, path.as_ref()?)))
+        else {
             return Err(Error::range("no device has staged the rows"));
         };
         let each = self.kernels.iter().zip(stores).zip(paths);
         match &*self.exchange {
             Exchange::Common => each.into_iter().try_for_each(|((kernels, stores), path)| {
-                write(kernels, stores, path.as_ref().unwrap_or(root))
+                write(kernels, stores, path.as_ref().unwrap_or(source))
             }),
+            #[cfg(feature = "nccl")]
+            Exchange::Cards(group) => {
+                for ((kernels, stores), path) in each {
+                    path.iter().try_for_each(|path| write(kernels, stores, path))?;
+                }
+                if paths.iter().all(Option::is_some) {
+                    return Ok(());
+                }
+                let packed = Packed::new(&stores[root], source.moves.len())?;
+                let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
+                let starts = group.broadcast(root, packed.bytes(), |card, to| {
+                    packed.gather(card, source.layers, &source.moves, to)
+                })?;
+                for (rank, start) in starts.into_iter().enumerate().filter(|(rank, _)| paths[*rank].is_none())
+                {
+                    let card =
+                        self.kernels[rank].card().ok_or_else(|| Error::shape("a device without a card"))?;
+                    packed.scatter(card, &stores[rank], &source.moves, start)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(feature = "card")]
+impl Exchange {
+    /// What lets these devices, all cards or none, work together.
+    fn of(kernels: &[Kernels]) -> Result<Self> {
+        let cards: Vec<_> = kernels.iter().filter_map(Kernels::card).cloned().collect();
+        if cards.len() < 2 {
+            return Ok(Self::Common);
+        }
+        let ordinals: Vec<usize> = cards.iter().filter_map(|card| card.ordinal()).collect();
+        if !ordinals.is_empty() {
+            Cards::find()?.alike(&ordinals)?;
+        }
+        #[cfg(feature = "nccl")]
+        return Ok(Self::Cards(Group::new(cards)?.into()));
+        #[cfg(not(feature = "nccl"))]
+        if ordinals.is_empty() {
+            // This CPU plays them, in its own memory.
+            Ok(Self::Common)
+        } else {
+            Err(Error::device(Lack::Nccl, "several cards need NCCL, which this build does without"))
         }
     }
 }
