@@ -5,9 +5,9 @@
  *   npm run test:cuda -- emulate assemble    only these
  *
  * The kernels run on this CPU against their twins, alone and in whole models, on one card and on several; what is called
- * of NCCL is there; they assemble for every architecture; and the workspace builds, addon included. Needs g++ and python3 with pip: the compiler is made where it is missing. What
- * candle compiles for CUDA takes minutes, so its folder outlives the checkout: `TREFOIL_CUDA_TARGET`, or
- * `~/.cache/trefoil/target-cuda`.
+ * of NCCL is there; they assemble for every architecture; and the workspace builds, addon included. Needs g++ and python3
+ * with pip: the compiler is made where it is missing. What candle compiles for CUDA takes minutes, so its folder outlives
+ * the checkout: `TREFOIL_CUDA_TARGET`, or `~/.cache/trefoil/target-cuda`.
  */
 import { cudaTarget, cudaToolkit, nccl } from './cuda-toolkit.mjs'
 import { cargoTests, runPhases, sum } from './test.mjs'

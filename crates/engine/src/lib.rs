@@ -5,6 +5,7 @@
 
 mod admit;
 mod answer;
+mod budget;
 mod costs;
 mod decoding;
 mod device;

@@ -4,23 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use trefoil_kernels::Kernels;
-use trefoil_models::{CacheType, CausalLm, Kv, KvShape, ModelConfig, Token, Weights};
+use trefoil_models::{CausalLm, Kv, ModelConfig, Token, Weights};
 
+use crate::budget::budget;
 use crate::costs::StepCosts;
 use crate::decoding::BildDefaults;
 use crate::draft::{DraftFiles, DraftModel};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::library::Library;
 use crate::lm::Lm;
 use crate::options::{DEFAULT_CONTEXT, Dtype, LoadOptions};
 use crate::place::{self, Place};
 use crate::text::{Template, Tokenizer};
-
-/// Full contexts that the cache has room for, where memory allows: generations beyond that wait their turn.
-const CONTEXTS: usize = 4;
-
-/// Rows whose logits a step may hold at once, for the memory budget.
-pub(crate) const SCORED_ROWS: usize = 64;
 
 /// A model's files, open and checked, with no weights read yet.
 pub(crate) struct Files {
@@ -196,88 +191,4 @@ fn default_context(config: &ModelConfig, draft: Option<&DraftFiles>) -> usize {
         }
         ModelConfig::T5(_) => DEFAULT_CONTEXT,
     }
-}
-
-/// What a model takes on its device, in bytes.
-#[derive(Clone, Copy)]
-struct Need {
-    weights: u64,
-    /// Logits of a step.
-    logits: u64,
-    /// A page of its cache.
-    page: u64,
-    /// As many positions of an encoded document, which is kept whole beside the pages.
-    document: u64,
-}
-
-impl Need {
-    fn new(config: &ModelConfig, shape: KvShape, weights: u64, ty: CacheType) -> Self {
-        let encodes = matches!(config, ModelConfig::T5(_));
-        Self {
-            weights,
-            logits: (SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64,
-            page: shape.page_bytes(ty) as u64,
-            document: if encodes { shape.page_bytes(CacheType::F32) as u64 } else { 0 },
-        }
-    }
-
-    /// What both take on one device.
-    fn and(self, other: Self) -> Self {
-        Self {
-            weights: self.weights.saturating_add(other.weights),
-            logits: self.logits + other.logits,
-            page: self.page + other.page,
-            document: self.document + other.document,
-        }
-    }
-
-    /// Pages, and bytes of encoded documents, that `limit` allows beside the weights and a step's logits: room for
-    /// [`CONTEXTS`] full contexts, fewer where memory is short, and never less than one.
-    fn within(self, limit: u64, context: usize) -> Result<(u64, u64)> {
-        let Self { weights, logits, page, document } = self;
-        // A branch of a document copies the document's last page before it writes there.
-        let pages = context.div_ceil(trefoil_kernels::PAGE) as u64 + 1;
-        let cache = pages.saturating_mul(page + document);
-        let least = weights.saturating_add(logits).saturating_add(cache);
-        if least > limit {
-            return Err(Error::new(
-                ErrorKind::OutOfMemory,
-                format!(
-                    "the model needs {least} bytes ({weights} of weights, {logits} of logits, {cache} of cache for \
-                     {context} tokens); the limit is {limit}"
-                ),
-            ));
-        }
-        let affordable = limit - weights - logits;
-        let pages = (affordable / (page + document).max(1)).min(pages * CONTEXTS as u64);
-        Ok((pages, affordable - pages * page))
-    }
-}
-
-/// Pages of cache for each model, as many for both, and bytes of encoded documents. The limit that a caller sets is for
-/// the model's own device, and for the draft model where it is there too.
-fn budget(
-    options: &LoadOptions,
-    (place, little): (&Place, &Place),
-    files: &Files,
-    draft: Option<&DraftFiles>,
-    context: usize,
-) -> Result<(usize, u64)> {
-    let (config, ty) = (&files.config, options.cache_type);
-    let limit = options.memory_limit.or(place.memory).unwrap_or(u64::MAX);
-    let large = Need::new(config, config.kv_shape(), files.weights.total_bytes(), ty);
-    let Some(draft) = draft else {
-        let (pages, room) = large.within(limit, context)?;
-        return Ok((pages as usize, room));
-    };
-    let small = Need::new(config, draft.kv_shape(config), draft.weight_bytes(), ty);
-    if place.names.contains(&little.names[0]) {
-        let (pages, room) = large.and(small).within(limit, context)?;
-        return Ok((pages as usize, room));
-    }
-    let (pages, room) = large.within(limit, context)?;
-    let apart = small.within(little.memory.unwrap_or(u64::MAX), context);
-    let (most, _) =
-        apart.map_err(|error| error.within(&format!("options.draft.device is '{}'", little.name())))?;
-    Ok((pages.min(most) as usize, room))
 }

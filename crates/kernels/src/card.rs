@@ -175,6 +175,25 @@ impl Card {
         }
     }
 
+    /// Copies `len` bytes on the card.
+    ///
+    /// # Safety
+    /// Both addresses have so many bytes, and they do not overlap.
+    #[cfg(feature = "nccl")]
+    pub(crate) unsafe fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            Machine::Cuda(cuda) => unsafe { cuda.copy(from, to, len) },
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => {
+                // SAFETY: the caller's promise; addresses are this CPU's.
+                unsafe { (to as *mut u8).copy_from_nonoverlapping(from as *const u8, len) };
+                Ok(())
+            }
+        }
+    }
+
     /// Writes `bytes` at `at` of `buffer`, which must have room for them.
     pub(crate) fn upload(&self, buffer: &mut Buffer, at: usize, bytes: &[u8]) -> Result<()> {
         match (&self.machine, buffer) {

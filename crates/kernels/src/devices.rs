@@ -18,8 +18,6 @@ use crate::cards::Cards;
 #[cfg(all(feature = "card", not(feature = "nccl")))]
 use crate::error::Lack;
 use crate::error::{Error, ErrorKind, Result};
-#[cfg(feature = "nccl")]
-use crate::kv::Packed;
 use crate::kv::{KvStore, Move};
 
 /// The most devices that can work together.
@@ -39,7 +37,7 @@ enum Exchange {
     Common,
     /// One broadcast for all layers of a path.
     #[cfg(feature = "nccl")]
-    Cards(Mutex<Group>),
+    Broadcast(Mutex<Group>),
 }
 
 /// A path's rows as one device has staged them, and the slots that they are committed to.
@@ -104,13 +102,12 @@ impl Devices {
     /// [`ErrorKind::Shape`] if there is not one entry a device, [`ErrorKind::Range`] if nobody has the rows, and as
     /// [`Kernels::write`].
     pub fn write(&self, stores: &[Vec<KvStore>], paths: &[Option<Path<'_>>]) -> Result<()> {
-        let count = self.kernels.len();
-        if stores.len() != count || paths.len() != count {
+        let devices = self.kernels.len();
+        if stores.len() != devices || paths.len() != devices {
             let (stores, paths) = (stores.len(), paths.len());
-            return Err(Error::shape(format!("{stores} stores and {paths} paths for {count} devices")));
+            return Err(Error::shape(format!("{stores} stores and {paths} paths for {devices} devices")));
         }
-        let Some((root, source)) = paths.iter().enumerate().find_map(|(at, path)| Some((at, path.as_ref()?)))
-        else {
+        let Some(source) = paths.iter().flatten().next() else {
             return Err(Error::range("no device has staged the rows"));
         };
         let each = self.kernels.iter().zip(stores).zip(paths);
@@ -119,25 +116,22 @@ impl Devices {
                 write(kernels, stores, path.as_ref().unwrap_or(source))
             }),
             #[cfg(feature = "nccl")]
-            Exchange::Cards(group) => {
+            Exchange::Broadcast(group) => {
                 for ((kernels, stores), path) in each {
                     path.iter().try_for_each(|path| write(kernels, stores, path))?;
                 }
-                if paths.iter().all(Option::is_some) {
+                let (having, lacking): (Vec<usize>, Vec<usize>) =
+                    (0..devices).partition(|&rank| paths[rank].is_some());
+                if lacking.is_empty() {
                     return Ok(());
                 }
-                let packed = Packed::new(&stores[root], source.moves.len())?;
                 let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
-                let starts = group.broadcast(root, packed.bytes(), |card, to| {
-                    packed.gather(card, source.layers, &source.moves, to)
-                })?;
-                for (rank, start) in starts.into_iter().enumerate().filter(|(rank, _)| paths[*rank].is_none())
-                {
-                    let card =
-                        self.kernels[rank].card().ok_or_else(|| Error::shape("a device without a card"))?;
-                    packed.scatter(card, &stores[rank], &source.moves, start)?;
-                }
-                Ok(())
+                let rows: Vec<u32> = source.moves.iter().map(|at| at.row).collect();
+                let theirs = group.exchange(having[0], &lacking, source.layers, &rows)?;
+                lacking.into_iter().zip(theirs).try_for_each(|(rank, layers)| {
+                    let moves = source.moves.iter().zip(0..).map(|(at, row)| Move { row, ..*at }).collect();
+                    write(&self.kernels[rank], &stores[rank], &Path { layers: &layers, moves })
+                })
             }
         }
     }
@@ -156,7 +150,7 @@ impl Exchange {
             Cards::find()?.alike(&ordinals)?;
         }
         #[cfg(feature = "nccl")]
-        return Ok(Self::Cards(Group::new(cards)?.into()));
+        return Ok(Self::Broadcast(Group::new(cards)?.into()));
         #[cfg(not(feature = "nccl"))]
         if ordinals.is_empty() {
             // This CPU plays them, in its own memory.

@@ -204,10 +204,11 @@ impl Kernels {
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            let placed = layers
-                .iter()
-                .map(|(store, k, v)| Ok((*store, [start("staged keys", k)?, start("staged values", v)?])));
-            return write(card, &placed.collect::<Result<Vec<_>>>()?, moves);
+            let alike = |(a, ..): &(&KvStore, _, _), (b, ..): &(&KvStore, _, _)| {
+                a.k.dims() == b.k.dims() && a.k.dtype() == b.k.dtype()
+            };
+            let mut launches = layers.chunk_by(alike).flat_map(|some| some.chunks(LAYERS));
+            return launches.try_for_each(|some| write(card, some, moves));
         }
         for (store, k, v) in layers {
             let [_, heads, d] = store.sizes()?;
@@ -258,96 +259,30 @@ pub(crate) fn staged(k: &Tensor, v: &Tensor, heads: usize, d: usize) -> Result<[
 #[cfg(feature = "card")]
 const LAYERS: usize = 64;
 
-/// A layer's store, and where on the card keys and values for it are staged.
+/// Layers whose stores are alike.
 #[cfg(feature = "card")]
-type Placed<'a> = (&'a KvStore, [u64; 2]);
-
-/// Copies staged rows to their slots; rows, pages and slots were checked.
-#[cfg(feature = "card")]
-fn write(card: &Card, layers: &[Placed<'_>], moves: &[Move]) -> Result<()> {
-    let alike =
-        |(a, _): &Placed<'_>, (b, _): &Placed<'_>| a.k.dims() == b.k.dims() && a.k.dtype() == b.k.dtype();
+fn write(card: &Card, layers: &[(&KvStore, &Tensor, &Tensor)], moves: &[Move]) -> Result<()> {
+    let store = layers[0].0;
+    let [_, heads, d] = store.sizes()?;
+    let mut places = [0; 4 * LAYERS];
+    for (index, (store, k, v)) in layers.iter().enumerate() {
+        let layer = [
+            start("staged keys", k)?,
+            start("staged values", v)?,
+            start_mut(&store.k)?,
+            start_mut(&store.v)?,
+        ];
+        for (side, place) in layer.into_iter().enumerate() {
+            places[side * LAYERS + index] = place;
+        }
+    }
     let words: Vec<u32> = moves.iter().flat_map(|at| [at.row, at.page, at.offset]).collect();
     let words = card.words(&words)?;
-    for some in layers.chunk_by(alike).flat_map(|some| some.chunks(LAYERS)) {
-        let store = some[0].0;
-        let [_, heads, d] = store.sizes()?;
-        let mut places = [0; 4 * LAYERS];
-        for (index, (store, [k, v])) in some.iter().enumerate() {
-            for (side, place) in [*k, *v, start_mut(&store.k)?, start_mut(&store.v)?].into_iter().enumerate()
-            {
-                places[side * LAYERS + index] = place;
-            }
-        }
-        let args = [Arg::Words(&places), words.address(), count(heads), count(d)];
-        let kernel = if store.k.dtype() == DType::F16 { "write_f16" } else { "write_f32" };
-        let threads = (heads * d).next_multiple_of(32).clamp(32, 256);
-        // SAFETY: the caller's rows, pages and slots lie within the tensors.
-        unsafe { card.launch(kernel, [moves.len(), some.len(), 1], threads, &args) }?;
-    }
-    Ok(())
-}
-
-/// Rows that go to other cards: `[layers, 2, rows, heads · d]`, keys before values.
-#[cfg(feature = "nccl")]
-pub(crate) struct Packed {
-    layers: usize,
-    rows: usize,
-    /// Numbers of a row.
-    width: usize,
-}
-
-#[cfg(feature = "nccl")]
-impl Packed {
-    pub(crate) fn new(stores: &[KvStore], rows: usize) -> Result<Self> {
-        let sizes = stores.iter().map(|store| store.sizes().map(|[_, heads, d]| heads * d));
-        let sizes = sizes.collect::<Result<Vec<_>>>()?;
-        match sizes.as_slice() {
-            [width, rest @ ..] if rest.iter().all(|other| other == width) => {
-                Ok(Self { layers: sizes.len(), rows, width: *width })
-            }
-            _ => Err(Error::shape("layers of different widths can't be exchanged")),
-        }
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.layers * 2 * self.rows * self.width * size_of::<f32>()
-    }
-
-    /// Gathers staged rows, which [`Kernels::write`] has checked, at the address `to`.
-    pub(crate) fn gather(
-        &self,
-        card: &Card,
-        layers: &[(Tensor, Tensor)],
-        moves: &[Move],
-        to: u64,
-    ) -> Result<()> {
-        let rows: Vec<u32> = moves.iter().map(|at| at.row).collect();
-        let rows = card.words(&rows)?;
-        for (at, some) in layers.chunks(LAYERS).enumerate() {
-            let mut places = [0; 4 * LAYERS];
-            for (index, (k, v)) in some.iter().enumerate() {
-                places[index] = start("staged keys", k)?;
-                places[LAYERS + index] = start("staged values", v)?;
-            }
-            let to = to + (at * LAYERS * self.bytes() / self.layers) as u64;
-            let args = [Arg::Words(&places), rows.address(), Arg::Address(to), count(self.width)];
-            // SAFETY: the rows are there, and `to` has room for all of them in all layers.
-            unsafe { card.launch("gather_rows", [self.rows, some.len(), 1], 256, &args) }?;
-        }
-        Ok(())
-    }
-
-    /// Commits gathered rows, which lie at the address `from`, to the slots of `moves`.
-    pub(crate) fn scatter(&self, card: &Card, stores: &[KvStore], moves: &[Move], from: u64) -> Result<()> {
-        let side = (self.bytes() / self.layers / 2) as u64;
-        let placed = stores.iter().enumerate().map(|(layer, store)| {
-            let at = from + 2 * layer as u64 * side;
-            (store, [at, at + side])
-        });
-        let moves: Vec<_> = moves.iter().zip(0..).map(|(at, row)| Move { row, ..*at }).collect();
-        write(card, &placed.collect::<Vec<_>>(), &moves)
-    }
+    let args = [Arg::Words(&places), words.address(), count(heads), count(d)];
+    let kernel = if store.k.dtype() == DType::F16 { "write_f16" } else { "write_f32" };
+    let threads = (heads * d).next_multiple_of(32).clamp(32, 256);
+    // SAFETY: rows, pages and slots were checked against the tensors.
+    unsafe { card.launch(kernel, [moves.len(), layers.len(), 1], threads, &args) }
 }
 
 #[cfg(feature = "card")]

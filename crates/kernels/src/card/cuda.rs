@@ -100,6 +100,15 @@ impl Cuda {
         Ok(Fixed { context: Arc::clone(&self.context), start, len })
     }
 
+    /// # Safety
+    /// As `Card::copy`.
+    #[cfg(feature = "nccl")]
+    pub(super) unsafe fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: the caller's promise, and the stream is this context's.
+        unsafe { result::memcpy_dtod_async(to, from, len, self.stream.cu_stream()) }.map_err(failed)
+    }
+
     pub(super) fn memory(&self) -> Result<(usize, usize)> {
         self.context.mem_get_info().map_err(failed)
     }

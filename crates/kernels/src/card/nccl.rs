@@ -10,16 +10,24 @@ use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::Arc;
 
+use candle_core::{IndexOp, Tensor};
 use libloading::Library;
 
-use super::{Buffer, Card};
+use super::{Arg, Buffer, Card, count, start, start_mut};
 use crate::error::{Error, ErrorKind, Lack, Result};
+use crate::flat::dims;
 
 /// The library's name where `TREFOIL_NCCL` gives no other.
 const LIBRARY: &str = "libnccl.so.2";
 
 /// `ncclUint8`.
 const BYTES: c_int = 1;
+
+/// Layers of one launch, as `gather_rows` takes them.
+const LAYERS: usize = 64;
+
+/// Each layer's keys and values.
+type Layers = Vec<(Tensor, Tensor)>;
 
 /// `ncclComm_t`: a card's part in a group.
 type Comm = *mut c_void;
@@ -127,14 +135,61 @@ impl Group {
         Ok(Self { api, comms, buffers: Vec::new(), cards })
     }
 
-    /// Gives every card the `len` bytes that `fill` puts at an address of card `root`; says where each has them. They
-    /// stay there until the next call.
-    pub(crate) fn broadcast(
+    /// Gives rows of staged keys and values, which card `root` has, to the cards `lacking`, all layers at once.
+    ///
+    /// * `layers`: each layer's keys and values, `[m, kv_heads, d]`
+    ///
+    /// Returns the rows alone, `[rows, kv_heads, d]`, for each layer and card.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if layers differ in shape, and [`ErrorKind::Backend`] if NCCL or a card fails.
+    pub(crate) fn exchange(
         &mut self,
         root: usize,
-        len: usize,
+        lacking: &[usize],
+        layers: &[(Tensor, Tensor)],
+        rows: &[u32],
+    ) -> Result<Vec<Layers>> {
+        let Some((k, _)) = layers.first() else { return Ok(vec![Vec::new(); lacking.len()]) };
+        let [_, heads, d] = dims("staged keys", k)?;
+        if layers.iter().any(|(other, _)| other.dims() != k.dims()) {
+            return Err(Error::shape("layers of different shapes can't be exchanged"));
+        }
+        // Keys before values.
+        let packed = [layers.len(), 2, rows.len(), heads, d];
+        let theirs = self.broadcast(root, lacking, &packed, |card, to| {
+            let list = card.words(rows)?;
+            for (at, some) in layers.chunks(LAYERS).enumerate() {
+                let mut places = [0; 4 * LAYERS];
+                for (index, (k, v)) in some.iter().enumerate() {
+                    places[index] = start("staged keys", k)?;
+                    places[LAYERS + index] = start("staged values", v)?;
+                }
+                let to = to + (at * LAYERS * 2 * rows.len() * heads * d * size_of::<f32>()) as u64;
+                let args = [Arg::Words(&places), list.address(), Arg::Address(to), count(heads * d)];
+                // SAFETY: the rows have been committed on this card, so they are there, and `to` has room for them.
+                unsafe { card.launch("gather_rows", [rows.len(), some.len(), 1], 256, &args) }?;
+            }
+            Ok(())
+        })?;
+        let each = |packed: Tensor| {
+            let layer = |at| Ok((packed.i((at, 0))?, packed.i((at, 1))?));
+            (0..layers.len()).map(layer).collect()
+        };
+        theirs.into_iter().map(each).collect()
+    }
+
+    /// Gives cards the numbers, in a tensor of `dims`, that `fill` puts at an address of card `root`.
+    ///
+    /// * `wanted`: the numbers of the cards that get them
+    fn broadcast(
+        &mut self,
+        root: usize,
+        wanted: &[usize],
+        dims: &[usize],
         fill: impl FnOnce(&Card, u64) -> Result<()>,
-    ) -> Result<Vec<u64>> {
+    ) -> Result<Vec<Tensor>> {
+        let len = dims.iter().product::<usize>() * size_of::<f32>();
         if self.buffers.first().is_none_or(|buffer| buffer.len() < len) {
             self.buffers.clear();
             let len = len.next_power_of_two();
@@ -154,7 +209,14 @@ impl Group {
             }
             Ok(())
         })?;
-        Ok(starts)
+        // The next exchange takes the buffers again; a tensor stays for as long as it is asked for.
+        let taken = wanted.iter().map(|&rank| {
+            let tensor = self.cards[rank].output(dims)?;
+            // SAFETY: buffer and tensor have so many bytes each, and are two.
+            unsafe { self.cards[rank].copy(starts[rank], start_mut(&tensor)?, len) }?;
+            Ok(tensor)
+        });
+        taken.collect()
     }
 }
 
