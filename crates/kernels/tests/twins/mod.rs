@@ -424,7 +424,7 @@ fn halves(pair: &Pair, ty: CacheType) -> Found {
         allowed,
     )?;
     // Scores of 1.6 and -1.6, and the row's own, 0.
-    let (q, sign) = (0.1 / 3.0_f32, |p: usize| if p % 2 == 0 { 1.0 } else { -1.0 });
+    let (q, sign) = (0.1 / 3.0_f32, |p: usize| if p.is_multiple_of(2) { 1.0 } else { -1.0 });
     let score = f64::from(q) * d as f64;
     let odds = score.exp() + (-score).exp();
     let half = n as f64 / 2.0;
