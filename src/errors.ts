@@ -74,6 +74,10 @@ export type DeviceReason =
   | 'memory'
   /** The model's heads have more channels than a card takes. */
   | 'heads-too-wide'
+  /** Cards of different compute capabilities can't work together. */
+  | 'cards-differ'
+  /** Several cards need NCCL, and it is missing or can't join them. */
+  | 'nccl'
   /** The process that tried the card out ended, or did not. */
   | 'crash'
   | 'timeout'

@@ -13,10 +13,12 @@ mod cuda;
 #[cfg(feature = "emulate")]
 mod emulated;
 mod joint;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 
 #[cfg(feature = "emulate")]
 pub use emulated::Mutation;
-pub(crate) use joint::{Joint, PART, channels};
+pub(crate) use joint::{Joint, PART, Shape};
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,6 +53,9 @@ enum Machine {
 pub(crate) enum Buffer {
     #[cfg(feature = "cuda")]
     Cuda(cuda::Bytes),
+    /// In reach of other cards.
+    #[cfg(all(feature = "cuda", feature = "nccl"))]
+    Fixed(cuda::Fixed),
     #[cfg(feature = "emulate")]
     Emulated(emulated::Bytes),
 }
@@ -118,6 +123,27 @@ impl Card {
         }
     }
 
+    /// Its number on this machine; none where this CPU plays it.
+    pub(crate) fn ordinal(&self) -> Option<usize> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => Some(cuda.ordinal()),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => None,
+        }
+    }
+
+    /// Its stream, as CUDA's libraries take it.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn stream(&self) -> *mut c_void {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.stream(),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => std::ptr::null_mut(),
+        }
+    }
+
     /// Free bytes and all bytes; none where memory is the CPU's.
     pub(crate) fn memory(&self) -> Result<Option<(usize, usize)>> {
         match &self.machine {
@@ -158,6 +184,36 @@ impl Card {
         }
     }
 
+    /// `len` bytes that other cards can reach, and that stay until the stream is done.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn fixed(&self, len: usize) -> Result<Buffer> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.fixed(len.max(1)).map(Buffer::Fixed),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => emulated::Bytes::zeros(len).map(Buffer::Emulated),
+        }
+    }
+
+    /// Copies `len` bytes on the card.
+    ///
+    /// # Safety
+    /// Both addresses have so many bytes, and they do not overlap.
+    #[cfg(feature = "nccl")]
+    pub(crate) unsafe fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            Machine::Cuda(cuda) => unsafe { cuda.copy(from, to, len) },
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => {
+                // SAFETY: the caller's promise; addresses are this CPU's.
+                unsafe { (to as *mut u8).copy_from_nonoverlapping(from as *const u8, len) };
+                Ok(())
+            }
+        }
+    }
+
     /// Writes `bytes` at `at` of `buffer`, which must have room for them.
     pub(crate) fn upload(&self, buffer: &mut Buffer, at: usize, bytes: &[u8]) -> Result<()> {
         match (&self.machine, buffer) {
@@ -165,7 +221,7 @@ impl Card {
             (Machine::Cuda(cuda), Buffer::Cuda(to)) => cuda.upload(to, at, bytes),
             #[cfg(feature = "emulate")]
             (Machine::Emulated(_), Buffer::Emulated(to)) => to.write(at, bytes),
-            #[cfg(all(feature = "cuda", feature = "emulate"))]
+            #[cfg(all(feature = "cuda", any(feature = "emulate", feature = "nccl")))]
             _ => Err(elsewhere("a buffer")),
         }
     }
@@ -177,7 +233,7 @@ impl Card {
             (Machine::Cuda(cuda), Buffer::Cuda(from)) => cuda.download(from, at, len),
             #[cfg(feature = "emulate")]
             (Machine::Emulated(_), Buffer::Emulated(from)) => from.read(at, len),
-            #[cfg(all(feature = "cuda", feature = "emulate"))]
+            #[cfg(all(feature = "cuda", any(feature = "emulate", feature = "nccl")))]
             _ => Err(elsewhere("a buffer")),
         }
     }
@@ -286,6 +342,8 @@ impl Buffer {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(bytes) => bytes.len(),
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Self::Fixed(bytes) => bytes.len(),
             #[cfg(feature = "emulate")]
             Self::Emulated(bytes) => bytes.len(),
         }
@@ -301,6 +359,8 @@ impl Buffer {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(bytes) => bytes.address(),
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Self::Fixed(bytes) => bytes.address(),
             #[cfg(feature = "emulate")]
             Self::Emulated(bytes) => bytes.address(),
         }

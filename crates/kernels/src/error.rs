@@ -44,6 +44,10 @@ pub enum Lack {
     Memory,
     /// Kernels for heads as wide as the model's.
     Heads,
+    /// Other cards of the same compute capability: rows are the same bits on those only.
+    Alike,
+    /// NCCL, by which cards exchange rows, or in this build what calls it.
+    Nccl,
 }
 
 impl Lack {
@@ -57,6 +61,8 @@ impl Lack {
             Self::NewerCard => "card-too-old",
             Self::Memory => "memory",
             Self::Heads => "heads-too-wide",
+            Self::Alike => "cards-differ",
+            Self::Nccl => "nccl",
         }
     }
 }

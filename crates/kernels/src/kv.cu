@@ -30,6 +30,19 @@ KERNEL(256) write_bf16(Layers layers, const uint32_t *moves, int heads, int d) {
   write<__nv_bfloat16>(layers, moves, heads, d);
 }
 
+// One block a row and layer: a staged row into its place among those that go to other cards,
+// [layers, 2, rows, width], keys before values.
+KERNEL(256) gather_rows(Layers layers, const uint32_t *rows, float *packed, int width) {
+  const int layer = blockIdx.y;
+  const float *k = (const float *)layers.k[layer], *v = (const float *)layers.v[layer];
+  const size_t from = (size_t)rows[blockIdx.x] * width;
+  const size_t to = ((size_t)2 * layer * gridDim.x + blockIdx.x) * width;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    packed[to + i] = k[from + i];
+    packed[to + (size_t)gridDim.x * width + i] = v[from + i];
+  }
+}
+
 // One page over another; `words` is a page's length in words of four bytes.
 KERNEL(256) copy_page(uint32_t *pages, int from, int to, int words) {
   const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -37,11 +50,20 @@ KERNEL(256) copy_page(uint32_t *pages, int from, int to, int words) {
 }
 
 // Keys or values of a document, [n, heads, d], into tiles: keys [heads, tiles, d, PAGE], values [heads, tiles, PAGE, d].
-KERNEL(256) share(const float *k, const float *v, float *tiles_k, float *tiles_v, int n, int heads, int d) {
+template <class T>
+DEVICE void share(const float *k, const float *v, T *tiles_k, T *tiles_v, int n, int heads, int d) {
   const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= (size_t)n * heads * d) return;
   const size_t position = i / d / heads, head = i / d % heads, channel = i % d;
   const size_t tile = (head * ((n + PAGE - 1) / PAGE) + position / PAGE) * PAGE * d, slot = position % PAGE;
-  tiles_k[tile + channel * PAGE + slot] = k[i];
-  tiles_v[tile + slot * d + channel] = v[i];
+  narrow(k[i], tiles_k[tile + channel * PAGE + slot]);
+  narrow(v[i], tiles_v[tile + slot * d + channel]);
 }
+
+#define SHARE(name, T)                                                                                                  \
+  KERNEL(256) name(const float *k, const float *v, T *tiles_k, T *tiles_v, int n, int heads, int d) {                  \
+    share(k, v, tiles_k, tiles_v, n, heads, d);                                                                         \
+  }
+SHARE(share_f32, float)
+SHARE(share_f16, __half)
+SHARE(share_bf16, __nv_bfloat16)

@@ -84,7 +84,7 @@ impl Llama {
         }
     }
 
-    /// The same model on other threads, sharing the weights.
+    /// The same model on other threads of the same device, sharing the weights.
     #[must_use]
     pub fn on(&self, kernels: &Kernels) -> Self {
         Self { kernels: kernels.clone(), ..self.clone() }
@@ -134,7 +134,8 @@ impl CausalLm for Llama {
             }
             let q = kernels.rope(&q, &positions, &self.rope)?;
             let k = kernels.rope(&k, &positions, &self.rope)?;
-            let a = kernels.attend(&q, &k, &v, kv.store(index), &sight, scale, config.window, None)?;
+            let a =
+                kernels.attend(&q, &k, &v, kv.store(kernels, index)?, &sight, scale, config.window, None)?;
             staged.push((k, v));
             let o = layer.o.forward(kernels, &a)?;
 
@@ -146,7 +147,7 @@ impl CausalLm for Llama {
         let scores = logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
             Ok(kernels.rms_norm(x, &self.norm, config.norm_eps)?)
         })?;
-        Ok((scores, Staged::new(draft, staged)))
+        Ok((scores, Staged::new(kernels, draft, staged)))
     }
 }
 

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{Kernels, SharedKv, Weight};
+use trefoil_kernels::{CacheType, Kernels, SharedKv, Weight};
 
 use crate::config::T5Config;
 use crate::draft::{Draft, Token};
@@ -28,6 +28,8 @@ use crate::weights::Weights;
 pub struct T5 {
     config: T5Config,
     kernels: Kernels,
+    /// How documents' keys and values are kept.
+    documents: CacheType,
     embedding: Arc<Weight>,
     head: Option<Arc<Weight>>,
     encoder: Vec<Arc<EncoderLayer>>,
@@ -111,6 +113,7 @@ impl T5 {
         progress(1.0)?;
         Ok(Self {
             kernels: kernels.clone(),
+            documents: CacheType::F32,
             embedding,
             head,
             encoder,
@@ -135,7 +138,13 @@ impl T5 {
         }
     }
 
-    /// The same model on other threads, sharing the weights.
+    /// The same model, which keeps the keys and values of documents as `ty`; whole, where nothing is said.
+    #[must_use]
+    pub fn keeping(self, ty: CacheType) -> Self {
+        Self { documents: ty, ..self }
+    }
+
+    /// The same model on other threads of the same device, sharing the weights.
     #[must_use]
     pub fn on(&self, kernels: &Kernels) -> Self {
         Self { kernels: kernels.clone(), ..self.clone() }
@@ -209,13 +218,13 @@ impl CausalLm for T5 {
             let h = self.norm(&x, &own.norm)?;
             let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
             let bias = Some(&self.decoder_bias);
-            let a = kernels.attend(&q, &k, &v, kv.store(index), &sight, SCALE, None, bias)?;
+            let a = kernels.attend(&q, &k, &v, kv.store(kernels, index)?, &sight, SCALE, None, bias)?;
             staged.push((k, v));
             let o = own.o.forward(kernels, &a)?;
 
             let [residual, h] = kernels.add_norm(&x, &o, &layer.cross.norm, self.config.norm_eps)?;
             let [q] = self.heads([&layer.cross.q], &h)?;
-            let a = kernels.attend_shared(&q, &documents.layer(index), SCALE, None)?;
+            let a = kernels.attend_shared(&q, &documents.layer(kernels, index)?, SCALE, None)?;
             let o = layer.cross.o.forward(kernels, &a)?;
 
             x = self.feed_forward(&residual, &o, &layer.feed_forward)?;
@@ -227,7 +236,7 @@ impl CausalLm for T5 {
             }
             Ok((x * (self.config.width as f64).powf(-0.5))?)
         })?;
-        Ok((scores, Staged::new(draft, staged)))
+        Ok((scores, Staged::new(kernels, draft, staged)))
     }
 }
 
@@ -243,7 +252,8 @@ impl Seq2SeqLm for T5 {
             let own = &layer.attention;
             let h = self.norm(&x, &own.norm)?;
             let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
-            let (own_keys, bias) = (kernels.share(&k, &v)?, (&self.encoder_bias, positions.as_slice()));
+            let (own_keys, bias) =
+                (kernels.share(&k, &v, CacheType::F32)?, (&self.encoder_bias, positions.as_slice()));
             // Row i is at position i.
             let a = kernels.attend_shared(&q, &[(&own_keys, &positions)], SCALE, Some(bias))?;
             x = self.feed_forward(&x, &own.o.forward(kernels, &a)?, &layer.feed_forward)?;
@@ -254,10 +264,10 @@ impl Seq2SeqLm for T5 {
             .iter()
             .map(|layer| {
                 let [k, v] = self.heads([&layer.cross.k, &layer.cross.v], &x)?;
-                Ok(kernels.share(&k, &v)?)
+                Ok(kernels.share(&k, &v, self.documents)?)
             })
             .collect::<Result<_>>()?;
-        Ok(Arc::new(CrossKv { layers, tokens: source.len() }))
+        Ok(Arc::new(CrossKv::new(layers)))
     }
 }
 
@@ -279,8 +289,8 @@ impl Documents {
     }
 
     /// What cross-attention of a layer reads.
-    fn layer(&self, layer: usize) -> Vec<(&SharedKv, &[u32])> {
-        self.0.iter().map(|(document, rows)| (&document.layers[layer], rows.as_slice())).collect()
+    fn layer(&self, kernels: &Kernels, layer: usize) -> Result<Vec<(&SharedKv, &[u32])>> {
+        self.0.iter().map(|(document, rows)| Ok((document.layer(kernels, layer)?, rows.as_slice()))).collect()
     }
 }
 

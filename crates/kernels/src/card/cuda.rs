@@ -38,6 +38,14 @@ pub(crate) struct Bytes {
     start: u64,
 }
 
+/// Bytes in the card's memory that are not of the stream's pool, whose memory other cards can't reach.
+#[cfg(feature = "nccl")]
+pub(crate) struct Fixed {
+    context: Arc<CudaContext>,
+    start: u64,
+    len: usize,
+}
+
 impl Cuda {
     pub(super) fn new(ordinal: usize) -> Result<Self> {
         let missing = |cause| unusable(&format!("CUDA device {ordinal} cannot be used"), cause);
@@ -80,6 +88,32 @@ impl Cuda {
 
     pub(super) fn processors(&self) -> usize {
         self.processors
+    }
+
+    pub(super) fn ordinal(&self) -> usize {
+        self.context.ordinal()
+    }
+
+    #[cfg(feature = "nccl")]
+    pub(super) fn stream(&self) -> *mut c_void {
+        self.stream.cu_stream().cast()
+    }
+
+    #[cfg(feature = "nccl")]
+    pub(super) fn fixed(&self, len: usize) -> Result<Fixed> {
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: the bytes are written before any are read.
+        let start = unsafe { result::malloc_sync(len) }.map_err(|cause| no_room(len, cause))?;
+        Ok(Fixed { context: Arc::clone(&self.context), start, len })
+    }
+
+    /// # Safety
+    /// As `Card::copy`.
+    #[cfg(feature = "nccl")]
+    pub(super) unsafe fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: the caller's promise, and the stream is this context's.
+        unsafe { result::memcpy_dtod_async(to, from, len, self.stream.cu_stream()) }.map_err(failed)
     }
 
     pub(super) fn memory(&self) -> Result<(usize, usize)> {
@@ -169,6 +203,27 @@ impl Bytes {
 
     pub(super) fn address(&self) -> u64 {
         self.start
+    }
+}
+
+#[cfg(feature = "nccl")]
+impl Fixed {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.start
+    }
+}
+
+#[cfg(feature = "nccl")]
+impl Drop for Fixed {
+    fn drop(&mut self) {
+        // A card that fails here has failed for all that comes, which says so.
+        let _ = self.context.bind_to_thread().and_then(|()| self.context.synchronize());
+        // SAFETY: its own, and nothing that uses it is under way.
+        let _ = unsafe { result::memory_free(self.start) };
     }
 }
 

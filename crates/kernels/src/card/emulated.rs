@@ -62,11 +62,11 @@ pub(super) struct Emulated {
     library: Library,
 }
 
-/// Who waits for another's library need not compile it.
-static COMPILING: Mutex<()> = Mutex::new(());
-
 /// A library is in the process once, with one memory for all blocks, so one kernel runs at a time.
 static BUSY: Mutex<()> = Mutex::new(());
+
+/// What is compiled is compiled once.
+static COMPILING: Mutex<()> = Mutex::new(());
 
 /// Bytes in this CPU's memory, of which kernels are told the address.
 pub(crate) struct Bytes {
@@ -90,7 +90,7 @@ impl Emulated {
                 _ => return Err(broken(format!("{file} does not hold {from:?} once"))),
             }
         }
-        let library = compile(&files)?;
+        let library = compile("kernels.cu", &files)?;
         // SAFETY: the library was compiled from this crate's sources, which run nothing when loaded.
         let library = unsafe { Library::new(&library) }
             .map_err(|cause| broken(format!("{} cannot be loaded: {cause}", library.display())))?;
@@ -174,8 +174,15 @@ impl Drop for Bytes {
     }
 }
 
-/// Compiles the sources to a library in the folder of temporary files, once for the same sources.
-fn compile(files: &[(&str, String)]) -> Result<PathBuf> {
+/// A library that stands in for NCCL.
+#[cfg(feature = "nccl")]
+pub(super) fn nccl() -> Result<PathBuf> {
+    compile("nccl.cpp", &[("nccl.cpp", include_str!("nccl.cpp").to_owned())])
+}
+
+/// Compiles the sources, by the one that includes the others, to a library in the folder of temporary files, once for
+/// the same sources.
+fn compile(main: &str, files: &[(&str, String)]) -> Result<PathBuf> {
     let mut hash = DefaultHasher::new();
     files.hash(&mut hash);
     let name = format!("trefoil-emulated-{:016x}", hash.finish());
@@ -185,7 +192,7 @@ fn compile(files: &[(&str, String)]) -> Result<PathBuf> {
         return Ok(library);
     }
     let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-    let compiled = compile_in(&folder, files);
+    let compiled = compile_in(&folder, main, files);
     // Renamed, so that another test that compiles the same never loads half a library.
     let placed = compiled.and_then(|built| {
         std::fs::rename(built, &library).map_err(|cause| broken(format!("{}: {cause}", library.display())))
@@ -195,7 +202,7 @@ fn compile(files: &[(&str, String)]) -> Result<PathBuf> {
     placed.map(|()| library)
 }
 
-fn compile_in(folder: &Path, files: &[(&str, String)]) -> Result<PathBuf> {
+fn compile_in(folder: &Path, main: &str, files: &[(&str, String)]) -> Result<PathBuf> {
     let unwritten = |cause: std::io::Error| broken(format!("{}: {cause}", folder.display()));
     std::fs::create_dir_all(folder.join("card")).map_err(unwritten)?;
     for (name, text) in files {
@@ -217,7 +224,7 @@ fn compile_in(folder: &Path, files: &[(&str, String)]) -> Result<PathBuf> {
     let output = Command::new(&compiler)
         .args(flags)
         .args(["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-I"])
-        .args([folder, &folder.join("kernels.cu"), Path::new("-o"), &built])
+        .args([folder, &folder.join(main), Path::new("-o"), &built])
         .output()
         .map_err(|cause| broken(format!("{compiler} cannot be run: {cause}")))?;
     if output.status.success() {

@@ -357,11 +357,6 @@ impl Forest {
         } else if ty == F32 {
             close(&name, &values(&cpu), &values(&card), 2e-6)?;
         } else {
-            let norm = |x: &Tensor| {
-                let x = values(x);
-                let norms = x.chunks_exact(d).map(|x| x.iter().map(|x| x * x).sum::<f32>().sqrt());
-                norms.fold(0.0, f32::max)
-            };
             let size = scale * norm(&q) * norm(&text[0]).max(norm(&k));
             close(&name, &values(&cpu), &values(&card), roundings(ty, size, d, positions))?;
         }
@@ -377,6 +372,13 @@ impl Forest {
         let chain = made(&pair.card, &stores[1], &alone, [&q, &k, &v]);
         same(&format!("{name}, a path alone"), &pick(&on(&pair.cpu, &card), &at), &chain)
     }
+}
+
+/// The greatest length of a head.
+fn norm(heads: &Tensor) -> f32 {
+    let x = values(heads);
+    let d = heads.dims()[2];
+    x.chunks_exact(d).map(|x| x.iter().map(|x| x * x).sum::<f32>().sqrt()).fold(0.0, f32::max)
 }
 
 /// How far attention over `n` values between -1 and 1 may be from the CPU's, where tensor cores make it and scores are
@@ -427,7 +429,7 @@ fn halves(pair: &Pair, ty: CacheType) -> Found {
         allowed,
     )?;
     // Scores of 1.6 and -1.6, and the row's own, 0.
-    let (q, sign) = (0.1 / 3.0_f32, |p: usize| if p % 2 == 0 { 1.0 } else { -1.0 });
+    let (q, sign) = (0.1 / 3.0_f32, |p: usize| if p.is_multiple_of(2) { 1.0 } else { -1.0 });
     let score = f64::from(q) * d as f64;
     let odds = score.exp() + (-score).exp();
     let half = n as f64 / 2.0;
@@ -488,31 +490,50 @@ fn attend(pair: &Pair) -> Found {
 
 fn shared(pair: &Pair) -> Found {
     let mut sample = Sample::new(9);
-    for (heads, kv_heads, d, lengths, rows, width) in [
-        (1, 1, 1, [1, 2], 2, None),
-        (4, 2, 64, [33, 64], 9, Some(5)),
-        (3, 3, 20, [31, 90], 70, Some(65)),
-        (2, 1, 128, [7, 250], 5, None),
-        (2, 2, 64, [40, 600], 6, Some(31)),
+    for (heads, kv_heads, d, lengths, rows, width, ty) in [
+        (1, 1, 1, [1, 2], 2, None, F32),
+        (4, 2, 64, [33, 64], 9, Some(5), F32),
+        (3, 3, 20, [31, 90], 70, Some(65), F32),
+        (2, 1, 128, [7, 250], 5, None, F32),
+        (2, 2, 64, [40, 600], 6, Some(31), F32),
+        (2, 1, 1, [1, 33], 3, Some(1), F16),
+        (3, 3, 20, [31, 90], 110, Some(65), Bf16),
+        (4, 2, 64, [256, 600], 40, Some(31), F16),
+        (1, 1, 200, [64, 300], 70, None, Bf16),
     ] {
-        let name = format!("shared {heads}/{kv_heads}×{d} {lengths:?}");
+        let name = format!("shared {heads}/{kv_heads}×{d} {ty:?} {lengths:?}");
         let text = lengths.map(|n| [0, 1].map(|_| sample.tensor(&[n, kv_heads, d])));
         let q = sample.tensor(&[rows, heads, d]);
         let bias = width.map(|width| sample.tensor(&[heads, width]));
         let positions: Vec<u32> = (0..rows).map(|_| sample.below(60) as u32).collect();
         let (mine, theirs): (Vec<u32>, Vec<u32>) = (0..rows as u32).partition(|row| row % 3 > 0);
+        let scale = 0.3;
         let made = |kernels: &Kernels| {
-            let kept = text.each_ref().map(|[k, v]| kernels.share(&on(kernels, k), &on(kernels, v)).unwrap());
-            let (q, bias) = (on(kernels, &q), bias.as_ref().map(|bias| on(kernels, bias)));
-            let bias = bias.as_ref().map(|bias| (bias, positions.as_slice()));
-            kernels.attend_shared(&q, &[(&kept[0], &mine), (&kept[1], &theirs)], 0.3, bias).unwrap()
+            let share = |[k, v]: &[Tensor; 2]| kernels.share(&on(kernels, k), &on(kernels, v), ty).unwrap();
+            let kept = text.each_ref().map(share);
+            let attend = |q: &Tensor, positions: &[u32], readers: [&[u32]; 2]| {
+                let (q, bias) = (on(kernels, q), bias.as_ref().map(|bias| on(kernels, bias)));
+                let bias = bias.as_ref().map(|bias| (bias, positions));
+                let documents = [(&kept[0], readers[0]), (&kept[1], readers[1])];
+                on(&pair.cpu, &kernels.attend_shared(&q, &documents, scale, bias).unwrap())
+            };
+            // The last row alone sees what it sees in company.
+            let (last, alone): (usize, [&[u32]; 2]) =
+                (rows - 1, if (rows - 1) % 3 > 0 { [&[0], &[]] } else { [&[], &[0]] });
+            let single = attend(&pick(&q, &[last]), &positions[last..], alone);
+            (attend(&q, &positions, [&mine, &theirs]), single)
         };
-        let (cpu, card) = (made(&pair.cpu), made(&pair.card));
-        if lengths.iter().all(|&n| n <= 8 * PAGE) {
+        let ((cpu, _), (card, alone)) = (made(&pair.cpu), made(&pair.card));
+        if ty != F32 {
+            let size = scale * norm(&q) * text.iter().map(|[k, _]| norm(k)).fold(0.0, f32::max);
+            let n = lengths[0].max(lengths[1]);
+            close(&name, &values(&cpu), &values(&card), roundings(ty, size, d, n))?;
+        } else if lengths.iter().all(|&n| n <= 8 * PAGE) {
             same(&name, &cpu, &card)?;
         } else {
             close(&name, &values(&cpu), &values(&card), 2e-6)?;
         }
+        same(&format!("{name}, a row alone"), &pick(&card, &[rows - 1]), &alone)?;
     }
     Ok(())
 }
