@@ -83,7 +83,7 @@ impl Subject {
                 Llama::load(config.clone(), weights, kernels, &mut |_| Ok(()))
             })?),
             ModelConfig::T5(config) => Lm::Seq2Seq(on_each(&devices, |kernels| {
-                T5::load(config.clone(), weights, kernels, &mut |_| Ok(()))
+                T5::load(config.clone(), weights, kernels, &mut |_| Ok(())).map(|model| model.keeping(cache))
             })?),
         };
         Ok(Self { name: name.to_owned(), ty, lm, devices, cache })

@@ -18,7 +18,7 @@ pub(crate) mod nccl;
 
 #[cfg(feature = "emulate")]
 pub use emulated::Mutation;
-pub(crate) use joint::{Joint, PART, channels};
+pub(crate) use joint::{Joint, PART, Shape};
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};

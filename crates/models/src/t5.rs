@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{Kernels, SharedKv, Weight};
+use trefoil_kernels::{CacheType, Kernels, SharedKv, Weight};
 
 use crate::config::T5Config;
 use crate::draft::{Draft, Token};
@@ -28,6 +28,8 @@ use crate::weights::Weights;
 pub struct T5 {
     config: T5Config,
     kernels: Kernels,
+    /// How documents' keys and values are kept.
+    documents: CacheType,
     embedding: Arc<Weight>,
     head: Option<Arc<Weight>>,
     encoder: Vec<Arc<EncoderLayer>>,
@@ -111,6 +113,7 @@ impl T5 {
         progress(1.0)?;
         Ok(Self {
             kernels: kernels.clone(),
+            documents: CacheType::F32,
             embedding,
             head,
             encoder,
@@ -133,6 +136,12 @@ impl T5 {
             decoder: self.decoder[..decoder_layers].to_vec(),
             ..self.clone()
         }
+    }
+
+    /// The same model, which keeps the keys and values of documents as `ty`; whole, where nothing is said.
+    #[must_use]
+    pub fn keeping(self, ty: CacheType) -> Self {
+        Self { documents: ty, ..self }
     }
 
     /// The same model on other threads of the same device, sharing the weights.
@@ -243,7 +252,8 @@ impl Seq2SeqLm for T5 {
             let own = &layer.attention;
             let h = self.norm(&x, &own.norm)?;
             let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
-            let (own_keys, bias) = (kernels.share(&k, &v)?, (&self.encoder_bias, positions.as_slice()));
+            let (own_keys, bias) =
+                (kernels.share(&k, &v, CacheType::F32)?, (&self.encoder_bias, positions.as_slice()));
             // Row i is at position i.
             let a = kernels.attend_shared(&q, &[(&own_keys, &positions)], SCALE, Some(bias))?;
             x = self.feed_forward(&x, &own.o.forward(kernels, &a)?, &layer.feed_forward)?;
@@ -254,7 +264,7 @@ impl Seq2SeqLm for T5 {
             .iter()
             .map(|layer| {
                 let [k, v] = self.heads([&layer.cross.k, &layer.cross.v], &x)?;
-                Ok(kernels.share(&k, &v)?)
+                Ok(kernels.share(&k, &v, self.documents)?)
             })
             .collect::<Result<_>>()?;
         Ok(Arc::new(CrossKv::new(layers)))
