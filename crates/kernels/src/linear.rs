@@ -8,12 +8,14 @@
 #[cfg(feature = "card")]
 mod on_card;
 
+use std::mem::MaybeUninit;
+
 use candle_core::Tensor;
 
 use crate::Kernels;
 use crate::dense::{SIDE, dense};
 use crate::error::{Error, Result};
-use crate::flat::{Flat, dims, equal, tensor, zeros};
+use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::formats::WeightType;
 use crate::integer::Integer;
 use crate::isa::Found;
@@ -34,7 +36,7 @@ const ALONE: usize = 100_000;
 /// One product, seen from a task.
 pub(crate) struct Product<'a> {
     pub(crate) weight: &'a Weight,
-    pub(crate) out: Parts<'a, f32>,
+    pub(crate) out: Parts<'a, MaybeUninit<f32>>,
 }
 
 impl Product<'_> {
@@ -48,7 +50,14 @@ impl Product<'_> {
         let width = LANES.min(n - panel * LANES);
         // SAFETY: panels are disjoint columns, and the caller owns this one.
         let out = unsafe { self.out.part(row * n + panel * LANES, width) };
-        out.copy_from_slice(&lanes[..width]);
+        // A size that the compiler knows is one store.
+        if let Some(out) = out.first_chunk_mut::<LANES>() {
+            *out = lanes.map(MaybeUninit::new);
+        } else {
+            for (to, x) in out.iter_mut().zip(lanes) {
+                to.write(*x);
+            }
+        }
     }
 }
 
@@ -82,6 +91,25 @@ impl Kernels {
         if let Some(card) = self.card() {
             return on_card::linears(card, x, weights);
         }
+        let results = self.products(x, weights)?.into_iter().zip(weights);
+        let results: Vec<_> = results.map(|(out, w)| tensor(out, &[m, w.n()])).collect::<Result<_>>()?;
+        // As many results as weights: the conversion cannot fail.
+        results.try_into().map_err(|_| Error::shape("products and weights differ in number"))
+    }
+
+    /// [`Kernels::linear`] on this CPU, as numbers: row after row, without a copy.
+    ///
+    /// # Errors
+    /// As [`Kernels::linear`]; a card's tensor is one of another device.
+    pub fn linear_values(&self, x: &Tensor, w: &Weight) -> Result<Vec<f32>> {
+        let [_, k] = dims("x", x)?;
+        equal("the width of x", k, w.k())?;
+        Ok(self.products(x, [w])?.remove(0))
+    }
+
+    /// As many products as weights, whose widths are that of `x`.
+    fn products<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<Vec<Vec<f32>>> {
+        let [m, k] = dims("x", x)?;
         let x = Flat::new("x", x)?;
         let any_dense = weights.iter().any(|w| w.ty().is_dense());
         let rows = if any_dense { Some(self.rows(x.values(), m, k)?) } else { None };
@@ -93,7 +121,7 @@ impl Kernels {
 
         let mut outs = Vec::with_capacity(N);
         for w in weights {
-            outs.push(zeros(m * w.n())?);
+            outs.push(room(m * w.n())?);
         }
         let products: Vec<_> = outs
             .iter_mut()
@@ -117,10 +145,8 @@ impl Kernels {
             self.pool().run(tasks.len(), &task)?;
         }
         drop(products);
-        let results = outs.into_iter().zip(weights).map(|(out, w)| tensor(out, &[m, w.n()]));
-        let results: Vec<_> = results.collect::<Result<_>>()?;
-        // As many results as weights: the conversion cannot fail.
-        results.try_into().map_err(|_| Error::shape("products and weights differ in number"))
+        // SAFETY: the tasks have every panel, and each writes its panels for every row.
+        Ok(outs.into_iter().map(|out| unsafe { written(out) }).collect())
     }
 
     /// Quantises `x`, `[m, k]`, in tiles of rows.

@@ -26,10 +26,10 @@ pub(crate) fn logits(
         return Ok(Scores::new(draft, head.n(), Vec::new()));
     }
     let x = if scored.len() == draft.len() { x.clone() } else { kernels.select(x, &scored)? };
-    let logits = kernels.linear(&finish(&x)?, head)?;
     if !kernels.on_card() {
-        return Ok(Scores::new(draft, head.n(), logits.flatten_all()?.to_vec1()?));
+        return Ok(Scores::new(draft, head.n(), kernels.linear_values(&finish(&x)?, head)?));
     }
+    let logits = kernels.linear(&finish(&x)?, head)?;
     let asked = |(at, &row): (usize, &u32)| Some((at as u32, draft.rows()[row as usize].asked?));
     let asked: Vec<(u32, Token)> = scored.iter().enumerate().filter_map(asked).collect();
     let judged = kernels.judge(&logits, &asked)?;
