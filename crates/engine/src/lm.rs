@@ -7,6 +7,9 @@ use trefoil_models::{CacheType, CausalLm, CrossKv, Llama, ModelConfig, Sharded, 
 
 use crate::error::Result;
 
+/// Rows that a card scores in about the time of one.
+const FREE: usize = 32;
+
 /// A model, once for each of its devices.
 pub(crate) enum Lm {
     /// Decoder only.
@@ -69,13 +72,17 @@ impl Lm {
 
     /// The part that writes, its steps shared out over its devices where there are several.
     pub(crate) fn decoder(&self) -> Arc<dyn CausalLm> {
-        let devices: Vec<Arc<dyn CausalLm>> = match self {
-            Self::Causal(devices) => devices.iter().map(|model| Arc::clone(model) as _).collect(),
-            Self::Seq2Seq { devices, .. } => devices.iter().map(|model| Arc::clone(model) as _).collect(),
+        let (kernels, devices): (&Kernels, Vec<Arc<dyn CausalLm>>) = match self {
+            Self::Causal(devices) => {
+                (devices[0].kernels(), devices.iter().map(|model| Arc::clone(model) as _).collect())
+            }
+            Self::Seq2Seq { devices, .. } => {
+                (devices[0].kernels(), devices.iter().map(|model| Arc::clone(model) as _).collect())
+            }
         };
         match devices.as_slice() {
             [only] => Arc::clone(only),
-            _ => Arc::new(Sharded::over(devices)),
+            _ => Arc::new(Sharded::over(devices, if kernels.on_card() { FREE } else { 1 })),
         }
     }
 

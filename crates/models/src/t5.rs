@@ -150,6 +150,11 @@ impl T5 {
         Self { kernels: kernels.clone(), ..self.clone() }
     }
 
+    /// Where the model runs.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
     /// What the model was built from.
     pub fn config(&self) -> &T5Config {
         &self.config
