@@ -9,7 +9,7 @@ export const { version: VERSION } = JSON.parse(await readFile(join(ROOT, 'packag
 export const CARD = { name: 'Abacus 9000', capability: '9.0', memory: 80e9 }
 
 /** The cards of an addon that works. */
-export const CARDS = Array(8).fill(CARD)
+export const CARDS = Array.from({ length: 8 }, () => CARD)
 
 /** A package whose addon is `code`; it goes away with the test. */
 export async function pretend(t, code, version = VERSION) {
