@@ -13,13 +13,13 @@ import { cudaTarget, cudaToolkit } from './cuda-toolkit.mjs'
 import { cargoTests, runPhases, sum } from './test.mjs'
 
 const CUDA = 'trefoil-engine/cuda,trefoil-node/cuda,trefoil-check/cuda'
-const EMULATE = 'trefoil-models/emulate,trefoil-check/emulate'
+const EMULATE = 'trefoil-models/emulate,trefoil-decode/emulate,trefoil-check/emulate'
 
 const PHASES = [
   {
     name: 'emulate',
     commands: [
-      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '-p', 'trefoil-check', '--features', EMULATE, '--test', 'emulated']
+      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '-p', 'trefoil-decode', '-p', 'trefoil-check', '--features', EMULATE, '--test', 'emulated']
     ],
     count: cargoTests
   },

@@ -250,7 +250,7 @@ impl Strategy for Auto {
         live: &Live<'_>,
         draft: &Draft,
         scores: &Scores,
-        sampler: &mut Sampler,
+        sampler: &Sampler,
     ) -> Result<Verdict> {
         let verdict = walk(live, draft, scores, sampler)?;
         if let Some(branch) = self.branches.get_mut(&live.branch) {

@@ -23,6 +23,8 @@ use crate::pool::Parts;
 use crate::sight::Sight;
 use crate::stored::Stored;
 use crate::tile::{Bias, Query, Tile, see};
+#[cfg(feature = "card")]
+use crate::words::Upload;
 
 /// Rows of a task, at most.
 const ROWS: usize = 8;
@@ -366,7 +368,7 @@ fn on_card(
         address("staged values", v)?,
         address_mut(&store.k)?,
         address_mut(&store.v)?,
-        card.words(&sight.words())?.address(),
+        Arg::Address(card.words(sight.words())?),
         bias.map_or(Ok(Arg::Address(0)), |bias| address("the bias", bias))?,
         address_mut(&joint.out)?,
         joint.partial(),

@@ -23,7 +23,7 @@
   X(dense_bf16_1) X(dense_bf16_2) X(dense_bf16_4)                              \
   X(dense_f32_1) X(dense_f32_8) X(write_f32) X(write_f16) X(copy_page) X(share)                                         \
   X(attend_f32_2) X(attend_f32_4) X(attend_f32_8) X(attend_f16_2) X(attend_f16_4) X(attend_f16_8) X(merge)             \
-  X(attend_shared_2) X(attend_shared_4) X(attend_shared_8) X(judge) X(ask)
+  X(attend_shared_2) X(attend_shared_4) X(attend_shared_8) X(judge) X(draw) X(ask)
 
 KERNELS(EXPORT)
 

@@ -22,6 +22,7 @@ use crate::quantise::{BLOCK, Block, Quantise, TILE};
 use crate::weight::Weight;
 #[cfg(feature = "card")]
 use crate::weight::stride;
+use crate::words::Words;
 
 /// Bytes of panels that a task walks for every tile of rows: half of a small second-level cache.
 const CHUNK: usize = 128 << 10;
@@ -149,7 +150,7 @@ impl Kernels {
     ///
     /// # Errors
     /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a token is not below `n`.
-    pub fn embed(&self, tokens: &[u32], w: &Weight) -> Result<Tensor> {
+    pub fn embed(&self, tokens: &Words, w: &Weight) -> Result<Tensor> {
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= w.n()) {
             return Err(Error::range(format!("token {token} is not below the vocabulary's {}", w.n())));
         }
@@ -158,7 +159,7 @@ impl Kernels {
             return embed(card, tokens, w);
         }
         let mut out = Vec::with_capacity(tokens.len() * w.k());
-        for &token in tokens {
+        for &token in tokens.iter() {
             out.extend(w.row(token as usize)?);
         }
         tensor(out, &[tokens.len(), w.k()])
@@ -326,13 +327,13 @@ fn on_card<const N: usize>(card: &Card, x: &Tensor, weights: [&Weight; N]) -> Re
 }
 
 #[cfg(feature = "card")]
-fn embed(card: &Card, tokens: &[u32], w: &Weight) -> Result<Tensor> {
+fn embed(card: &Card, tokens: &Words, w: &Weight) -> Result<Tensor> {
     let weight = w.on_card().ok_or_else(|| Error::shape("the weight is on another device"))?;
     let (out, words) = (card.output(&[tokens.len(), w.k()])?, card.words(tokens)?);
     let row_bytes = stride(w.ty(), w.k()) * w.ty().block_bytes();
     let args = [
         weight.address(),
-        words.address(),
+        Arg::Address(words),
         address_mut(&out)?,
         count(w.k()),
         count(w.ty() as usize),

@@ -5,9 +5,11 @@
 //! context, and it says where keys lie instead of which position they have.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::kv::PAGE;
+use crate::words::{Upload, Words};
 
 /// The rows of a step: which branch each continues, and through which staged rows.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +18,8 @@ pub struct Sight {
     pages: Vec<u32>,
     rows: Vec<Row>,
     paths: Vec<u32>,
+    /// All of it, as a card reads it.
+    words: OnceLock<Words>,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +45,7 @@ impl Sight {
     /// * `pages`: its page table; position p lies in `pages[p / PAGE]`
     /// * `len`: its committed positions
     pub fn branch(&mut self, pages: &[u32], len: usize) -> usize {
+        self.words.take();
         let from = self.pages.len();
         self.pages.extend_from_slice(pages);
         self.branches.push(Branch { pages: from..self.pages.len(), len });
@@ -52,6 +57,7 @@ impl Sight {
     /// * `branch`: an index that [`Sight::branch`] returned
     /// * `path`: staged rows from the branch's root to this row, itself last
     pub fn row(&mut self, branch: usize, path: &[u32]) {
+        self.words.take();
         let from = self.paths.len();
         self.paths.extend_from_slice(path);
         self.rows.push(Row { branch, path: from..self.paths.len() });
@@ -123,18 +129,23 @@ impl Sight {
         }
         Ok(())
     }
+}
 
-    /// All of it as words for a card: for each row where its pages begin, its committed positions, where its path
-    /// begins and its position; then pages and paths.
-    #[cfg(feature = "card")]
-    pub(crate) fn words(&self) -> Vec<u32> {
-        let pages = 4 * self.rows.len();
-        let paths = pages + self.pages.len();
-        let rows = self.rows.iter().enumerate().flat_map(|(index, row)| {
-            let branch = &self.branches[row.branch];
-            let at = [pages + branch.pages.start, branch.len, paths + row.path.start, self.position(index)];
-            at.map(|word| word as u32)
-        });
-        rows.chain(self.pages.iter().copied()).chain(self.paths.iter().copied()).collect()
+impl Upload for Sight {
+    /// For each row where its pages begin, its committed positions, where its path begins and its position; then pages
+    /// and paths.
+    fn words(&self) -> &Words {
+        self.words.get_or_init(|| {
+            let pages = 4 * self.rows.len();
+            let paths = pages + self.pages.len();
+            let rows = self.rows.iter().enumerate().flat_map(|(index, row)| {
+                let branch = &self.branches[row.branch];
+                let at =
+                    [pages + branch.pages.start, branch.len, paths + row.path.start, self.position(index)];
+                at.map(|word| word as u32)
+            });
+            let words = rows.chain(self.pages.iter().copied()).chain(self.paths.iter().copied());
+            words.collect::<Vec<_>>().into()
+        })
     }
 }

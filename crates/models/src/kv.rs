@@ -275,9 +275,7 @@ impl Kv {
             Some(&page) if self.shares[page as usize] == 1 => page,
             Some(&shared) => {
                 let own = self.take(id)?;
-                for store in &self.stores {
-                    self.kernels.copy_page(store, shared, own)?;
-                }
+                self.kernels.copy_page(&self.stores, shared, own)?;
                 slot(&mut self.branches, id)?.pages[index] = own;
                 self.release(shared);
                 own
@@ -328,6 +326,13 @@ impl Kv {
         }
         self.branches[index] = Some(branch);
         BranchId(index as u32)
+    }
+}
+
+impl Drop for Kv {
+    fn drop(&mut self) {
+        // Writes that wait on a card would keep the pages. Where it fails the pages go with the card.
+        let _ = self.kernels.settle();
     }
 }
 

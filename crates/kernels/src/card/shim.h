@@ -253,6 +253,12 @@ template <class T> static T __shfl_xor_sync(unsigned mask, T x, int lanes) {
   return shim::shuffle(mask, x, shim::lane() ^ lanes);
 }
 
+// Fibres take turns, and none is interrupted.
+static inline int atomicAdd(int *to, int x) {
+  *to += x;
+  return *to - x;
+}
+
 static inline float __int_as_float(unsigned bits) {
   float x;
   std::memcpy(&x, &bits, 4);
