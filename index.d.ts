@@ -99,6 +99,7 @@ export interface NativeInfo {
   vocabulary: number
   contextLength: number
   device: string
+  draftDevice?: string
   dtype: string
   bytes: number
   fallback?: string

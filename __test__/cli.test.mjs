@@ -63,6 +63,22 @@ test('every option of generate reaches the engine', async (t) => {
   t.is((await trefoil(['generate', LARGE, SENTENCE, ...args, ...more, '--offline'])).code, 0)
 })
 
+test('devices of model and draft model reach the engine', async (t) => {
+  const draft = ['--draft', SMALL, '--decoding', 'speculative', '--device', 'cpu']
+  const { code, stdout } = await trefoil(['generate', LARGE, SENTENCE, ...draft, '--draft-device', 'cpu'])
+  t.deepEqual([code, stdout], [0, `${answer}\n`])
+  for (const [args, message] of [
+    [['--draft-device', 'cpu'], /^trefoil: --draft-device is 'cpu' without --draft; give both/],
+    [[...draft, '--draft-device', 'abacus'], /options\.draft\.device is 'abacus'; allowed: 'cpu'/],
+    [['--device', 'cuda:1,cuda:1'], /options\.device\[\d\] is 'cuda:1'; /],
+    [['--device', 'cuda:0,cpu'], /options\.device\[1\] is 'cpu'; allowed: 'cuda:N'/]
+  ]) {
+    const { code, stderr } = await trefoil(['generate', LARGE, SENTENCE, ...args])
+    t.is(code, 1)
+    t.regex(stderr, message)
+  }
+})
+
 test('ask answers prompts about a text, a file or standard input', async (t) => {
   const { context, texts } = JSON.parse((await readFile(join(DIALOGUES, 'golden.jsonl'), 'utf8')).split('\n')[0])
   const prompts = ['attraction area:', 'restaurant book day:']

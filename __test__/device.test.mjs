@@ -59,7 +59,7 @@ test('the probe refuses a package of another version without loading it', async 
 
 test('the probe tells of driver, cards and memory', async (t) => {
   const found = await pretend(t, WORKING)
-  t.deepEqual(await probeBy(found, 0), { driver: '13.0', cards: [CARD], available: 79e9, package: found })
+  t.deepEqual(await probeBy(found, 0), { driver: '13.0', cards: Array(8).fill(CARD), available: 79e9, package: found })
 })
 
 test('the probe keeps what it knows of a card that can’t be used', async (t) => {
@@ -120,9 +120,53 @@ test.serial('a model lives in the addon whose card works', async (t) => {
   await t.throwsAsync(load('./no/such/folder', { device: 'cuda' }), { instanceOf: ModelLoadError })
 })
 
+test.serial('several cards are tried out, each by itself', async (t) => {
+  const { folder } = await pretend(t, WORKING)
+  const { devices } = require(folder)
+  for (const device of [['cuda:1'], ['cuda', 'cuda:3'], ['cuda:7', 'cuda:0', 'cuda:2']]) {
+    const model = await loadWith(t, folder, { device })
+    t.is(typeof (await model.generate('a', { maxTokens: 2 }).text()), 'string')
+    t.deepEqual(devices.at(-1), device)
+  }
+  const error = await t.throwsAsync(loadWith(t, folder, { device: ['cuda:0', 'cuda:9'] }), { instanceOf: DeviceError })
+  t.is(error.message, `options.device[1] is 'cuda:9'; there is no card 9`)
+  t.is(error.reason, 'no-card')
+  t.is(devices.length, 3)
+})
+
+test.serial('a draft model has a device of its own', async (t) => {
+  const { folder } = await pretend(t, WORKING)
+  const { devices } = require(folder)
+  for (const device of ['cuda:0', 'cpu', ['cuda:0', 'cuda:1']]) {
+    const model = await loadWith(t, folder, { device, draft: { model: TINY, device: 'cuda:1' } })
+    t.is(typeof (await model.generate('a', { maxTokens: 2, decoding: 'speculative' }).text()), 'string')
+    t.deepEqual(devices.at(-1), [device, 'cuda:1'])
+  }
+  const wanted = loadWith(t, folder, { draft: { model: TINY, device: 'cuda:8' } })
+  const error = await t.throwsAsync(wanted, { instanceOf: DeviceError })
+  t.is(error.message, `options.draft.device is 'cuda:8'; there is no card 8`)
+})
+
+test.serial('the draft model has its card where the model falls back to the CPU', async (t) => {
+  const { folder } = await pretend(t, WORKING.replace('ordinal < cards.length', 'ordinal === 1'))
+  const { devices } = require(folder)
+  const model = await loadWith(t, folder, { draft: { model: TINY, device: 'cuda:1' } })
+  t.like(model.info, { device: 'cpu', draftDevice: 'cpu', fallback: 'there is no card 0' })
+  t.deepEqual(devices, [['cpu', 'cuda:1']])
+})
+
+test.serial('a draft model on the CPU beside a model on the CPU shares its threads', async (t) => {
+  const model = await loadWith(t, '/nowhere', { device: 'cpu', draft: { model: TINY, device: 'cpu' } })
+  t.like(model.info, { device: 'cpu', draftDevice: 'cpu' })
+  const alone = await loadWith(t, '/nowhere', { device: 'cpu', draft: TINY })
+  const text = (of) => of.generate('a', { maxTokens: 8, decoding: 'speculative' }).text()
+  t.is(await text(model), await text(alone))
+  t.false('draftDevice' in (await loadWith(t, '/nowhere', { device: 'cpu' })).info)
+})
+
 test.serial('an engine that finds the card wanting is heard', async (t) => {
   // The CPU's engine, taken for CUDA's: a card that is gone since it was probed.
-  const code = WORKING.replace(`{ ...options, device: 'cpu' }`, 'options')
+  const code = WORKING.replace(`{ ...options, device: 'cpu',`, '{ ...options, device,')
   const { folder } = await pretend(t, code)
   const { info } = await loadWith(t, folder, { device: 'auto' })
   t.like(info, { device: 'cpu', fallback: 'this build has no CUDA' })

@@ -1,15 +1,17 @@
 /**
  * What BiLD and exact speculation must never get wrong, over real sentences and not only the repository's own.
  *
- *   npm run bench -- bild-checks --data FOLDER [--prompts 500] [--threads 2]
+ *   npm run bench -- bild-checks --data FOLDER [--prompts 500] [--threads 2] [--recorded FILE]
  *
  * FOLDER, or TREFOIL_DATA, holds `tatoeba/test.jsonl`. Counts how often a text is, token by token, the one that it has
- * to be, and fails where one is not.
+ * to be, and fails where one is not. FILE holds what Algorithm 1 writes over transformers' probabilities, and what it
+ * took: `python scripts/golden_bild.py --sentences FOLDER/tatoeba/test.jsonl --count 500 --out FILE`.
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { accountOf, readDecoding } from '../__test__/support/algorithm.mjs'
 
 const BATCH = 8
 const maxTokens = 96
@@ -21,7 +23,8 @@ export async function run(args) {
     options: {
       data: { type: 'string', default: process.env.TREFOIL_DATA },
       prompts: { type: 'string', default: '500' },
-      threads: { type: 'string', default: '2' }
+      threads: { type: 'string', default: '2' },
+      recorded: { type: 'string' }
     }
   })
   if (!values.data) throw new Error('--data or TREFOIL_DATA is missing; it names the folder of tatoeba')
@@ -57,10 +60,42 @@ export async function run(args) {
   } finally {
     await Promise.all([pair.dispose(), little.dispose()])
   }
+  const calls = values.recorded && (await algorithm(values.recorded, { load, folder, threads }, check))
   for (const [name, { texts, same }] of Object.entries(counts)) console.log(`  ${String(same).padStart(5)} of ${texts}  ${name}`)
   const wrong = Object.values(counts).some(({ texts, same }) => same !== texts)
   if (wrong) throw new Error('a text is not what it has to be')
-  return { shape: { prompts: cases.length, threads }, counts }
+  return { shape: { prompts: cases.length, threads }, counts, ...calls }
+}
+
+/** Texts and calls against those of Algorithm 1, on both pairs; the large model's calls a token, of either. */
+async function algorithm(file, { load, folder, threads }, check) {
+  const recorded = JSON.parse(await readFile(file, 'utf8'))
+  const decodings = recorded.decodings.map(readDecoding)
+  const calls = {}
+  for (const name of ['small', 'aligned']) {
+    const pair = await load(folder('large'), { draft: folder(name), threads })
+    try {
+      for (const { de, texts } of recorded[name]) {
+        for (const [at, decoding] of decodings.entries()) {
+          const result = await pair.generate(de, { decoding, maxTokens: recorded.maxTokens }).result
+          check(`${name}: tokens and calls of Algorithm 1`, accountOf(result), texts[at])
+          const setting = `${name} ${JSON.stringify(recorded.decodings[at])}`
+          calls[setting] ??= { engine: { calls: 0, tokens: 0 }, algorithm: { calls: 0, tokens: 0 } }
+          for (const [by, [tokens, large]] of [['engine', accountOf(result)], ['algorithm', texts[at]]]) {
+            calls[setting][by].calls += large
+            calls[setting][by].tokens += tokens.length
+          }
+        }
+      }
+    } finally {
+      await pair.dispose()
+    }
+  }
+  for (const [setting, by] of Object.entries(calls)) {
+    const [engine, own] = ['engine', 'algorithm'].map((side) => (by[side].calls / by[side].tokens).toFixed(4))
+    console.log(`  ${engine} large calls a token, ${own} by the algorithm: ${setting}`)
+  }
+  return { calls }
 }
 
 /** Eight at once against each alone: as answers of one session, ragged by what they continue, and as generations. */

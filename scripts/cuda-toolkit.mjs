@@ -2,8 +2,10 @@
  * A pinned CUDA compiler, made from NVIDIA's wheels on PyPI: no GPU, driver or installed toolkit is needed.
  *
  *   eval "$(node scripts/cuda-toolkit.mjs)"    makes it where it is missing, and prints its environment
+ *   node scripts/cuda-toolkit.mjs nccl         downloads NCCL where it is missing, and prints where the library is
  *
- * It lands in `~/.cache/trefoil/cuda-13.0`, or in the folder that `TREFOIL_CUDA` names. Needs python3 with pip, and gcc.
+ * It lands in `~/.cache/trefoil/cuda-13.0`, or in the folder that `TREFOIL_CUDA` names; NCCL, which is loaded when it is
+ * used and never built with, lands beside it. Needs python3 with pip, and gcc.
  */
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -22,6 +24,9 @@ const WHEELS = [
   'nvidia-cublas==13.1.0.3',
   'nvidia-curand==10.4.0.35'
 ]
+
+/** NCCL of the toolkit's time. */
+const NCCL = ['nvidia-nccl-cu13==2.28.9']
 
 /** Where the wheels put the toolkit in the folder that they are installed to. */
 const INSIDE = join('nvidia', 'cu13')
@@ -52,8 +57,8 @@ function command(name, args) {
   })
 }
 
-const install = (target) =>
-  command('python3', ['-m', 'pip', 'install', '--quiet', '--no-deps', '--no-compile', '--target', target, ...WHEELS])
+const install = (wheels, target) =>
+  command('python3', ['-m', 'pip', 'install', '--quiet', '--no-deps', '--no-compile', '--target', target, ...wheels])
 
 /**
  * The driver's library is no wheel: it comes with the driver. What links it is given one with the same names and
@@ -81,33 +86,46 @@ async function link(home) {
   }
 }
 
-async function made(root) {
+async function made(wheels, root) {
   try {
-    return (await readFile(join(root, STAMP), 'utf8')) === WHEELS.join('\n')
+    return (await readFile(join(root, STAMP), 'utf8')) === wheels.join('\n')
   } catch {
     return false
   }
 }
 
+/** Installs wheels in a folder where they are missing; `finish` makes of them what is needed. */
+async function make(wheels, root, what, finish) {
+  if (await made(wheels, root)) return
+  console.error(`making ${what} in ${root}`)
+  // Made beside and renamed, so that an interrupted run leaves nothing that looks finished.
+  const half = `${root}.${process.pid}`
+  try {
+    await mkdir(half, { recursive: true })
+    await install(wheels, half)
+    await finish(half)
+    await writeFile(join(half, STAMP), wheels.join('\n'))
+    await rm(root, { recursive: true, force: true })
+    await rename(half, root)
+  } finally {
+    await rm(half, { recursive: true, force: true })
+  }
+}
+
+/** Downloads NCCL where it is missing, and resolves to its library. */
+export async function nccl() {
+  const root = `${folder()}-nccl`
+  await make(NCCL, root, 'NCCL', async () => {})
+  return join(root, 'nvidia', 'nccl', 'lib', 'libnccl.so.2')
+}
+
 /** Makes the toolkit where it is missing, and resolves to the environment that compiles with it. */
 export async function cudaToolkit() {
   const root = folder()
-  if (!(await made(root))) {
-    console.error(`making the CUDA compiler in ${root}`)
-    // Made beside and renamed, so that an interrupted run leaves nothing that looks finished.
-    const half = `${root}.${process.pid}`
-    try {
-      await mkdir(half, { recursive: true })
-      await install(half)
-      await link(join(half, INSIDE))
-      await driver(join(half, INSIDE))
-      await writeFile(join(half, STAMP), WHEELS.join('\n'))
-      await rm(root, { recursive: true, force: true })
-      await rename(half, root)
-    } finally {
-      await rm(half, { recursive: true, force: true })
-    }
-  }
+  await make(WHEELS, root, 'the CUDA compiler', async (half) => {
+    await link(join(half, INSIDE))
+    await driver(join(half, INSIDE))
+  })
   const home = join(root, INSIDE)
   return {
     CUDA_HOME: home,
@@ -119,14 +137,15 @@ export async function cudaToolkit() {
   }
 }
 
-async function main() {
+async function main([what]) {
+  if (what === 'nccl') return console.log(await nccl())
   for (const [name, value] of Object.entries(await cudaToolkit())) {
     console.log(`export ${name}='${value.replaceAll("'", `'\\''`)}'`)
   }
 }
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  main().catch((error) => {
+  main(process.argv.slice(2)).catch((error) => {
     console.error(`cuda-toolkit: ${error.message}`)
     process.exitCode = 1
   })

@@ -4,22 +4,23 @@
  *   npm run test:cuda                        all phases
  *   npm run test:cuda -- emulate assemble    only these
  *
- * The kernels run on this CPU against their twins, alone and in whole models; they assemble for every architecture; and
- * the workspace builds, addon included. Needs g++ and python3 with pip: the compiler is made where it is missing. What
- * candle compiles for CUDA takes minutes, so its folder outlives the checkout: `TREFOIL_CUDA_TARGET`, or
- * `~/.cache/trefoil/target-cuda`.
+ * The kernels run on this CPU against their twins, alone and in whole models, on one card and on several; what is called
+ * of NCCL is there; they assemble for every architecture; and the workspace builds, addon included. Needs g++ and python3
+ * with pip: the compiler is made where it is missing. What candle compiles for CUDA takes minutes, so its folder outlives
+ * the checkout: `TREFOIL_CUDA_TARGET`, or `~/.cache/trefoil/target-cuda`.
  */
-import { cudaTarget, cudaToolkit } from './cuda-toolkit.mjs'
+import { cudaTarget, cudaToolkit, nccl } from './cuda-toolkit.mjs'
 import { cargoTests, runPhases, sum } from './test.mjs'
 
-const CUDA = 'trefoil-engine/cuda,trefoil-node/cuda,trefoil-check/cuda'
-const EMULATE = 'trefoil-models/emulate,trefoil-decode/emulate,trefoil-check/emulate'
+const CUDA = ['engine', 'node', 'check'].map((crate) => `trefoil-${crate}/cuda,trefoil-${crate}/nccl`).join()
+const EMULATE = ['models', 'decode', 'check'].map((crate) => `trefoil-${crate}/emulate,trefoil-${crate}/nccl`).join()
 
 const PHASES = [
   {
     name: 'emulate',
     commands: [
-      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '-p', 'trefoil-decode', '-p', 'trefoil-check', '--features', EMULATE, '--test', 'emulated']
+      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '-p', 'trefoil-decode', '-p', 'trefoil-check', '--features', EMULATE, '--test', 'emulated', '--test', 'devices', '--test', 'sharded'],
+      ['cargo', 'test', '--release', '-p', 'trefoil-kernels', '--features', 'trefoil-kernels/emulate,trefoil-kernels/nccl', '--lib', '--', '--include-ignored', 'nccl']
     ],
     count: cargoTests
   },
@@ -32,20 +33,20 @@ const PHASES = [
     name: 'build',
     commands: [
       ['cargo', 'build', '--release', '--workspace', '--features', CUDA],
-      ['npm', 'run', 'build', '--', '--features', 'cuda']
+      ['npm', 'run', 'build', '--', '--features', 'cuda,nccl']
     ]
   },
   {
     name: 'lint',
     commands: [
-      ['cargo', 'clippy', '--release', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '--all-targets', '--features', 'trefoil-models/cuda,trefoil-models/emulate', '--', '--deny', 'warnings']
+      ['cargo', 'clippy', '--release', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '--all-targets', '--features', 'trefoil-models/cuda,trefoil-models/nccl,trefoil-models/emulate', '--', '--deny', 'warnings']
     ],
     optional: ['clippy']
   }
 ]
 
 async function main(names) {
-  Object.assign(process.env, await cudaToolkit(), { CARGO_TARGET_DIR: cudaTarget() })
+  Object.assign(process.env, await cudaToolkit(), { CARGO_TARGET_DIR: cudaTarget(), TREFOIL_NCCL: await nccl() })
   await runPhases(PHASES, names)
 }
 

@@ -12,6 +12,13 @@ interface Place {
   readonly fallback?: string
 }
 
+/** A card that an option names. */
+interface Card {
+  readonly option: string
+  readonly name: string
+  readonly ordinal: number
+}
+
 /**
  * The addon for options of `load`. Where a card may be used it is the one for CUDA, whose engine knows the rest: whether
  * there is a card of that number, and whether the model fits it. What is wrong in options is for the CPU's to say.
@@ -19,24 +26,46 @@ interface Place {
  * @throws {DeviceError} when a card is named that can't be used
  */
 export async function place(data: unknown, signal: AbortSignal): Promise<Place> {
-  const device = deviceOf(data)
-  const [asked, ordinal] = /^(?:auto|cuda(?::(\d\d?))?)$/.exec(device ?? '') ?? []
-  if (asked === undefined) return { binding: CPU, data }
-  const probed = await Promise.race([probe(Number(ordinal ?? 0)), aborted(signal)])
+  const { automatic, cards } = devicesOf(data)
+  if (!automatic && cards.length === 0) return { binding: CPU, data }
+  const ordinals = [...(automatic ? [0] : []), ...cards.map(({ ordinal }) => ordinal)]
+  const probes = await Promise.race([Promise.all(ordinals.map(probe)), aborted(signal)])
   // Whoever waits for the load hears of the abort.
-  if (probed === undefined) return { binding: CPU, data }
-  const { failure } = probed
-  if (failure === undefined) return { binding: openCuda(probed.package.folder), data }
-  const { reason, message } = failure
-  if (asked !== 'auto') throw new DeviceError(`options.device is '${asked}'; ${message}`, { reason })
-  return { binding: CPU, data: { ...(data as object), device: 'cpu' }, fallback: message }
+  if (probes === undefined) return { binding: CPU, data }
+  const [first, named] = automatic ? [probes[0], probes.slice(1)] : [undefined, probes]
+  for (const [at, { option, name }] of cards.entries()) {
+    const failure = named[at]?.failure
+    if (failure) throw new DeviceError(`${option} is '${name}'; ${failure.message}`, { reason: failure.reason })
+  }
+  const found = probes.find(({ failure }) => failure === undefined)?.package
+  const binding = found ? openCuda(found.folder) : CPU
+  if (first?.failure === undefined) return { binding, data }
+  return { binding, data: { ...(data as object), device: 'cpu' }, fallback: first.failure.message }
 }
 
-/** What options say of a device; undefined where they can't mean one. */
-function deviceOf(data: unknown): string | undefined {
-  if (typeof data !== 'object' || data === null || Array.isArray(data)) return undefined
-  const device: unknown = (data as { device?: unknown }).device ?? 'auto'
-  return typeof device === 'string' ? device : undefined
+/** The cards that options name, and whether the model takes one where it can; nothing where options are not what they should be. */
+function devicesOf(data: unknown): { automatic: boolean; cards: Card[] } {
+  const nothing = { automatic: false, cards: [] }
+  if (!isObject(data)) return nothing
+  const { device, draft } = data
+  const own: unknown = device ?? 'auto'
+  const little: unknown = (isObject(draft) ? draft['device'] : undefined) ?? 'cpu'
+  const all = [
+    ...(Array.isArray(own) ? own.map((name, at) => cardOf(`options.device[${at}]`, name)) : []),
+    ...(Array.isArray(own) || own === 'auto' || own === 'cpu' ? [] : [cardOf('options.device', own)]),
+    ...(little === 'cpu' ? [] : [cardOf('options.draft.device', little)])
+  ]
+  const cards = all.filter((card) => card !== undefined)
+  return cards.length < all.length ? nothing : { automatic: own === 'auto', cards }
+}
+
+function cardOf(option: string, name: unknown): Card | undefined {
+  const [matched, ordinal = '0'] = typeof name === 'string' ? (/^cuda(?::(\d\d?))?$/.exec(name) ?? []) : []
+  return matched === undefined ? undefined : { option, name: matched, ordinal: Number(ordinal) }
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function aborted(signal: AbortSignal): Promise<undefined> {

@@ -72,6 +72,10 @@ export type DeviceReason =
   | 'no-card'
   | 'card-too-old'
   | 'memory'
+  /** Cards of different compute capabilities can't work together. */
+  | 'cards-differ'
+  /** Several cards need NCCL, and it is missing or can't join them. */
+  | 'nccl'
   /** The process that tried the card out ended, or did not. */
   | 'crash'
   | 'timeout'

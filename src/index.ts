@@ -27,6 +27,7 @@ export { load } from './load.js'
 export type { Model, ModelInfo } from './model.js'
 export type {
   Bild,
+  Card,
   ChatMessage,
   Decoding,
   GenerateOptions,

@@ -50,14 +50,21 @@ export async function load(source: string, options?: LoadOptions): Promise<Model
       return id ? fetchModel(id, offline === true, heard, stop.signal) : name
     }
     const path = await find(source)
-    const draft: unknown = options?.draft
-    const found = typeof draft === 'string' ? { ...(data as object), draft: await find(draft) } : data
-    return await open(path, withCostCache(found), heard, stop.signal)
+    return await open(path, withCostCache(await withDraft(data, find)), heard, stop.signal)
   } catch (error) {
     throw thrown ? thrown.error : error
   } finally {
     signal?.removeEventListener('abort', abort)
   }
+}
+
+/** Finds the draft model's files, where it is a model of its own; what names none is for the engine to refuse. */
+async function withDraft(data: unknown, find: (name: string) => Promise<string>): Promise<unknown> {
+  const draft: unknown = (data as { draft?: unknown } | null | undefined)?.draft
+  if (typeof draft === 'string') return { ...(data as object), draft: await find(draft) }
+  const model: unknown = (draft as { model?: unknown } | null | undefined)?.model
+  if (typeof model !== 'string') return data
+  return { ...(data as object), draft: { ...(draft as object), model: await find(model) } }
 }
 
 /** Says where costs are remembered, unless the caller did; what is no list of options is for the engine to refuse. */

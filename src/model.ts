@@ -20,13 +20,15 @@ export interface ModelInfo {
   readonly vocabulary: number
   /** Tokens that a text may have, its prompt included. */
   readonly contextLength: number
-  /** Where the model runs: `cpu` or `cuda:N`. */
+  /** Where the model runs: `cpu` or `cuda:N`; several are divided by commas. */
   readonly device: string
+  /** Where its draft model runs, if it has one. */
+  readonly draftDevice?: string
   /** Why it runs on the CPU, where `device: 'auto'` would rather have had a card. */
   readonly fallback?: string
   /** The type of most weights. */
   readonly dtype: string
-  /** Memory that the weights take. */
+  /** Memory that the weights take, a draft model's included, on all devices. */
   readonly bytes: number
 }
 

@@ -7,36 +7,51 @@
 
 import { InvalidOptionError } from './errors.js'
 
+/** A graphics card by its number; `cuda` is `cuda:0`. */
+export type Card = 'cuda' | `cuda:${number}`
+
 /** How a model is loaded. */
 export interface LoadOptions {
   /**
    * The little model of `bild` and `speculative`: a source as `load` takes it, with the same vocabulary, or the
-   * model's own first decoder `layers` under its head.
+   * model's own first decoder `layers` under its head. A `model` of its own can have a `device` of its own, with its
+   * weights and its cache; without one it runs where the model does, on the first device of several.
    */
-  draft?: string | { layers: number }
+  draft?: string | { layers: number } | { model: string; device?: 'cpu' | Card }
   /** A file of `trefoil tune`: what `bild` takes for `fallback`, `rollback` and `maxDraft` where a generation gives none. */
   tuned?: string
   /**
    * Where the model runs: on the `cpu`, or on a card by CUDA, which takes the package `trefoil-cuda`. `auto`, the
    * default, takes the first card where it can be used and has room for the model, and else the CPU; `info.fallback` says why.
+   *
+   * Several cards, of the same compute capability, share each step's rows out among them: lookahead parallelism, with the
+   * text that one card writes. Each has all weights and the whole cache; rows that are kept go from one to the others by
+   * NCCL, which has to be where the system finds it, or where the environment's `TREFOIL_NCCL` says.
    */
-  device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
+  device?: 'auto' | 'cpu' | Card | readonly Card[]
   /** Precision of a safetensors model's weights; `auto`, the default, keeps the file's. GGUF keeps its own types. */
   dtype?: 'auto' | 'f32' | 'bf16' | 'f16'
   /** Threads of a step; by default one a core. */
   threads?: number
   /**
    * Groups into which the threads are divided, 1 to 64; 1 by default. Each scores a part of a step's rows, with the
-   * weights and the cache in common and the same text as one: lookahead parallelism, to be measured before it is used.
+   * weights and the cache in common and the same text as one: lookahead parallelism on one CPU, to be measured before it
+   * is used. Cards are named in `device` instead.
    */
   workers?: number
   /** Keep each thread on a core of its own; false by default. */
   pinThreads?: boolean
-  /** How caches keep keys and values: `f32`, the default, whole, or `f16` in half the bytes. */
-  cacheType?: 'f32' | 'f16'
+  /**
+   * How caches keep keys and values: `f32`, the default, whole, or in half the bytes: `f16`, which is nearer to them, or
+   * `bf16`, in which nothing is too large.
+   */
+  cacheType?: 'f32' | 'f16' | 'bf16'
   /** Tokens that a text may have, its prompt included; by default the model's own limit, at most 8192. */
   contextLength?: number
-  /** Bytes that weights, caches and logits may take where the model runs; by default the machine's memory, or what is free of a card's. */
+  /**
+   * Bytes that weights, caches and logits may take where the model runs, on each of several cards; by default the
+   * machine's memory, or what is free of a card's. A draft model on a device of its own has what is free there.
+   */
   memoryLimit?: number
   /** Bytes of documents to keep although nobody holds them any more, so that reading them again is free; 256 MiB by default. */
   documentCache?: number

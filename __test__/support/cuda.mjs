@@ -25,15 +25,20 @@ export const refusing = (reason, message) =>
   answering({ driver: '13.0', cards: [CARD], failure: { kind: 'Device', message, causes: [], reason } })
 
 /**
- * The code of an addon with a card, on which models run as the CPU runs them. It notes every device that it was asked
- * for in \`devices\`.
+ * The code of an addon with eight cards, on which models run as the CPU runs them. It notes every device that it was
+ * asked for in \`devices\`, and a draft model's own device behind the model's.
  */
 export const WORKING = `
 const { NativeLoading } = require(${JSON.stringify(join(ROOT, 'index.js'))})
-exports.probe = (ordinal) => ({ driver: '13.0', cards: [${JSON.stringify(CARD)}], available: 79e9 })
+const driver = '13.0', cards = Array(8).fill(${JSON.stringify(CARD)})
+exports.probe = (ordinal) =>
+  ordinal < cards.length
+    ? { driver, cards, available: 79e9 }
+    : { driver, cards, failure: { kind: 'Device', message: 'there is no card ' + ordinal, causes: [], reason: 'no-card' } }
 exports.devices = []
-exports.NativeLoading = function (path, options, hear) {
-  exports.devices.push(options.device)
-  return new NativeLoading(path, { ...options, device: 'cpu' }, hear)
+exports.NativeLoading = function (path, { device, draft, ...options }, hear) {
+  const little = draft?.device === undefined ? {} : { draft: { ...draft, device: 'cpu' } }
+  exports.devices.push(draft?.device === undefined ? device : [device, draft.device])
+  return new NativeLoading(path, { ...options, device: 'cpu', ...(draft === undefined ? {} : { draft }), ...little }, hear)
 }
 `

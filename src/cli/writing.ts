@@ -18,7 +18,9 @@ export const WRITING_HELP = `  --max-tokens N              stop after so many to
 
 /** Help on `LOADING_OPTIONS`. */
 export const LOADING_HELP = `  --device NAME               where to run: auto, the default, cpu, cuda, cuda:N
+                              several cards share the work: cuda:0,cuda:1
   --draft LITTLE              the little model of bild and speculative
+  --draft-device NAME         where the little model runs: cpu, cuda, cuda:N; with the model by default
   --tuned FILE                what trefoil tune has found for the two models
   --threads N                 threads of a step
   --context N                 tokens that prompt and text may have together
@@ -41,6 +43,7 @@ export const WRITING_OPTIONS = {
 export const LOADING_OPTIONS = {
   device: { type: 'string' },
   draft: { type: 'string' },
+  'draft-device': { type: 'string' },
   tuned: { type: 'string' },
   threads: { type: 'string' },
   context: { type: 'string' },
@@ -70,10 +73,12 @@ export async function withModel<Used>(
 
 /** Options of `load`. */
 function loadOptions(values: Values): LoadOptions {
+  const { device, draft, 'draft-device': beside } = values
+  if (beside !== undefined && draft === undefined) throw new Error(`--draft-device is '${beside}' without --draft; give both`)
   return given({
     // The engine knows which devices there are.
-    device: values.device as LoadOptions['device'],
-    draft: values.draft,
+    device: (device?.includes(',') ? device.split(',') : device) as LoadOptions['device'],
+    draft: (beside === undefined ? draft : { model: draft, device: beside }) as LoadOptions['draft'],
     tuned: values.tuned,
     threads: numberOf('threads', values.threads),
     contextLength: numberOf('context', values.context),

@@ -46,7 +46,7 @@ impl Bench<'_> {
     ) -> Result<()> {
         let before = self.free()?;
         let gathered = gathered(&config, ty);
-        let subject = Subject::random(name, config, ty, self.kernels)?;
+        let subject = Subject::random(name, &config, ty, self.kernels)?;
         let name = subject.name.clone();
         report.figure(SECTION, format!("{name}: weights"), subject.bytes() as f64 / 1e9, "GB", None);
         if let (Some(before), Some(after)) = (before, self.free()?) {
@@ -166,7 +166,7 @@ pub(crate) fn text(len: usize) -> Vec<Token> {
 }
 
 /// So many rows in chains of four under one root, as guesses are, all of them scored.
-fn comb(branch: BranchId, rows: usize) -> Draft {
+pub(crate) fn comb(branch: BranchId, rows: usize) -> Draft {
     let mut draft = Draft::new();
     let root = draft.root(branch, 7);
     let mut above = root;

@@ -9,6 +9,7 @@
 
 mod carried;
 mod costs;
+mod devices;
 mod exact;
 mod pid;
 mod report;
@@ -39,13 +40,14 @@ Checks a device against the CPU and measures it; prints a table and writes every
 
   --device NAME     cuda:0, the default, cuda:N or cpu
   --short           small shapes and few texts, for a run of seconds
-  --only A,B,…      some sections: kernels, texts, exact, costs, pid
+  --only A,B,…      some sections: kernels, texts, exact, devices, costs, pid
+                    (devices: where there are several cards of one compute capability)
   --model PATH      a model to check too, a folder or a .gguf file; can be given several times
   --output FILE     where the findings go as JSON; gpu-check.json by default
   --help            print this
 ";
 
-const SECTIONS: [&str; 5] = ["kernels", "texts", "exact", "costs", "pid"];
+const SECTIONS: [&str; 6] = ["kernels", "texts", "exact", "devices", "costs", "pid"];
 
 struct Options {
     device: String,
@@ -193,6 +195,14 @@ fn run(options: &Options) -> Result<Report> {
         })?;
     }
     let bench = Bench { kernels: &kernels, bandwidth, short };
+    if options.wants("devices") {
+        report.section("devices", |report| {
+            let Some(team) = devices::team(&options.device, &kernels)? else { return Ok(()) };
+            let tokens = if short { 12 } else { 48 };
+            models.iter().try_for_each(|model| devices::agree(report, model, &team, tokens))?;
+            devices::measure(report, bench, ("7B", &shapes.seven_billion()), WeightType::Bf16, &team)
+        })?;
+    }
     if options.wants("costs") {
         report.section("costs", |report| {
             for ty in [WeightType::Bf16, WeightType::Q4K] {
@@ -205,7 +215,7 @@ fn run(options: &Options) -> Result<Report> {
         })?;
     }
     if options.wants("pid") {
-        report.section("pid", |report| pid::measure(report, bench, shapes.t5_large()))?;
+        report.section("pid", |report| pid::measure(report, bench, &shapes.t5_large()))?;
     }
     Ok(report)
 }

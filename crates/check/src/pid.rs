@@ -18,7 +18,7 @@ const WHOLE: [usize; 3] = [8, 1024, 16];
 const SHORT: [usize; 3] = [2, 64, 4];
 
 /// Both forms at the shapes of T5-large.
-pub(crate) fn measure(report: &mut Report, bench: Bench<'_>, config: ModelConfig) -> Result<()> {
+pub(crate) fn measure(report: &mut Report, bench: Bench<'_>, config: &ModelConfig) -> Result<()> {
     let [batch, length, tokens] = if bench.short { SHORT } else { WHOLE };
     let subject = Subject::random("T5-large", config, WeightType::Bf16, bench.kernels)?;
     let documents: Vec<Vec<Token>> = (0..batch).map(|at| text(length + at)[at..].to_vec()).collect();

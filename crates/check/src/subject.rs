@@ -7,10 +7,10 @@ use trefoil_decode::{
     Bild, BildSettings, Jacobi, Little, Lookahead, LookaheadSettings, Plain, Rule, Sampling, Session,
     Strategy, fill,
 };
-use trefoil_kernels::{Kernels, PAGE, WeightType};
+use trefoil_kernels::{Devices, Kernels, PAGE, WeightType};
 use trefoil_models::{
-    BranchId, CacheType, CausalLm, CrossKv, Draft, Kv, Llama, ModelConfig, RowId, Seq2SeqLm, T5, Token,
-    Weights,
+    BranchId, CacheType, CausalLm, CrossKv, Draft, Kv, Llama, ModelConfig, RowId, Sharded, T5, Token,
+    Weights, encode,
 };
 
 use crate::Result;
@@ -24,13 +24,14 @@ pub(crate) struct Subject {
     /// The type of most weights.
     pub(crate) ty: WeightType,
     lm: Lm,
-    kernels: Kernels,
+    devices: Devices,
     cache: CacheType,
 }
 
+/// A model, once for each of its devices.
 enum Lm {
-    Causal(Arc<Llama>),
-    Seq2Seq(Arc<T5>),
+    Causal(Vec<Arc<Llama>>),
+    Seq2Seq(Vec<Arc<T5>>),
 }
 
 /// How a text is decoded.
@@ -45,59 +46,75 @@ pub(crate) enum Way {
 
 impl Subject {
     /// The model in a folder or a .gguf file.
-    pub(crate) fn open(name: &str, source: &Path, kernels: &Kernels) -> Result<Self> {
+    pub(crate) fn open(name: &str, source: &Path, devices: impl Into<Devices>) -> Result<Self> {
         let weights = Weights::open(source)?;
         let config = ModelConfig::read(source, &weights)?;
         let ty = weights.main_type().unwrap_or(WeightType::F32);
-        Self::load(name, config, &weights, ty, kernels, CacheType::F32)
+        Self::load(name, &config, &weights, ty, devices.into(), CacheType::F32)
     }
 
     /// A model of a shape, with random weights and a cache in half precision.
-    pub(crate) fn random(name: &str, config: ModelConfig, ty: WeightType, kernels: &Kernels) -> Result<Self> {
+    pub(crate) fn random(
+        name: &str,
+        config: &ModelConfig,
+        ty: WeightType,
+        devices: impl Into<Devices>,
+    ) -> Result<Self> {
         let name = format!("{name} {}", ty.name());
-        Self::load(&name, config, &Weights::random(ty, SEED), ty, kernels, CacheType::F16)
+        Self::load(&name, config, &Weights::random(ty, SEED), ty, devices.into(), CacheType::F16)
     }
 
     fn load(
         name: &str,
-        config: ModelConfig,
+        config: &ModelConfig,
         weights: &Weights,
         ty: WeightType,
-        kernels: &Kernels,
+        devices: Devices,
         cache: CacheType,
     ) -> Result<Self> {
+        fn on_each<M>(
+            devices: &Devices,
+            load: impl Fn(&Kernels) -> trefoil_models::Result<M>,
+        ) -> Result<Vec<Arc<M>>> {
+            devices.each().iter().map(|kernels| Ok(Arc::new(load(kernels)?))).collect()
+        }
         let lm = match config {
-            ModelConfig::Llama(config) => {
-                Lm::Causal(Llama::load(config, weights, kernels, &mut |_| Ok(()))?.into())
-            }
-            ModelConfig::T5(config) => {
-                Lm::Seq2Seq(T5::load(config, weights, kernels, &mut |_| Ok(()))?.into())
-            }
+            ModelConfig::Llama(config) => Lm::Causal(on_each(&devices, |kernels| {
+                Llama::load(config.clone(), weights, kernels, &mut |_| Ok(()))
+            })?),
+            ModelConfig::T5(config) => Lm::Seq2Seq(on_each(&devices, |kernels| {
+                T5::load(config.clone(), weights, kernels, &mut |_| Ok(()))
+            })?),
         };
-        Ok(Self { name: name.to_owned(), ty, lm, kernels: kernels.clone(), cache })
+        Ok(Self { name: name.to_owned(), ty, lm, devices, cache })
     }
 
     /// The part that writes.
     pub(crate) fn decoder(&self) -> Arc<dyn CausalLm> {
-        match &self.lm {
-            Lm::Causal(model) => Arc::clone(model) as _,
-            Lm::Seq2Seq(model) => Arc::clone(model) as _,
+        let devices: Vec<Arc<dyn CausalLm>> = match &self.lm {
+            Lm::Causal(devices) => devices.iter().map(|model| Arc::clone(model) as _).collect(),
+            Lm::Seq2Seq(devices) => devices.iter().map(|model| Arc::clone(model) as _).collect(),
+        };
+        match devices.as_slice() {
+            [only] => Arc::clone(only),
+            _ => Arc::new(Sharded::over(devices)),
         }
     }
 
+    /// Half the layers, on the first device.
     fn first_half(&self) -> Arc<dyn CausalLm> {
         let layers = self.decoder().kv_shape().layers.div_ceil(2);
         match &self.lm {
-            Lm::Causal(model) => Arc::new(model.first_layers(layers)),
-            Lm::Seq2Seq(model) => Arc::new(model.first_layers(layers)),
+            Lm::Causal(devices) => Arc::new(devices[0].first_layers(layers)),
+            Lm::Seq2Seq(devices) => Arc::new(devices[0].first_layers(layers)),
         }
     }
 
-    /// Resident bytes of the weights.
+    /// Resident bytes of the weights, on each device.
     pub(crate) fn bytes(&self) -> usize {
         match &self.lm {
-            Lm::Causal(model) => model.bytes(),
-            Lm::Seq2Seq(model) => model.bytes(),
+            Lm::Causal(devices) => devices[0].bytes(),
+            Lm::Seq2Seq(devices) => devices[0].bytes(),
         }
     }
 
@@ -110,7 +127,7 @@ impl Subject {
     pub(crate) fn encode(&self, document: &[Token]) -> Result<Option<Arc<CrossKv>>> {
         match &self.lm {
             Lm::Causal(_) => Ok(None),
-            Lm::Seq2Seq(model) => Ok(Some(model.encode(document)?)),
+            Lm::Seq2Seq(devices) => Ok(Some(encode(devices, document)?)),
         }
     }
 
@@ -118,13 +135,13 @@ impl Subject {
     fn begin(&self, prompt: &[Token]) -> Result<(Vec<Token>, Option<Arc<CrossKv>>)> {
         Ok(match &self.lm {
             Lm::Causal(_) => (prompt.to_vec(), None),
-            Lm::Seq2Seq(model) => (vec![model.config().start], self.encode(prompt)?),
+            Lm::Seq2Seq(devices) => (vec![devices[0].config().start], self.encode(prompt)?),
         })
     }
 
     /// An empty cache with room for so many texts of at most so many tokens.
     pub(crate) fn kv(&self, texts: usize, tokens: usize) -> Result<Kv> {
-        Ok(Kv::new(&self.kernels, self.decoder().kv_shape(), self.cache, texts * (tokens / PAGE + 2))?)
+        Ok(Kv::new(&self.devices, self.decoder().kv_shape(), self.cache, texts * (tokens / PAGE + 2))?)
     }
 
     /// So many tokens behind `prompt`; nothing ends the text before.
@@ -163,7 +180,7 @@ impl Subject {
             Way::Speculative => {
                 let half = self.first_half();
                 let pages = tokens / PAGE + 2;
-                let kv = Kv::new(&self.kernels, half.kv_shape(), self.cache, pages)?;
+                let kv = Kv::new(&self.devices.each()[0], half.kv_shape(), self.cache, pages)?;
                 let little = Little::new(half, Arc::new(Mutex::new(kv)), source.cloned());
                 let settings = BildSettings { fallback: 0.0, max_draft: 5, rule: Rule::Exact };
                 Box::new(Bild::new(settings, little, [].into()))
@@ -221,6 +238,17 @@ impl Subject {
         Ok(scores.row(row).ok_or("a row without scores")?.all()?.into_owned())
     }
 
+    /// The text that a prompt's first branch holds, as one that the decoder begins with, in a cache with room for so many
+    /// more tokens.
+    pub(crate) fn begun(&self, prompt: &[Token], more: usize) -> Result<(Kv, BranchId)> {
+        let (begin, source) = self.begin(prompt)?;
+        let mut kv = self.kv(1, begin.len() + more)?;
+        let branch = kv.open(source);
+        let mut draft = Draft::new();
+        while !fill(self.decoder().as_ref(), &mut kv, &mut draft, &[(branch, &begin)])?.is_empty() {}
+        Ok((kv, branch))
+    }
+
     /// Scores a draft and waits until it is known what follows every row.
     pub(crate) fn step(&self, draft: &Draft, kv: &mut Kv) -> Result<Vec<Token>> {
         let scores = self.decoder().score(draft, kv)?;
@@ -257,11 +285,11 @@ enum Read {
 impl Read {
     fn new(subject: &Subject, document: &[Token], kv: &mut Kv) -> Result<Self> {
         match &subject.lm {
-            Lm::Seq2Seq(model) => Ok(Self::Encoded(model.encode(document)?, model.config().start)),
-            Lm::Causal(model) => {
+            Lm::Seq2Seq(devices) => Ok(Self::Encoded(encode(devices, document)?, devices[0].config().start)),
+            Lm::Causal(_) => {
                 let branch = kv.open(None);
                 let mut draft = Draft::new();
-                while !fill(model.as_ref(), kv, &mut draft, &[(branch, document)])?.is_empty() {}
+                while !fill(subject.decoder().as_ref(), kv, &mut draft, &[(branch, document)])?.is_empty() {}
                 Ok(Self::Cached(branch, document.to_vec()))
             }
         }

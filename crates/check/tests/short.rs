@@ -33,9 +33,10 @@ fn is_whole(report: &Value) {
     }
     let sections: Vec<_> =
         list(report, "sections").iter().map(|section| section[0].as_str().unwrap()).collect();
-    assert_eq!(sections, ["kernels", "texts", "exact", "costs", "pid"]);
+    assert_eq!(sections, ["kernels", "texts", "exact", "devices", "costs", "pid"]);
     let of =
         |name: &str, wanted: &str| list(report, name).iter().filter(|it| it["section"] == wanted).count();
+    assert!(of("checks", "devices") > 60 && of("figures", "devices") == 3);
     assert!(of("checks", "kernels") > 10 && of("checks", "texts") > 16 && of("checks", "exact") > 60);
     assert!(of("figures", "costs") > 90 && of("figures", "pid") >= 3);
     for figure in list(report, "figures") {

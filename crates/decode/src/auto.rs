@@ -14,6 +14,7 @@ use trefoil_models::{Draft, RowId, Scores, Token};
 use crate::cost::Costs;
 use crate::echoes::{Echo, Index, LONGEST, echoes};
 use crate::error::Result;
+use crate::ledger::Ledger;
 use crate::little::{Little, Reach};
 use crate::odds::{Odds, Origin};
 use crate::sampler::Sampler;
@@ -56,8 +57,11 @@ pub struct Auto {
     ground: AutoGround,
     about: Index,
     odds: Odds,
+    ledger: Ledger,
     branches: HashMap<usize, Branch>,
     nodes: Vec<Node>,
+    /// Branches of the step.
+    roots: usize,
     /// Whether echoes, and whether the draft model, were ever drafted from.
     ran: (bool, bool),
 }
@@ -91,8 +95,10 @@ impl Auto {
             ground,
             about,
             odds: Odds::new(),
+            ledger: Ledger::default(),
             branches: HashMap::new(),
             nodes: Vec::new(),
+            roots: 1,
             ran: (false, false),
         }
     }
@@ -125,7 +131,8 @@ impl Auto {
                 plant(&mut self.nodes, place, &branch.guesses, &self.odds);
             }
         }
-        let (_, without) = best(&mut order(&self.nodes), count, self.ground.rows, costs, &self.nodes);
+        let sizes = [count, self.ground.rows];
+        let (_, without) = best(&mut order(&self.nodes), sizes, costs, self.ledger.balance(), &self.nodes);
         let hit = self.odds.of(Origin::Little, 0);
         let (mut length, mut rate) = (0, without * MARGIN);
         let (mut tokens, mut sure) = (1.0, 1.0);
@@ -167,14 +174,26 @@ fn order(nodes: &[Node]) -> Vec<usize> {
     order
 }
 
-/// Cuts `order` to the nodes that are worth their rows beside `roots` pending tokens; gives tokens per second too.
-fn best(order: &mut Vec<usize>, roots: usize, most: usize, costs: &Costs, nodes: &[Node]) -> (usize, f64) {
+/// Cuts `order` to the nodes that are worth their rows beside `roots` pending tokens, at most to `most` rows; gives tokens
+/// per second too. The rows of echoes may cost up to `balance` plain steps.
+fn best(
+    order: &mut Vec<usize>,
+    [roots, most]: [usize; 2],
+    costs: &Costs,
+    balance: f64,
+    nodes: &[Node],
+) -> (usize, f64) {
     let plain = roots as f64 / costs.of(roots);
     let (mut taken, mut rate) = (0, plain * MARGIN);
-    let mut tokens = roots as f64;
+    let (mut tokens, mut sure) = (roots as f64, roots);
     for (at, &node) in order.iter().enumerate().take(most.saturating_sub(roots)) {
         tokens += TRUST * nodes[node].odds;
-        let found = tokens / costs.of(roots + at + 1);
+        sure += usize::from(nodes[node].little);
+        let seconds = costs.of(roots + at + 1);
+        if seconds - costs.of(sure) > balance * costs.of(roots) {
+            break;
+        }
+        let found = tokens / seconds;
         if found > rate {
             (taken, rate) = (at + 1, found);
         }
@@ -222,7 +241,8 @@ impl Strategy for Auto {
     }
 
     fn propose(&mut self, live: &[Live<'_>], draft: &mut Draft) -> Result<()> {
-        let Self { ground, branches, nodes, odds, ran, .. } = self;
+        let Self { ground, branches, nodes, odds, ledger, ran, .. } = self;
+        self.roots = live.len();
         nodes.clear();
         for (place, live) in live.iter().enumerate() {
             if let Some(branch) = branches.get(&live.branch) {
@@ -230,7 +250,10 @@ impl Strategy for Auto {
             }
         }
         let mut chosen = order(nodes);
-        best(&mut chosen, live.len(), ground.rows, &ground.costs, nodes);
+        let (costs, roots) = (&ground.costs, live.len());
+        best(&mut chosen, [roots, ground.rows], costs, ledger.balance(), nodes);
+        let sure = chosen.iter().filter(|&&at| nodes[at].little).count();
+        ledger.spend((costs.of(roots + chosen.len()) - costs.of(roots + sure)) / costs.of(roots));
         for at in chosen {
             let Node { place, above, token, little, .. } = nodes[at];
             // Nothing is likelier than what it follows, so the row above is there.
@@ -253,6 +276,10 @@ impl Strategy for Auto {
         sampler: &Sampler,
     ) -> Result<Verdict> {
         let verdict = walk(live, draft, scores, sampler)?;
+        let echoed = |row: &&RowId| self.nodes.iter().any(|node| node.row == Some(**row) && !node.little);
+        let earned = verdict.path.iter().filter(echoed).count();
+        // A token of one branch saves its share of a step of all.
+        self.ledger.earn(earned as f64 / self.roots as f64);
         if let Some(branch) = self.branches.get_mut(&live.branch) {
             for (origin, tokens) in branch.guesses.drain(..) {
                 for (ahead, (guess, pick)) in tokens.iter().zip(&verdict.picks).enumerate() {

@@ -21,8 +21,11 @@ const ROUNDS: usize = 5;
 /// Seconds after which no further round begins.
 const PATIENCE: f64 = 0.5;
 
-/// Weight of one real step.
+/// Weight of one real step of one row, of which there are many.
 const HEARD: f64 = 0.1;
+
+/// Weight of a larger one: a machine that others use makes rows dearer long before it makes steps slower.
+const HEARD_MORE: f64 = 0.25;
 
 /// Seconds of a model's step by its rows, all of them scored.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,8 +72,9 @@ impl Costs {
     /// Takes in what a real step took. A step of one row says how fast the machine is now, and how long the text: all
     /// costs follow it. A larger one says what its rows cost beyond that.
     pub fn hear(&mut self, rows: usize, seconds: f64) {
-        let change = 1.0 + HEARD * ((seconds / self.of(rows)).clamp(0.5, 2.0) - 1.0);
         let first = self.points[0].0;
+        let weight = if rows <= first { HEARD } else { HEARD_MORE };
+        let change = 1.0 + weight * ((seconds / self.of(rows)).clamp(0.5, 2.0) - 1.0);
         let right = self.points.iter().position(|&(known, _)| known >= rows).unwrap_or(self.points.len() - 1);
         let exact = self.points[right].0 == rows;
         for (at, (known, cost)) in self.points.iter_mut().enumerate() {

@@ -10,6 +10,7 @@ mod cost;
 mod echoes;
 mod error;
 mod jacobi;
+mod ledger;
 mod little;
 mod lookahead;
 mod ngrams;

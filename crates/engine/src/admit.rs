@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use trefoil_decode::Session;
 use trefoil_kernels::PAGE;
-use trefoil_models::{Seq2SeqLm, Token};
+use trefoil_models::Token;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::Document;
-use crate::loaded::{Lm, Loaded};
+use crate::lm::Lm;
+use crate::loaded::Loaded;
 use crate::options::GenerateOptions;
 use crate::outbox::{Event, Outbox};
 use crate::prompt::Prompt;
@@ -106,12 +107,11 @@ fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>
         *tokens = Some(Tokens { source, prompts });
         return Ok(None);
     }
-    let mut encoder_forwards = match (&*subject, &loaded.lm) {
-        (Subject::Asked { document, .. }, _) => loaded.library.report(document)?,
-        (Subject::Prompt(_), Lm::Causal(_)) => 0,
-        (Subject::Prompt(_), Lm::Seq2Seq { model, .. }) => {
-            ground.source = Some((model.encode(&source)?, source.into()));
-            1
+    let mut encoder_forwards = match &*subject {
+        Subject::Asked { document, .. } => loaded.library.report(document)?,
+        Subject::Prompt(_) => {
+            ground.source = loaded.lm.encode(&source)?.map(|encoded| (encoded, source.into()));
+            usize::from(ground.source.is_some())
         }
     };
     let (strategy, runs) = options.decoding.strategy(&ground, loaded)?;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use trefoil_decode::Costs;
-use trefoil_kernels::Kernels;
-use trefoil_models::{CausalLm, CrossKv, Kv, Seq2SeqLm, Token};
+use trefoil_kernels::Devices;
+use trefoil_models::{CausalLm, Kv, Token};
 
 use crate::draft::DraftModel;
 use crate::error::Result;
-use crate::loaded::Lm;
+use crate::lm::Lm;
 use crate::options::LoadOptions;
 
 /// Models that the file remembers, at most.
@@ -38,13 +38,13 @@ impl StepCosts {
     /// Fails where a model does. A file that can't be read or written is no failure: it only saves time.
     pub(crate) fn find(
         options: &LoadOptions,
-        kernels: &Kernels,
+        devices: &Devices,
         (lm, decoder): (&Lm, &dyn CausalLm),
         kv: &mut Kv,
         draft: Option<&DraftModel>,
     ) -> Result<Self> {
         let file = options.cost_cache.as_deref();
-        let key = key(options, kernels);
+        let key = key(options, devices);
         let mut known = file.map(read).unwrap_or_default();
         let costs = |points: Option<&Points>| points.and_then(|points| Costs::new(points.clone()));
         if let Some(points) = known.get(&key)
@@ -71,26 +71,16 @@ impl StepCosts {
     }
 }
 
-impl Lm {
-    /// An encoding of `tokens`, where the model has an encoder.
-    fn encode(&self, tokens: &[Token]) -> Result<Option<Arc<CrossKv>>> {
-        match self {
-            Self::Causal(_) => Ok(None),
-            Self::Seq2Seq { model, .. } => Ok(Some(model.encode(tokens)?)),
-        }
-    }
-}
-
 /// What a cost depends on, in words.
-fn key(options: &LoadOptions, kernels: &Kernels) -> String {
+fn key(options: &LoadOptions, devices: &Devices) -> String {
     let host = sysinfo::System::host_name().unwrap_or_default();
     let source = options.source.canonicalize().unwrap_or_else(|_| options.source.clone());
     let changed = source.metadata().and_then(|data| data.modified()).ok();
     let changed = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     let seconds = changed.map_or(0, |time| time.as_secs());
-    let version = env!("CARGO_PKG_VERSION");
+    let (version, devices) = (env!("CARGO_PKG_VERSION"), devices.each());
     let LoadOptions { dtype, draft, workers, .. } = options;
-    format!("{version} {host} {kernels:?} {workers} {dtype:?} {draft:?} {} {seconds}", source.display())
+    format!("{version} {host} {devices:?} {workers} {dtype:?} {draft:?} {} {seconds}", source.display())
 }
 
 fn read(file: &Path) -> BTreeMap<String, Vec<Points>> {

@@ -7,8 +7,9 @@ use trefoil_decode::{
     Strategy,
 };
 
+use crate::budget::SCORED_ROWS;
 use crate::error::{Error, Result};
-use crate::loaded::{Loaded, SCORED_ROWS};
+use crate::loaded::Loaded;
 use crate::raw::{Raw, Reader};
 use crate::seats::Ground;
 

@@ -6,11 +6,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use trefoil_decode::{Costs, Little};
-use trefoil_kernels::Kernels;
+use trefoil_kernels::Devices;
 use trefoil_models::{CacheType, CrossKv, Kv, KvShape, ModelConfig, Token};
 
 use crate::error::{Error, Result};
-use crate::loaded::{Files, Lm};
+use crate::lm::Lm;
+use crate::loaded::Files;
 use crate::options::DraftSource;
 
 /// What a draft model is made from, before any weights are read.
@@ -33,7 +34,7 @@ impl DraftFiles {
     /// Opens a draft model's files and checks that it can write for the model of `large`.
     pub(crate) fn open(source: &DraftSource, large: &Files) -> Result<Self> {
         match source {
-            DraftSource::Model(path) => {
+            DraftSource::Model(path, _) => {
                 let little = Files::open(path, large.dtype)?;
                 little.fits(large)?;
                 Ok(Self::Model(Box::new(little)))
@@ -74,22 +75,22 @@ impl DraftFiles {
         }
     }
 
-    /// Reads the weights, where there are any of its own; gives the model and its resident bytes.
+    /// Reads the weights, where there are any of its own, for a device alone; gives the model and its resident bytes.
     pub(crate) fn load(
         self,
         large: &Lm,
-        kernels: &Kernels,
+        devices: &Devices,
         (cache, pages): (CacheType, usize),
         hear: &mut dyn FnMut(f64) -> Result<()>,
     ) -> Result<(DraftModel, usize)> {
         let (lm, bytes, encodes) = match self {
             Self::Model(files) => {
-                let (lm, bytes) = Lm::load(files.config, &files.weights, kernels, hear)?;
+                let (lm, bytes) = Lm::load(&files.config, &files.weights, devices, hear)?;
                 (lm, bytes, true)
             }
             Self::Layers(layers) => (large.first_layers(layers), 0, false),
         };
-        let kv = Kv::new(kernels, lm.decoder().kv_shape(), cache, pages)?;
+        let kv = Kv::new(devices, lm.decoder().kv_shape(), cache, pages)?;
         Ok((DraftModel { lm, kv: Arc::new(Mutex::new(kv)), encodes }, bytes))
     }
 }
@@ -119,12 +120,10 @@ impl DraftModel {
         prompt: &[Token],
         source: Option<&Arc<CrossKv>>,
     ) -> Result<(Option<Arc<CrossKv>>, usize)> {
-        Ok(match &self.lm {
-            Lm::Seq2Seq { model, .. } if self.encodes => {
-                (Some(trefoil_models::Seq2SeqLm::encode(model.as_ref(), prompt)?), 1)
-            }
-            _ => (source.cloned(), 0),
-        })
+        match if self.encodes { self.lm.encode(prompt)? } else { None } {
+            Some(own) => Ok((Some(own), 1)),
+            None => Ok((source.cloned(), 0)),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod admit;
 mod answer;
+mod budget;
 mod costs;
 mod decoding;
 mod device;
@@ -12,9 +13,12 @@ mod draft;
 mod engine;
 mod error;
 mod library;
+mod lm;
 mod loaded;
+mod machine;
 mod options;
 mod outbox;
+mod place;
 mod prompt;
 mod raw;
 mod reading;
@@ -25,11 +29,12 @@ mod usage;
 mod writing;
 
 pub use decoding::{BildDefaults, Decoding};
-pub use device::{Device, Machine, probe};
+pub use device::Device;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use library::Document;
 pub use loaded::{ModelInfo, Progress};
+pub use machine::{Machine, probe};
 pub use options::{DraftSource, Dtype, GenerateOptions, LoadOptions};
 pub use outbox::{Chunk, Event, Generation, Outcome, Stats};
 pub use prompt::{Prompt, document, prompts, tokens};

@@ -4,99 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use trefoil_kernels::Kernels;
-use trefoil_models::{CacheType, CausalLm, Kv, Llama, ModelConfig, Sharded, T5, Token, Weights};
+use trefoil_models::{CausalLm, Kv, ModelConfig, Token, Weights};
 
+use crate::budget::budget;
 use crate::costs::StepCosts;
 use crate::decoding::BildDefaults;
-use crate::device::{self, Place};
 use crate::draft::{DraftFiles, DraftModel};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::library::Library;
+use crate::lm::Lm;
 use crate::options::{DEFAULT_CONTEXT, Dtype, LoadOptions};
+use crate::place::{self, Place};
 use crate::text::{Template, Tokenizer};
-
-/// Full contexts that the cache has room for, where memory allows: generations beyond that wait their turn.
-const CONTEXTS: usize = 4;
-
-/// Rows whose logits a step may hold at once, for the memory budget.
-pub(crate) const SCORED_ROWS: usize = 64;
-
-/// A model of either kind.
-pub(crate) enum Lm {
-    /// Decoder only.
-    Causal(Arc<Llama>),
-    /// Encoder and decoder; `start` begins every decoder text.
-    Seq2Seq { model: Arc<T5>, start: Token },
-}
-
-impl Lm {
-    /// Reads the weights; gives the model and its resident bytes. `hear` is told the share of them that is read.
-    pub(crate) fn load(
-        config: ModelConfig,
-        weights: &Weights,
-        kernels: &Kernels,
-        hear: &mut dyn FnMut(f64) -> Result<()>,
-    ) -> Result<(Self, usize)> {
-        let mut interrupted = None;
-        let mut hear = |share: f64| {
-            hear(share).map_err(|error| {
-                interrupted = Some(error);
-                trefoil_models::Error::internal("the load was interrupted")
-            })
-        };
-        let loaded = match config {
-            ModelConfig::Llama(config) => Llama::load(config, weights, kernels, &mut hear).map(|model| {
-                let bytes = model.bytes();
-                (Self::Causal(Arc::new(model)), bytes)
-            }),
-            ModelConfig::T5(config) => {
-                let start = config.start;
-                T5::load(config, weights, kernels, &mut hear).map(|model| {
-                    let bytes = model.bytes();
-                    (Self::Seq2Seq { model: Arc::new(model), start }, bytes)
-                })
-            }
-        };
-        loaded.map_err(|error| interrupted.unwrap_or_else(|| error.into()))
-    }
-
-    /// The token that begins every decoder text, where the model has an encoder.
-    pub(crate) fn start(&self) -> Option<Token> {
-        match self {
-            Self::Causal(_) => None,
-            Self::Seq2Seq { start, .. } => Some(*start),
-        }
-    }
-
-    /// The part that writes.
-    pub(crate) fn decoder(&self) -> Arc<dyn CausalLm> {
-        match self {
-            Self::Causal(model) => Arc::clone(model) as _,
-            Self::Seq2Seq { model, .. } => Arc::clone(model) as _,
-        }
-    }
-
-    /// The part that writes, its steps shared out over workers with these kernels.
-    fn sharded(&self, workers: &[Kernels]) -> Arc<dyn CausalLm> {
-        let on = |kernels: &Kernels| -> Arc<dyn CausalLm> {
-            match self {
-                Self::Causal(model) => Arc::new(model.on(kernels)),
-                Self::Seq2Seq { model, .. } => Arc::new(model.on(kernels)),
-            }
-        };
-        Arc::new(Sharded::new(self.decoder(), workers.iter().map(on).collect()))
-    }
-
-    /// The model up to its decoder layer `layers`, sharing the weights.
-    pub(crate) fn first_layers(&self, layers: usize) -> Self {
-        match self {
-            Self::Causal(model) => Self::Causal(Arc::new(model.first_layers(layers))),
-            Self::Seq2Seq { model, start } => {
-                Self::Seq2Seq { model: Arc::new(model.first_layers(layers)), start: *start }
-            }
-        }
-    }
-}
 
 /// A model's files, open and checked, with no weights read yet.
 pub(crate) struct Files {
@@ -145,8 +64,10 @@ pub struct ModelInfo {
     pub vocabulary: usize,
     /// Tokens that a text may have, its prompt included.
     pub context_length: usize,
-    /// Where the model runs: `cpu` or `cuda:N`.
+    /// Where the model runs: `cpu` or `cuda:N`; several are divided by commas.
     pub device: String,
+    /// Where the draft model runs, if there is one.
+    pub draft_device: Option<String>,
     /// Why it does not run on a card, where it might have.
     pub fallback: Option<String>,
     /// The type of most weights.
@@ -192,10 +113,14 @@ impl Loaded {
         let draft = options.draft.as_ref().map(|source| DraftFiles::open(source, &files)).transpose()?;
         let context =
             options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
-        let fits = |place: &Place| budget(options, place, &files, draft.as_ref(), context);
-        let (Place { kernels, name, fallback, .. }, (pages, room)) = Place::find(options, fits)?;
+        let fits = |place: &Place| {
+            let little = place.beside(options.draft_device(), options)?;
+            let budget = budget(options, (place, &little), &files, draft.as_ref(), context)?;
+            Ok((little, budget))
+        };
+        let (place, (little, (pages, room))) = Place::find(options, fits)?;
         let Files { weights, config, tokenizer, template, .. } = files;
-        let mut kv = Kv::new(&kernels, config.kv_shape(), options.cache_type, pages)?;
+        let mut kv = Kv::new(&place.devices, config.kv_shape(), options.cache_type, pages)?;
         let library = Library::new(options.document_cache, room);
         let info = ModelInfo {
             architecture: config.architecture().to_owned(),
@@ -204,8 +129,9 @@ impl Loaded {
             layers: config.kv_shape().layers,
             vocabulary: config.vocabulary(),
             context_length: context,
-            device: name,
-            fallback,
+            device: place.name(),
+            draft_device: draft.as_ref().map(|_| little.name()),
+            fallback: place.fallback,
             dtype: weights.main_type().map_or("none", |ty| ty.name()).into(),
             bytes: 0,
             bild,
@@ -214,13 +140,15 @@ impl Loaded {
         let own = weights.total_bytes();
         let total = own + draft.as_ref().map_or(0, DraftFiles::weight_bytes);
         let mut hear = |done: f64| progress(Progress { done: done as u64, total });
-        let (lm, mut bytes) = Lm::load(config, &weights, &kernels, &mut |share| hear(share * own as f64))?;
+        let (lm, mut bytes) =
+            Lm::load(&config, &weights, &place.devices, &mut |share| hear(share * own as f64))?;
         let draft = match draft {
             None => None,
             Some(files) => {
                 let rest = (total - own) as f64;
                 let mut hear = |share: f64| hear(own as f64 + share * rest);
-                let (draft, more) = files.load(&lm, &kernels, (options.cache_type, pages), &mut hear)?;
+                let (draft, more) =
+                    files.load(&lm, &little.devices, (options.cache_type, pages), &mut hear)?;
                 bytes += more;
                 Some(draft)
             }
@@ -230,7 +158,8 @@ impl Loaded {
             [] => lm.decoder(),
             workers => lm.sharded(workers),
         };
-        let costs = StepCosts::find(options, &kernels, (&lm, decoder.as_ref()), &mut kv, draft.as_ref())?;
+        let costs =
+            StepCosts::find(options, &place.devices, (&lm, decoder.as_ref()), &mut kv, draft.as_ref())?;
         Ok(Self { lm, decoder, kv, draft, costs, library, tokenizer, template, ends, info })
     }
 }
@@ -249,7 +178,7 @@ impl Dtype {
 /// The kernels of each worker, where there are several: the threads in equal parts, at least one each.
 fn workers(options: &LoadOptions) -> Result<Vec<Kernels>> {
     let count = if options.workers > 1 { options.workers } else { 0 };
-    (0..count).map(|_| device::cpu((options.threads / count).max(1), false)).collect()
+    (0..count).map(|_| place::cpu((options.threads / count).max(1), false)).collect()
 }
 
 /// The context where nobody asks for one: what both models were trained for, within reason. An encoder-decoder model's
@@ -262,44 +191,4 @@ fn default_context(config: &ModelConfig, draft: Option<&DraftFiles>) -> usize {
         }
         ModelConfig::T5(_) => DEFAULT_CONTEXT,
     }
-}
-
-/// Pages of cache for each model, and bytes of encoded documents, that the budget allows beside the weights and a
-/// step's logits: room for [`CONTEXTS`] full contexts, fewer where memory is short, and never less than one. An
-/// encoder-decoder model's document takes a position's bytes for each of its tokens, beside the pages.
-fn budget(
-    options: &LoadOptions,
-    place: &Place,
-    files: &Files,
-    draft: Option<&DraftFiles>,
-    context: usize,
-) -> Result<(usize, u64)> {
-    let (config, models) = (&files.config, 1 + usize::from(draft.is_some()));
-    let weights = files.weights.total_bytes().saturating_add(draft.map_or(0, DraftFiles::weight_bytes));
-    let page = |ty| {
-        let little = draft.map_or(0, |draft| draft.kv_shape(config).page_bytes(ty));
-        (config.kv_shape().page_bytes(ty) + little) as u64
-    };
-    // What an encoder read is kept whole.
-    let document = if matches!(config, ModelConfig::T5(_)) { page(CacheType::F32) } else { 0 };
-    let page = page(options.cache_type);
-    let each = page + document;
-    // A branch of a document copies the document's last page before it writes there.
-    let pages = context.div_ceil(trefoil_kernels::PAGE) as u64 + 1;
-    let logits = (models * SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64;
-    let limit = options.memory_limit.or(place.memory).unwrap_or(u64::MAX);
-    let cache = pages.saturating_mul(each);
-    let least = weights.saturating_add(logits).saturating_add(cache);
-    if least > limit {
-        return Err(Error::new(
-            ErrorKind::OutOfMemory,
-            format!(
-                "the model needs {least} bytes ({weights} of weights, {logits} of logits, {cache} of cache for \
-                 {context} tokens); the limit is {limit}"
-            ),
-        ));
-    }
-    let affordable = limit - weights - logits;
-    let pages = (affordable / each.max(1)).min(pages * CONTEXTS as u64);
-    Ok((pages as usize, affordable - pages * page))
 }

@@ -6,8 +6,9 @@ use trefoil_decode::Sampling;
 use trefoil_models::CacheType;
 
 use crate::decoding::{BildDefaults, Decoding};
-use crate::device::{self, Device};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::machine;
 use crate::raw::{Raw, Reader};
 
 /// Stop strings a request may have, and bytes each may have.
@@ -32,8 +33,8 @@ pub enum Dtype {
 /// Where a draft model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DraftSource {
-    /// A folder or a `.gguf` file.
-    Model(PathBuf),
+    /// A folder or a `.gguf` file, and where it runs; with the model where not given.
+    Model(PathBuf, Option<Device>),
     /// So many of the model's own first decoder layers, under its head.
     Layers(usize),
 }
@@ -47,8 +48,8 @@ pub struct LoadOptions {
     pub draft: Option<DraftSource>,
     /// A file with BiLD's thresholds for this pair of models.
     pub tuned: Option<PathBuf>,
-    /// Where the model runs.
-    pub device: Device,
+    /// Where the model runs: one device, or several cards that share its steps out among them.
+    pub devices: Vec<Device>,
     /// Precision of dense weights.
     pub dtype: Dtype,
     /// Threads of a step, the engine's own included.
@@ -79,6 +80,14 @@ const DOCUMENT_CACHE: u64 = 256 << 20;
 pub const DEFAULT_CONTEXT: usize = 8192;
 
 impl LoadOptions {
+    /// The device that was named for the draft model.
+    pub(crate) fn draft_device(&self) -> Option<Device> {
+        match &self.draft {
+            Some(DraftSource::Model(_, device)) => *device,
+            _ => None,
+        }
+    }
+
     /// Reads and checks load options.
     ///
     /// # Errors
@@ -94,11 +103,11 @@ impl LoadOptions {
             source: PathBuf::from(source),
             draft: draft(&mut reader)?,
             tuned: tuned(&mut reader)?,
-            device: Device::resolve(&mut reader)?,
+            devices: Device::list(&mut reader)?,
             dtype: dtype(&mut reader)?,
             threads: reader
                 .whole("threads", 1, 1024)?
-                .map_or_else(device::threads, |threads| threads as usize),
+                .map_or_else(machine::threads, |threads| threads as usize),
             workers: reader.whole("workers", 1, WORKERS)?.map_or(1, |workers| workers as usize),
             pin_threads: reader.flag("pinThreads")?.unwrap_or(false),
             context_length: reader.whole("contextLength", 1, 1 << 24)?.map(|length| length as usize),
@@ -110,7 +119,7 @@ impl LoadOptions {
         // Downloads are the caller's business; the option is known so that it may be passed along.
         reader.flag("offline")?;
         reader.finish()?;
-        if options.workers > 1 && matches!(options.device, Device::Cuda(_)) {
+        if options.workers > 1 && options.devices.iter().any(|device| matches!(device, Device::Cuda(_))) {
             let message = format!("options.workers is {} on a card; allowed: 1", options.workers);
             return Err(Error::option(message));
         }
@@ -142,22 +151,25 @@ fn tuned(reader: &mut Reader) -> Result<Option<PathBuf>> {
 
 fn draft(reader: &mut Reader) -> Result<Option<DraftSource>> {
     let found = reader.take("draft");
-    match &found {
-        Raw::Absent => Ok(None),
-        Raw::Text(path) if !path.is_empty() && !path.contains('\0') => {
-            Ok(Some(DraftSource::Model(path.into())))
-        }
+    let path = |text: &str| Some(PathBuf::from(text)).filter(|_| !text.is_empty() && !text.contains('\0'));
+    let source = match &found {
+        Raw::Absent => return Ok(None),
+        Raw::Text(text) => path(text).map(|path| DraftSource::Model(path, None)),
         Raw::Map(_) => {
             let mut inner = Reader::new("options.draft", found.clone())?;
             let layers = inner.whole("layers", 1, 1 << 16)?;
+            let (model, device) = (inner.text("model")?, Device::named(&mut inner)?);
             inner.finish()?;
-            match layers {
-                Some(layers) => Ok(Some(DraftSource::Layers(layers as usize))),
-                None => Err(reader.refuse("draft", &found, "a folder, a .gguf file, a hub id or { layers }")),
+            match (layers, model, device) {
+                (Some(layers), None, None) => Some(DraftSource::Layers(layers as usize)),
+                (None, Some(model), device) => path(&model).map(|path| DraftSource::Model(path, device)),
+                _ => None,
             }
         }
-        other => Err(reader.refuse("draft", other, "a folder, a .gguf file, a hub id or { layers }")),
-    }
+        _ => None,
+    };
+    let allowed = "a folder, a .gguf file, a hub id, { layers } or { model, device }";
+    source.map(Some).ok_or_else(|| reader.refuse("draft", &found, allowed))
 }
 
 fn dtype(reader: &mut Reader) -> Result<Dtype> {
@@ -176,7 +188,8 @@ fn cache_type(reader: &mut Reader) -> Result<CacheType> {
     match reader.text("cacheType")?.as_deref() {
         None | Some("f32") => Ok(CacheType::F32),
         Some("f16") => Ok(CacheType::F16),
-        Some(other) => Err(reader.refuse("cacheType", &Raw::Text(other.into()), "'f32' or 'f16'")),
+        Some("bf16") => Ok(CacheType::Bf16),
+        Some(other) => Err(reader.refuse("cacheType", &Raw::Text(other.into()), "'f32', 'f16' or 'bf16'")),
     }
 }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trefoil_decode::fill;
-use trefoil_models::{BranchId, CacheType, Draft, Seq2SeqLm, Token};
+use trefoil_models::{BranchId, CacheType, Draft, Token};
 
 use crate::engine::Reply;
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::{Body, Document};
-use crate::loaded::{Lm, Loaded};
+use crate::lm::Lm;
+use crate::loaded::Loaded;
 
 type Wake = Arc<dyn Fn() + Send + Sync>;
 
@@ -82,13 +83,13 @@ impl Reading {
             return Ok(Some(document));
         }
         let body = match &loaded.lm {
-            Lm::Seq2Seq { model, .. } => {
+            lm @ Lm::Seq2Seq { .. } => {
                 let page = loaded.kv.shape().page_bytes(CacheType::F32);
                 let bytes = (tokens.len().div_ceil(trefoil_kernels::PAGE) * page) as u64;
                 if !loaded.library.make_room(bytes, &mut loaded.kv) {
                     return Err(loaded.library.full(bytes));
                 }
-                Some(Body::Encoded(model.encode(&tokens)?))
+                lm.encode(&tokens)?.map(Body::Encoded)
             }
             Lm::Causal(_) => self.prefill(&tokens, loaded, alone)?.map(Body::Prefix),
         };

@@ -14,10 +14,11 @@ use trefoil_decode::{Sampling, Session};
 use trefoil_kernels::PAGE;
 use trefoil_models::{BranchId, CrossKv, Kv, Token};
 
+use crate::budget::SCORED_ROWS;
 use crate::decoding::Decoding;
 use crate::error::{Error, Result};
 use crate::library::{Body, Document, Library};
-use crate::loaded::{Loaded, SCORED_ROWS};
+use crate::loaded::Loaded;
 use crate::options::GenerateOptions;
 
 /// Rows that a step of many branches may have; draft rows count, and a single branch may have more.

@@ -8,12 +8,13 @@
 //! tile is read from memory once for all rows and all query heads of the task. A tile that holds
 //! staged rows is gathered into the layout of a page; neighbours share most of it.
 
-use candle_core::{DType, Tensor};
-use half::f16;
+#[cfg(feature = "card")]
+mod on_card;
+
+use candle_core::Tensor;
+use half::{bf16, f16};
 
 use crate::Kernels;
-#[cfg(feature = "card")]
-use crate::card::{Arg, Card, Joint, PART, address, address_mut, channels, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
 use crate::isa::Work;
@@ -21,13 +22,11 @@ use crate::kv::{KvStore, PAGE, staged};
 use crate::lanes::Lanes;
 use crate::pool::Parts;
 use crate::sight::Sight;
-use crate::stored::Stored;
+use crate::stored::{CacheType, Stored};
 use crate::tile::{Bias, Query, Tile, see};
-#[cfg(feature = "card")]
-use crate::words::Upload;
 
-/// Rows of a task, at most.
-const ROWS: usize = 8;
+/// Queries of a task, at most: as many as stay in a first-level cache.
+const TASK: usize = 48;
 
 /// The operands of one call.
 struct Step<'a, T> {
@@ -263,11 +262,12 @@ impl Kernels {
         let staged = [staged_k, staged_v];
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card(card, q, staged, store, sight, scale, window, bias);
+            return on_card::attend(card, q, staged, store, sight, scale, window, bias);
         }
-        match store.k.dtype() {
-            DType::F16 => self.attend_to::<f16>(q, staged, store, sight, scale, window, bias),
-            _ => self.attend_to::<f32>(q, staged, store, sight, scale, window, bias),
+        match store.ty()? {
+            CacheType::F32 => self.attend_to::<f32>(q, staged, store, sight, scale, window, bias),
+            CacheType::F16 => self.attend_to::<f16>(q, staged, store, sight, scale, window, bias),
+            CacheType::Bf16 => self.attend_to::<bf16>(q, staged, store, sight, scale, window, bias),
         }
     }
 
@@ -303,7 +303,8 @@ impl Kernels {
             d,
             out: Parts::new(&mut out),
         };
-        let rows = (m * kv_heads / (2 * self.threads())).clamp(1, ROWS);
+        let most = (TASK * kv_heads / heads).max(1);
+        let rows = (m * kv_heads / (2 * self.threads())).clamp(1, most);
         self.pool().run(m.div_ceil(rows) * kv_heads, &|i| {
             let (first, head) = (i / kv_heads * rows, i % kv_heads);
             self.found().run(Attend { step: &step, first, count: rows.min(m - first), head });
@@ -328,63 +329,4 @@ pub(crate) fn bias_width(bias: &Tensor, heads: usize) -> Result<usize> {
         return Err(Error::shape("the bias has no entries; at least 1 a head is needed"));
     }
     Ok(width)
-}
-
-/// Queries of one warp.
-#[cfg(feature = "card")]
-const QUERIES: usize = 4;
-
-/// Warps of a block, at most.
-#[cfg(feature = "card")]
-const WARPS: usize = 8;
-
-#[cfg(feature = "card")]
-fn on_card(
-    card: &Card,
-    q: &Tensor,
-    [k, v]: [&Tensor; 2],
-    store: &KvStore,
-    sight: &Sight,
-    scale: f32,
-    window: Option<usize>,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    let [m, heads, d] = dims("q", q)?;
-    let [_, kv_heads, _] = store.sizes()?;
-    let tiles = (0..m).map(|row| sight.position(row) / PAGE + 1).max().unwrap_or(0);
-    let parts = tiles.div_ceil(PART);
-    let kernel = match (store.k.dtype(), channels(d)?) {
-        (DType::F16, 2) => "attend_f16_2",
-        (DType::F16, 4) => "attend_f16_4",
-        (DType::F16, _) => "attend_f16_8",
-        (_, 2) => "attend_f32_2",
-        (_, 4) => "attend_f32_4",
-        _ => "attend_f32_8",
-    };
-    let joint = Joint::new(card, &[m, heads * d], m * heads, d, parts)?;
-    let args = [
-        address("q", q)?,
-        address("staged keys", k)?,
-        address("staged values", v)?,
-        address_mut(&store.k)?,
-        address_mut(&store.v)?,
-        Arg::Address(card.words(sight.words())?),
-        bias.map_or(Ok(Arg::Address(0)), |bias| address("the bias", bias))?,
-        address_mut(&joint.out)?,
-        joint.partial(),
-        count(m),
-        count(heads),
-        count(kv_heads),
-        count(d),
-        Arg::Number(scale),
-        count(window.unwrap_or(0)),
-        count(bias.map_or(0, |bias| bias.dims()[1])),
-        count(parts),
-    ];
-    // A warp takes a row and some heads of a group.
-    let items = m * (heads / kv_heads).div_ceil(QUERIES);
-    let warps = items.clamp(1, WARPS);
-    // SAFETY: the sight was checked against staged rows and pages, and all shapes agree.
-    unsafe { card.launch(kernel, [items.div_ceil(warps), kv_heads, parts], 32 * warps, &args) }?;
-    joint.merge(card)
 }

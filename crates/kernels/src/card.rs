@@ -14,6 +14,8 @@ mod due;
 #[cfg(feature = "emulate")]
 mod emulated;
 mod joint;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 
 pub(crate) use due::{Change, Due, LAYERS};
 #[cfg(feature = "emulate")]
@@ -26,10 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-#[cfg(feature = "emulate")]
-use candle_core::DType;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, WithDType};
-use half::f16;
+use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::flat::check;
@@ -41,6 +41,7 @@ pub(crate) struct Card {
     due: Mutex<Due>,
     uploads: AtomicUsize,
     downloads: AtomicUsize,
+    counters: Mutex<Option<Arc<Buffer>>>,
 }
 
 enum Machine {
@@ -54,6 +55,9 @@ enum Machine {
 pub(crate) enum Buffer {
     #[cfg(feature = "cuda")]
     Cuda(cuda::Bytes),
+    /// In reach of other cards.
+    #[cfg(all(feature = "cuda", feature = "nccl"))]
+    Fixed(cuda::Fixed),
     #[cfg(feature = "emulate")]
     Emulated(emulated::Bytes),
 }
@@ -81,7 +85,13 @@ impl Card {
     }
 
     fn new(machine: Machine) -> Self {
-        Self { machine, due: Mutex::default(), uploads: AtomicUsize::new(0), downloads: AtomicUsize::new(0) }
+        Self {
+            machine,
+            due: Mutex::default(),
+            uploads: AtomicUsize::new(0),
+            downloads: AtomicUsize::new(0),
+            counters: Mutex::default(),
+        }
     }
 
     /// Where its tensors live.
@@ -101,6 +111,38 @@ impl Card {
             Machine::Cuda(cuda) => cuda.name(),
             #[cfg(feature = "emulate")]
             Machine::Emulated(_) => "emulated",
+        }
+    }
+
+    /// How many blocks run side by side, at least.
+    pub(crate) fn processors(&self) -> usize {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.processors(),
+            // An odd number, so that shares end where nothing else does.
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => 5,
+        }
+    }
+
+    /// Its number on this machine; none where this CPU plays it.
+    pub(crate) fn ordinal(&self) -> Option<usize> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => Some(cuda.ordinal()),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => None,
+        }
+    }
+
+    /// Its stream, as CUDA's libraries take it.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn stream(&self) -> *mut c_void {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.stream(),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => std::ptr::null_mut(),
         }
     }
 
@@ -130,7 +172,47 @@ impl Card {
             #[cfg(feature = "cuda")]
             Machine::Cuda(cuda) => cuda.scratch(len.max(1)).map(Buffer::Cuda),
             #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => emulated::Bytes::unwritten(len).map(Buffer::Emulated),
+        }
+    }
+
+    /// So many whole numbers that are 0 whenever no kernel runs: one that counts in them leaves them so.
+    pub(crate) fn counters(&self, len: usize) -> Result<Arc<Buffer>> {
+        let bytes = len * size_of::<i32>();
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*counters {
+            Some(found) if found.len() >= bytes => Ok(Arc::clone(found)),
+            _ => Ok(Arc::clone(counters.insert(Arc::new(self.zeros(bytes.next_power_of_two())?)))),
+        }
+    }
+
+    /// `len` bytes that other cards can reach, and that stay until the stream is done.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn fixed(&self, len: usize) -> Result<Buffer> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.fixed(len.max(1)).map(Buffer::Fixed),
+            #[cfg(feature = "emulate")]
             Machine::Emulated(_) => emulated::Bytes::zeros(len).map(Buffer::Emulated),
+        }
+    }
+
+    /// Copies `len` bytes on the card.
+    ///
+    /// # Safety
+    /// Both addresses have so many bytes, and they do not overlap.
+    #[cfg(feature = "nccl")]
+    pub(crate) unsafe fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            Machine::Cuda(cuda) => unsafe { cuda.copy(from, to, len) },
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => {
+                // SAFETY: the caller's promise; addresses are this CPU's.
+                unsafe { (to as *mut u8).copy_from_nonoverlapping(from as *const u8, len) };
+                Ok(())
+            }
         }
     }
 
@@ -142,7 +224,7 @@ impl Card {
             (Machine::Cuda(cuda), Buffer::Cuda(to)) => cuda.upload(to, at, bytes),
             #[cfg(feature = "emulate")]
             (Machine::Emulated(_), Buffer::Emulated(to)) => to.write(at, bytes),
-            #[cfg(all(feature = "cuda", feature = "emulate"))]
+            #[cfg(all(feature = "cuda", any(feature = "emulate", feature = "nccl")))]
             _ => Err(elsewhere("a buffer")),
         }
     }
@@ -155,7 +237,7 @@ impl Card {
             (Machine::Cuda(cuda), Buffer::Cuda(from)) => cuda.download(from, at, len),
             #[cfg(feature = "emulate")]
             (Machine::Emulated(_), Buffer::Emulated(from)) => from.read(at, len),
-            #[cfg(all(feature = "cuda", feature = "emulate"))]
+            #[cfg(all(feature = "cuda", any(feature = "emulate", feature = "nccl")))]
             _ => Err(elsewhere("a buffer")),
         }
     }
@@ -223,6 +305,23 @@ impl Card {
         threads: usize,
         args: &[Arg<'_>],
     ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(kernel, grid, threads, 0, args) }
+    }
+
+    /// [`Card::launch`] of a kernel that takes so many bytes of shared memory beside those that it declares: the same
+    /// number every time.
+    ///
+    /// # Safety
+    /// As [`Card::launch`]; and they are as many as the kernel uses.
+    pub(crate) unsafe fn launch_with(
+        &self,
+        kernel: &'static str,
+        grid: [usize; 3],
+        threads: usize,
+        shared: usize,
+        args: &[Arg<'_>],
+    ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -249,10 +348,14 @@ impl Card {
         match &self.machine {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
-            Machine::Cuda(cuda) => unsafe { cuda.launch(kernel, grid, threads as u32, &mut pointers) },
+            Machine::Cuda(cuda) => unsafe {
+                cuda.launch(kernel, grid, threads as u32, shared as u32, &mut pointers)
+            },
             #[cfg(feature = "emulate")]
             // SAFETY: the caller's promise.
-            Machine::Emulated(it) => unsafe { it.launch(kernel, grid, threads as u32, &mut pointers) },
+            Machine::Emulated(it) => unsafe {
+                it.launch(kernel, grid, threads as u32, shared as u32, &mut pointers)
+            },
         }
     }
 
@@ -262,7 +365,7 @@ impl Card {
             #[cfg(feature = "cuda")]
             Machine::Cuda(cuda) => cuda.output(dims),
             #[cfg(feature = "emulate")]
-            Machine::Emulated(_) => Ok(Tensor::zeros(dims, DType::F32, &Device::Cpu)?),
+            Machine::Emulated(_) => Ok(Tensor::full(f32::NAN, dims, &Device::Cpu)?),
         }
     }
 }
@@ -273,6 +376,8 @@ impl Buffer {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(bytes) => bytes.len(),
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Self::Fixed(bytes) => bytes.len(),
             #[cfg(feature = "emulate")]
             Self::Emulated(bytes) => bytes.len(),
         }
@@ -288,6 +393,8 @@ impl Buffer {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(bytes) => bytes.address(),
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Self::Fixed(bytes) => bytes.address(),
             #[cfg(feature = "emulate")]
             Self::Emulated(bytes) => bytes.address(),
         }
@@ -348,7 +455,8 @@ impl InplaceOp1 for Start {
         let address = match storage {
             CpuStorage::F32(numbers) => start::<f32>(numbers, from),
             CpuStorage::F16(numbers) => start::<f16>(numbers, from),
-            _ => candle_core::bail!("the store holds neither F32 nor F16"),
+            CpuStorage::BF16(numbers) => start::<bf16>(numbers, from),
+            _ => candle_core::bail!("the store holds neither F32, F16 nor BF16"),
         };
         self.0.store(address, Ordering::Relaxed);
         Ok(())

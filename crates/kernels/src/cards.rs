@@ -1,6 +1,6 @@
 //! The graphics cards of this machine, before any of them is used.
 
-use crate::error::{Error, Lack, Result};
+use crate::error::{Error, ErrorKind, Lack, Result};
 
 /// The oldest compute capability that kernels are compiled for.
 const OLDEST: (usize, usize) = (8, 0);
@@ -62,6 +62,33 @@ impl Cards {
             let message =
                 format!("{} has compute capability {major}.{minor}; {least}.0 is needed", card.name);
             return Err(Error::device(Lack::NewerCard, message));
+        }
+        Ok(())
+    }
+
+    /// Whether these cards can work together: rows are the same bits on cards of the same compute capability only.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for a card that is named twice, and [`ErrorKind::Device`] for different capabilities.
+    pub fn alike(&self, ordinals: &[usize]) -> Result<()> {
+        let known = |ordinal: usize| self.cards.get(ordinal).map(|card| (ordinal, card));
+        let mut before: Vec<(usize, &Card)> = Vec::new();
+        for (ordinal, card) in ordinals.iter().filter_map(|&ordinal| known(ordinal)) {
+            if before.iter().any(|&(other, _)| other == ordinal) {
+                return Err(Error::new(ErrorKind::Unsupported, format!("card {ordinal} is named twice")));
+            }
+            if let Some((other, first)) = before.first()
+                && first.capability != card.capability
+            {
+                let ((a, b), (c, d)) = (first.capability, card.capability);
+                let message = format!(
+                    "card {other}, {}, has compute capability {a}.{b} and card {ordinal}, {}, has {c}.{d}; cards that \
+                     work together need the same",
+                    first.name, card.name
+                );
+                return Err(Error::device(Lack::Alike, message));
+            }
+            before.push((ordinal, card));
         }
         Ok(())
     }
@@ -133,7 +160,6 @@ mod cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
 
     fn cards(driver: (usize, usize), capability: (usize, usize)) -> Cards {
         Cards {
@@ -150,5 +176,19 @@ mod tests {
         assert_eq!(lack(cards((99, 0), OLDEST), 1), ErrorKind::Device(Lack::Card));
         assert_eq!(lack(cards((99, 0), (7, 5)), 0), ErrorKind::Device(Lack::NewerCard));
         assert_eq!(lack(cards((BUILT - 1, 9), OLDEST), 0), ErrorKind::Device(Lack::NewerDriver));
+    }
+
+    #[test]
+    fn cards_that_work_together_are_alike_and_each_is_there_once() {
+        let card = |capability| cards((BUILT, 0), capability).cards.remove(0);
+        let cards = Cards { driver: (BUILT, 0), cards: [(8, 0), (9, 0), (9, 0), (8, 0)].map(card).to_vec() };
+        for alike in [&[1, 2][..], &[3, 0], &[2], &[]] {
+            assert!(cards.alike(alike).is_ok(), "{alike:?}");
+        }
+        let error = cards.alike(&[1, 2, 3]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Device(Lack::Alike));
+        let said = "card 1, Abacus, has compute capability 9.0 and card 3, Abacus, has 8.0";
+        assert!(error.to_string().starts_with(said), "{error}");
+        assert_eq!(cards.alike(&[2, 1, 2]).unwrap_err().to_string(), "card 2 is named twice");
     }
 }

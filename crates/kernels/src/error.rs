@@ -42,6 +42,10 @@ pub enum Lack {
     NewerCard,
     /// Memory on the card.
     Memory,
+    /// Other cards of the same compute capability: rows are the same bits on those only.
+    Alike,
+    /// NCCL, by which cards exchange rows, or in this build what calls it.
+    Nccl,
 }
 
 impl Lack {
@@ -54,6 +58,8 @@ impl Lack {
             Self::Card => "no-card",
             Self::NewerCard => "card-too-old",
             Self::Memory => "memory",
+            Self::Alike => "cards-differ",
+            Self::Nccl => "nccl",
         }
     }
 }

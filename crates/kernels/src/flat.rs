@@ -1,6 +1,7 @@
 //! Tensors as flat slices: the one place where types, layouts and ranks are checked.
 
 use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, MaybeUninit};
 
 use candle_core::{Device, Storage, StorageRef, Tensor};
 
@@ -92,4 +93,25 @@ pub(crate) fn zeros<T: Stored>(count: usize) -> Result<Vec<T>> {
     let numbers = std::ptr::slice_from_raw_parts_mut(start.cast(), count);
     // SAFETY: the global allocator gave `count` numbers with this layout, and zero bytes are zero.
     Ok(unsafe { Box::from_raw(numbers) }.into_vec())
+}
+
+/// Room for numbers that an operation writes, all of them. To fill it with zeros first would take as long as a norm.
+pub(crate) fn room(count: usize) -> Result<Vec<MaybeUninit<f32>>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(count)
+        .map_err(|_| Error::new(ErrorKind::Memory, format!("no memory for {count} numbers")))?;
+    // SAFETY: so much was reserved, and such an element may hold anything.
+    unsafe { room.set_len(count) };
+    Ok(room)
+}
+
+/// The numbers in a [`room`].
+///
+/// # Safety
+/// All of them were written.
+pub(crate) unsafe fn written(room: Vec<MaybeUninit<f32>>) -> Vec<f32> {
+    let mut room = ManuallyDrop::new(room);
+    // SAFETY: the parts are those of a vector that nobody drops, its elements have the same layout, and the caller
+    // promises that they are numbers.
+    unsafe { Vec::from_raw_parts(room.as_mut_ptr().cast(), room.len(), room.capacity()) }
 }

@@ -26,6 +26,22 @@ template <class T> DEVICE void write(const Layers &layers, const uint32_t *moves
 
 KERNEL(256) write_f32(Layers layers, const uint32_t *moves, int heads, int d) { write<float>(layers, moves, heads, d); }
 KERNEL(256) write_f16(Layers layers, const uint32_t *moves, int heads, int d) { write<__half>(layers, moves, heads, d); }
+KERNEL(256) write_bf16(Layers layers, const uint32_t *moves, int heads, int d) {
+  write<__nv_bfloat16>(layers, moves, heads, d);
+}
+
+// One block a row and layer: a staged row into its place among those that go to other cards,
+// [layers, 2, rows, width], keys before values.
+KERNEL(256) gather_rows(Layers layers, const uint32_t *rows, float *packed, int width) {
+  const int layer = blockIdx.y;
+  const float *k = (const float *)layers.k[layer], *v = (const float *)layers.v[layer];
+  const size_t from = (size_t)rows[blockIdx.x] * width;
+  const size_t to = ((size_t)2 * layer * gridDim.x + blockIdx.x) * width;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    packed[to + i] = k[from + i];
+    packed[to + (size_t)gridDim.x * width + i] = v[from + i];
+  }
+}
 
 // Pages over others, in every layer: a copy a block row, keys and then values of each layer by block layer. pages: from
 // and to each; `words` is a page's length in words of four bytes.

@@ -6,8 +6,8 @@
 //! the lanes are channels.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Tensor};
-use half::f16;
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor};
+use half::{bf16, f16};
 
 use crate::Kernels;
 #[cfg(feature = "card")]
@@ -45,31 +45,32 @@ impl KvStore {
     /// # Errors
     /// [`ErrorKind::Memory`](crate::ErrorKind::Memory) if there is no room.
     pub fn new(kernels: &Kernels, pages: usize, kv_heads: usize, d: usize, ty: CacheType) -> Result<Self> {
+        fn here<T: Stored>(count: usize, k: &[usize], v: &[usize]) -> Result<KvStore> {
+            Ok(KvStore { k: tensor(zeros::<T>(count)?, k)?, v: tensor(zeros::<T>(count)?, v)? })
+        }
         let count = [pages, kv_heads, d, PAGE].iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim));
         let count = count.ok_or_else(|| {
             Error::shape(format!("a store of {pages} pages × {kv_heads} heads × {d} does not fit in memory"))
         })?;
         let (k, v) = (&[pages, kv_heads, d, PAGE], &[pages, kv_heads, PAGE, d]);
         if !kernels.device().is_cpu() {
-            let dtype = match ty {
-                CacheType::F32 => DType::F32,
-                CacheType::F16 => DType::F16,
-            };
             let zeros = |dims| {
-                Tensor::zeros(dims, dtype, kernels.device()).map_err(|cause| {
+                Tensor::zeros(dims, ty.dtype(), kernels.device()).map_err(|cause| {
                     Error::new(ErrorKind::Memory, format!("no memory for a store of {pages} pages: {cause}"))
                 })
             };
             return Ok(Self { k: zeros(k)?, v: zeros(v)? });
         }
-        Ok(match ty {
-            CacheType::F32 => {
-                Self { k: tensor(zeros::<f32>(count)?, k)?, v: tensor(zeros::<f32>(count)?, v)? }
-            }
-            CacheType::F16 => {
-                Self { k: tensor(zeros::<f16>(count)?, k)?, v: tensor(zeros::<f16>(count)?, v)? }
-            }
-        })
+        match ty {
+            CacheType::F32 => here::<f32>(count, k, v),
+            CacheType::F16 => here::<f16>(count, k, v),
+            CacheType::Bf16 => here::<bf16>(count, k, v),
+        }
+    }
+
+    /// How it keeps its numbers.
+    pub(crate) fn ty(&self) -> Result<CacheType> {
+        CacheType::of(self.k.dtype())
     }
 
     /// Whether pages of both are alike.
@@ -124,16 +125,17 @@ impl InplaceOp2 for Write<'_> {
             candle_core::bail!("staged rows or the store are not contiguous");
         };
         let staged = &staged.as_slice::<f32>()?[from..];
-        match store.dtype() {
-            DType::F16 => self.put(f16::of(store).map(|store| &mut store[to..end]), staged),
-            _ => self.put(f32::of(store).map(|store| &mut store[to..end]), staged),
+        match CacheType::of(store.dtype()).map_err(candle_core::Error::wrap)? {
+            CacheType::F32 => self.put(f32::of(store).map(|store| &mut store[to..end]), staged),
+            CacheType::F16 => self.put(f16::of(store).map(|store| &mut store[to..end]), staged),
+            CacheType::Bf16 => self.put(bf16::of(store).map(|store| &mut store[to..end]), staged),
         }
     }
 }
 
 impl Write<'_> {
     fn put<T: Stored>(&self, store: Option<&mut [T]>, staged: &[f32]) -> candle_core::Result<()> {
-        let Some(store) = store else { candle_core::bail!("the store holds neither F32 nor F16") };
+        let Some(store) = store else { candle_core::bail!("the store is of another type") };
         let [heads, d] = self.sizes;
         for at in self.moves {
             let (row, page, offset) = (at.row as usize, at.page as usize, at.offset as usize);
@@ -180,7 +182,8 @@ impl InplaceOp1 for CopyPage {
         match store {
             CpuStorage::F32(store) => store[start..end].copy_within(source, target),
             CpuStorage::F16(store) => store[start..end].copy_within(source, target),
-            _ => candle_core::bail!("the store holds neither F32 nor F16"),
+            CpuStorage::BF16(store) => store[start..end].copy_within(source, target),
+            _ => candle_core::bail!("the store holds neither F32, F16 nor BF16"),
         }
         Ok(())
     }
@@ -287,7 +290,11 @@ fn write(card: &Card, layers: &[(&KvStore, &Tensor, &Tensor)], moves: &[Move]) -
         card.place(&[])?;
     }
     card.due().write(Change {
-        kernel: if store.k.dtype() == DType::F16 { "write_f16" } else { "write_f32" },
+        kernel: match store.ty()? {
+            CacheType::F32 => "write_f32",
+            CacheType::F16 => "write_f16",
+            CacheType::Bf16 => "write_bf16",
+        },
         places,
         grid: [layers.len(), 1],
         threads: (heads * d).next_multiple_of(32).clamp(32, 256),

@@ -26,6 +26,7 @@ mod attend;
 mod card;
 mod cards;
 mod dense;
+mod devices;
 mod elementwise;
 mod error;
 mod exp;
@@ -56,6 +57,7 @@ use candle_core::Device;
 #[cfg(feature = "emulate")]
 pub use card::Mutation;
 pub use cards::{Card, Cards};
+pub use devices::{Devices, Path};
 pub use elementwise::Activation;
 pub use error::{Error, ErrorKind, Lack, Result};
 pub use formats::WeightType;
@@ -82,6 +84,8 @@ pub struct Kernels {
     device: Device,
     pool: Arc<pool::Pool>,
     found: isa::Found,
+    /// Its number among devices that work together.
+    rank: usize,
     /// Where operations run instead, if not on this CPU.
     #[cfg(feature = "card")]
     card: Option<Arc<card::Card>>,
@@ -124,6 +128,7 @@ impl Kernels {
             device: Device::Cpu,
             pool: Arc::new(pool::Pool::new(threads)?),
             found,
+            rank: 0,
             #[cfg(feature = "card")]
             card: None,
         })
@@ -206,6 +211,11 @@ impl Kernels {
     /// The instructions in use.
     pub fn isa(&self) -> Isa {
         self.found.isa()
+    }
+
+    /// Its number among the [`Devices`] that it works with; 0 where it works alone.
+    pub fn rank(&self) -> usize {
+        self.rank
     }
 
     fn pool(&self) -> &pool::Pool {

@@ -4,12 +4,17 @@
 //! order is all that attention needs. A mask of rows × length was rejected: it grows with the
 //! context, and it says where keys lie instead of which position they have.
 
+#[cfg(feature = "card")]
+mod crowds;
+
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::kv::PAGE;
 use crate::words::{Upload, Words};
+#[cfg(feature = "card")]
+pub(crate) use crowds::{Crowd, ROWS};
 
 /// The rows of a step: which branch each continues, and through which staged rows.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +23,8 @@ pub struct Sight {
     pages: Vec<u32>,
     rows: Vec<Row>,
     paths: Vec<u32>,
+    #[cfg(feature = "card")]
+    crowds: OnceLock<Vec<Crowd>>,
     /// All of it, as a card reads it.
     words: OnceLock<Words>,
 }
@@ -45,7 +52,7 @@ impl Sight {
     /// * `pages`: its page table; position p lies in `pages[p / PAGE]`
     /// * `len`: its committed positions
     pub fn branch(&mut self, pages: &[u32], len: usize) -> usize {
-        self.words.take();
+        self.change();
         let from = self.pages.len();
         self.pages.extend_from_slice(pages);
         self.branches.push(Branch { pages: from..self.pages.len(), len });
@@ -57,10 +64,17 @@ impl Sight {
     /// * `branch`: an index that [`Sight::branch`] returned
     /// * `path`: staged rows from the branch's root to this row, itself last
     pub fn row(&mut self, branch: usize, path: &[u32]) {
-        self.words.take();
+        self.change();
         let from = self.paths.len();
         self.paths.extend_from_slice(path);
         self.rows.push(Row { branch, path: from..self.paths.len() });
+    }
+
+    /// Forgets what follows from branches and rows.
+    fn change(&mut self) {
+        self.words.take();
+        #[cfg(feature = "card")]
+        self.crowds.take();
     }
 
     /// How many rows there are.
@@ -129,11 +143,23 @@ impl Sight {
         }
         Ok(())
     }
+
+    /// Rows that see the same keys, but for their last tiles.
+    #[cfg(feature = "card")]
+    pub(crate) fn crowds(&self) -> &[Crowd] {
+        self.crowds.get_or_init(|| Crowd::all(self))
+    }
+
+    /// Where the crowds stand among the words.
+    #[cfg(feature = "card")]
+    pub(crate) fn crowds_at(&self) -> usize {
+        4 * self.rows.len() + self.pages.len() + self.paths.len()
+    }
 }
 
 impl Upload for Sight {
-    /// For each row where its pages begin, its committed positions, where its path begins and its position; then pages
-    /// and paths.
+    /// For each row where its pages begin, its committed positions, where its path begins and its position; then pages,
+    /// paths and, on a card, crowds.
     fn words(&self) -> &Words {
         self.words.get_or_init(|| {
             let pages = 4 * self.rows.len();
@@ -145,6 +171,8 @@ impl Upload for Sight {
                 at.map(|word| word as u32)
             });
             let words = rows.chain(self.pages.iter().copied()).chain(self.paths.iter().copied());
+            #[cfg(feature = "card")]
+            let words = words.chain(Crowd::words(self.crowds(), self.crowds_at()));
             words.collect::<Vec<_>>().into()
         })
     }

@@ -15,29 +15,33 @@ constexpr int QUERIES = 4;
 
 // Queries in a warp's own part of shared memory, channel by channel, and their weights over a tile, slot by slot: all
 // queries' numbers are one load.
-template <int CHANNELS> struct alignas(16) Desk {
-  float q[CHANNELS * 32][QUERIES];
-  float weights[PAGE][QUERIES];
+template <int CHANNELS, int COUNT = QUERIES> struct alignas(16) Desk {
+  float q[CHANNELS * 32][COUNT];
+  float weights[PAGE][COUNT];
 
-  // Numbers of the four queries.
-  DEVICE_METHOD static void load(const float (&from)[QUERIES], float (&to)[QUERIES]) {
-    static_assert(QUERIES == 4, "four numbers are one load");
-    const float4 four = *(const float4 *)from;
-    to[0] = four.x;
-    to[1] = four.y;
-    to[2] = four.z;
-    to[3] = four.w;
+  // Numbers of all queries.
+  DEVICE_METHOD static void load(const float (&from)[COUNT], float (&to)[COUNT]) {
+    if constexpr (COUNT == 4) {
+      const float4 four = *(const float4 *)from;
+      to[0] = four.x;
+      to[1] = four.y;
+      to[2] = four.z;
+      to[3] = four.w;
+    } else {
+#pragma unroll
+      for (int h = 0; h < COUNT; h++) to[h] = from[h];
+    }
   }
 };
 
 // What the queries of a warp have seen; a lane has channels lane, lane + 32, ….
-template <int CHANNELS> struct Seen {
-  float out[QUERIES][CHANNELS];
-  float greatest[QUERIES], total[QUERIES];
+template <int CHANNELS, int COUNT = QUERIES> struct Seen {
+  float out[COUNT][CHANNELS];
+  float greatest[COUNT], total[COUNT];
 
   DEVICE_METHOD void clear() {
 #pragma unroll
-    for (int h = 0; h < QUERIES; h++) {
+    for (int h = 0; h < COUNT; h++) {
       greatest[h] = MINUS_INFINITY;
       total[h] = 0.0f;
 #pragma unroll
@@ -61,13 +65,13 @@ struct Bias {
 //
 // key(i): channel i of this lane's key; value(slot, i): channel i of a slot's value, for slots from..to;
 // bias(h): query h's Bias, without a table where there is none. Queries from `count` on are carried along and mean nothing.
-template <int CHANNELS, class Key, class Value, class GetBias>
-DEVICE void see(Desk<CHANNELS> &desk, Seen<CHANNELS> &seen, int count, int d, float scale, int start, int from, int to,
-                Key key, Value value, GetBias bias) {
+template <int CHANNELS, int QUERIES, class Key, class Value, class GetBias>
+DEVICE void see(Desk<CHANNELS, QUERIES> &desk, Seen<CHANNELS, QUERIES> &seen, int count, int d, float scale, int start,
+                int from, int to, Key key, Value value, GetBias bias) {
   const int lane = threadIdx.x % 32;
   float even[QUERIES] = {}, odd[QUERIES] = {};
   int i = 0;
-#pragma unroll 4
+#pragma unroll 8
   for (; i + 1 < d; i += 2) {
     const float left = key(i), right = key(i + 1);
     float q[2][QUERIES];
@@ -105,7 +109,7 @@ DEVICE void see(Desk<CHANNELS> &desk, Seen<CHANNELS> &seen, int count, int d, fl
   for (int h = 0; h < QUERIES; h++)
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++) seen.out[h][c] = seen.out[h][c] * shrink[h];
-#pragma unroll 4
+#pragma unroll 8
   for (int slot = from; slot < to; slot++) {
     float weights[QUERIES];
     desk.load(desk.weights[slot], weights);
@@ -122,8 +126,9 @@ DEVICE void see(Desk<CHANNELS> &desk, Seen<CHANNELS> &seen, int count, int d, fl
 
 // Writes what query h has seen: the result where there is one part only, or the part for `merge`, [query, part]:
 // greatest, total, and the blended values.
-template <int CHANNELS>
-DEVICE void finish(const Seen<CHANNELS> &seen, int h, int d, size_t query, int part, int parts, float *out, float *partial) {
+template <int CHANNELS, int QUERIES>
+DEVICE void finish(const Seen<CHANNELS, QUERIES> &seen, int h, int d, size_t query, int part, int parts, float *out,
+                   float *partial) {
   const int lane = threadIdx.x % 32;
   if (parts > 1) {
     partial += (query * parts + part) * (2 + d);

@@ -5,7 +5,7 @@ mod sample;
 
 use candle_core::{Device, Tensor};
 use sample::{Sample, all, bits, pick, values};
-use trefoil_kernels::CacheType::{self, F16, F32};
+use trefoil_kernels::CacheType::{self, Bf16, F16, F32};
 use trefoil_kernels::{ErrorKind, Isa, Kernels, KvStore, Move, PAGE, Sight};
 
 #[derive(Clone, Copy)]
@@ -25,17 +25,20 @@ impl Shape {
         match self.ty {
             F32 => f64::from(x),
             F16 => half::f16::from_f32(x).to_f64(),
+            Bf16 => half::bf16::from_f32(x).to_f64(),
         }
     }
 }
 
-const SHAPES: [Shape; 6] = [
+const SHAPES: [Shape; 8] = [
     Shape { heads: 4, kv_heads: 2, d: 64, window: None, distances: None, ty: F32 },
     Shape { heads: 3, kv_heads: 3, d: 16, window: None, distances: Some(40), ty: F32 },
     Shape { heads: 6, kv_heads: 1, d: 128, window: Some(50), distances: None, ty: F16 },
     Shape { heads: 5, kv_heads: 1, d: 7, window: Some(1), distances: Some(1), ty: F16 },
     Shape { heads: 9, kv_heads: 3, d: 80, window: Some(33), distances: Some(200), ty: F16 },
     Shape { heads: 1, kv_heads: 1, d: 1, window: None, distances: None, ty: F32 },
+    Shape { heads: 4, kv_heads: 4, d: 50, window: None, distances: Some(70), ty: Bf16 },
+    Shape { heads: 6, kv_heads: 2, d: 64, window: Some(40), distances: None, ty: Bf16 },
 ];
 
 /// One text's queries, keys and values, `[n, ..]` by position.
@@ -189,7 +192,7 @@ fn a_chain_gives_the_bits_of_single_rows() {
 #[test]
 fn a_forest_gives_the_bits_of_single_paths() {
     let mut sample = Sample::new(3);
-    for round in 0..12 {
+    for round in 0..16 {
         let shape = SHAPES[round % SHAPES.len()];
         let isas = all(2);
         let kernels = &isas[round % isas.len()];

@@ -45,8 +45,10 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
     (
         "dense",
         &[
-            mutation("dense.cu", "a0[4] = {a[0].x, a[1].x", "a0[4] = {a[1].x, a[0].x"),
-            mutation("dense.cu", "next < WARPS; next++", "next < WARPS - 1; next++"),
+            mutation("dense.cu", "{a[0].x, a[1].x", "{a[1].x, a[0].x"),
+            mutation("dense.cu", "next = 1; next < CHAINS; next++", "next = 1; next < CHAINS - 1; next++"),
+            mutation("dense.cu", "await_copies<In::COUNT - 2>();", "await_copies<In::COUNT - 1>();"),
+            mutation("dense.cu", "next > 0 && first <= chain", "next > 0 && first < chain"),
         ],
     ),
     (
@@ -61,10 +63,12 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
         &[
             mutation(
                 "attend.cu",
-                "is_committed = start + lane < committed",
-                "is_committed = start + lane <= committed",
+                "is_committed = start + lane < at.committed",
+                "is_committed = start + lane <= at.committed",
             ),
             mutation("attend.cu", "first ? seen[1] * weight", "first ? seen[1]"),
+            mutation("halves.cuh", "narrow(x - wide(high), low)", "narrow(x - x, low)"),
+            mutation("halves.cuh", "await_copies<0>();", "await_copies<1>();"),
         ],
     ),
     ("shared", &[mutation("shared.cu", "width / 2 - (int)", "(width - 1) / 2 + (int)")]),

@@ -10,14 +10,17 @@
 //! cache per branch was rejected: it would size ten thousand short branches for their longest possible text.
 //!
 //! `reserve` sets pages aside, so that a commit inside the reservation cannot run out.
+//!
+//! Devices that work together have pages each, all with the same numbers in them, and one page table: which branch has
+//! which page is the same everywhere.
 
 use std::sync::Arc;
 
-use trefoil_kernels::{CacheType, Kernels, KvStore, Move, PAGE, SharedKv, Sight};
+use trefoil_kernels::{CacheType, Devices, Kernels, KvStore, PAGE, SharedKv, Sight};
 
 use crate::draft::{BranchId, Draft, RowId};
 use crate::error::{Error, Result};
-use crate::staged::Staged;
+use crate::staged::{Slot, Staged};
 
 /// The sizes that a cache follows from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,19 +40,36 @@ impl KvShape {
     }
 }
 
-/// Keys and values of one encoded document, projected once for every decoder layer.
+/// Keys and values of one encoded document, projected once for every decoder layer, on each device that reads them.
 #[derive(Clone)]
 pub struct CrossKv {
-    /// One entry a decoder layer.
-    pub layers: Vec<SharedKv>,
-    /// Source tokens.
-    pub tokens: usize,
+    /// Each device's layers.
+    devices: Vec<Vec<SharedKv>>,
 }
 
 impl CrossKv {
-    /// Bytes that it keeps in memory, over all layers.
+    /// A document on one device; one entry a decoder layer.
+    pub fn new(layers: Vec<SharedKv>) -> Self {
+        Self { devices: vec![layers] }
+    }
+
+    /// One document that devices have encoded each for itself, in the order of their ranks.
+    pub fn join(devices: &[Arc<Self>]) -> Self {
+        Self { devices: devices.iter().flat_map(|each| each.devices.iter().cloned()).collect() }
+    }
+
+    /// What decoder layer `layer` reads on the device of `kernels`.
+    ///
+    /// # Errors
+    /// Fails where the document was not encoded for that device.
+    pub fn layer(&self, kernels: &Kernels, layer: usize) -> Result<&SharedKv> {
+        let found = self.devices.get(kernels.rank()).and_then(|layers| layers.get(layer));
+        found.ok_or_else(|| Error::internal("a document of another model or device"))
+    }
+
+    /// Bytes that it keeps on each device, over all layers.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(SharedKv::bytes).sum()
+        self.devices.first().map_or(0, |layers| layers.iter().map(SharedKv::bytes).sum())
     }
 }
 
@@ -64,8 +84,9 @@ struct Branch {
 pub struct Kv {
     shape: KvShape,
     ty: CacheType,
-    kernels: Kernels,
-    stores: Vec<KvStore>,
+    devices: Devices,
+    /// Each device's layers.
+    stores: Vec<Vec<KvStore>>,
     branches: Vec<Option<Branch>>,
     free: Vec<u32>,
     shares: Vec<u32>,
@@ -74,18 +95,19 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// Allocates `pages` pages of the given shape, whose numbers are kept as `ty`.
+    /// Allocates `pages` pages of the given shape, whose numbers are kept as `ty`, on each of the devices.
     ///
     /// # Errors
     /// Fails where the tensors cannot be made.
-    pub fn new(kernels: &Kernels, shape: KvShape, ty: CacheType, pages: usize) -> Result<Self> {
-        let stores = (0..shape.layers)
-            .map(|_| KvStore::new(kernels, pages, shape.kv_heads, shape.head_dim, ty))
-            .collect::<std::result::Result<_, _>>()?;
+    pub fn new(devices: impl Into<Devices>, shape: KvShape, ty: CacheType, pages: usize) -> Result<Self> {
+        let devices = devices.into();
+        let layer = |kernels| KvStore::new(kernels, pages, shape.kv_heads, shape.head_dim, ty);
+        let layers = |kernels| (0..shape.layers).map(|_| layer(kernels)).collect();
+        let stores = devices.each().iter().map(layers).collect::<trefoil_kernels::Result<_>>()?;
         Ok(Self {
             shape,
             ty,
-            kernels: kernels.clone(),
+            devices,
             stores,
             branches: Vec::new(),
             free: (0..pages as u32).rev().collect(),
@@ -156,7 +178,7 @@ impl Kv {
         self.shape
     }
 
-    /// Bytes of a page, over all layers.
+    /// Bytes of a page on each device, over all layers.
     pub fn page_bytes(&self) -> usize {
         self.shape.page_bytes(self.ty)
     }
@@ -223,9 +245,13 @@ impl Kv {
         self.staged = staged;
     }
 
-    /// The committed keys and values of `layer`.
-    pub fn store(&self, layer: usize) -> &KvStore {
-        &self.stores[layer]
+    /// The committed keys and values of `layer` on the device of `kernels`.
+    ///
+    /// # Errors
+    /// Fails where the cache has none there.
+    pub fn store(&self, kernels: &Kernels, layer: usize) -> Result<&KvStore> {
+        let found = self.stores.get(kernels.rank()).and_then(|layers| layers.get(layer));
+        found.ok_or_else(|| Error::internal("a model over another cache's layers or devices"))
     }
 
     /// Appends staged rows, in order, to a branch.
@@ -236,15 +262,11 @@ impl Kv {
         if path.is_empty() {
             return Ok(());
         }
-        let mut moves = Vec::with_capacity(path.len());
+        let mut slots = Vec::with_capacity(path.len());
         for ahead in 0..path.len() {
-            let (page, offset) = self.place(id, ahead)?;
-            moves.push(Move { row: 0, page, offset });
+            slots.push(self.place(id, ahead)?);
         }
-        let (layers, rows) = self.staged.find(path)?;
-        moves.iter_mut().zip(rows).for_each(|(at, row)| at.row = row);
-        let layers: Vec<_> = self.stores.iter().zip(layers).map(|(store, (k, v))| (store, k, v)).collect();
-        self.kernels.write(&layers, &moves)?;
+        self.devices.write(&self.stores, &self.staged.find(path, &slots, self.stores.len())?)?;
         slot(&mut self.branches, id)?.len += path.len();
         Ok(())
     }
@@ -267,7 +289,7 @@ impl Kv {
     }
 
     /// The page and offset of the position `ahead` of the branch's end, made writable.
-    fn place(&mut self, id: BranchId, ahead: usize) -> Result<(u32, u32)> {
+    fn place(&mut self, id: BranchId, ahead: usize) -> Result<Slot> {
         let branch = self.branch(id)?;
         let position = branch.len + ahead;
         let index = position / PAGE;
@@ -275,7 +297,9 @@ impl Kv {
             Some(&page) if self.shares[page as usize] == 1 => page,
             Some(&shared) => {
                 let own = self.take(id)?;
-                self.kernels.copy_page(&self.stores, shared, own)?;
+                for (kernels, layers) in self.devices.each().iter().zip(&self.stores) {
+                    kernels.copy_page(layers, shared, own)?;
+                }
                 slot(&mut self.branches, id)?.pages[index] = own;
                 self.release(shared);
                 own
@@ -332,7 +356,9 @@ impl Kv {
 impl Drop for Kv {
     fn drop(&mut self) {
         // Writes that wait on a card would keep the pages. Where it fails the pages go with the card.
-        let _ = self.kernels.settle();
+        for kernels in self.devices.each() {
+            let _ = kernels.settle();
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl Llama {
         }
     }
 
-    /// The same model on other threads, sharing the weights.
+    /// The same model on other threads of the same device, sharing the weights.
     #[must_use]
     pub fn on(&self, kernels: &Kernels) -> Self {
         Self { kernels: kernels.clone(), ..self.clone() }
@@ -135,7 +135,8 @@ impl CausalLm for Llama {
             }
             let q = kernels.rope(&q, &turns)?;
             let k = kernels.rope(&k, &turns)?;
-            let a = kernels.attend(&q, &k, &v, kv.store(index), &step.sight, scale, config.window, None)?;
+            let store = kv.store(kernels, index)?;
+            let a = kernels.attend(&q, &k, &v, store, &step.sight, scale, config.window, None)?;
             staged.push((k, v));
             let o = layer.o.forward(kernels, &a)?;
 
@@ -147,7 +148,7 @@ impl CausalLm for Llama {
         let scores = step.logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
             Ok(kernels.rms_norm(x, &self.norm, config.norm_eps)?)
         })?;
-        Ok((scores, Staged::new(draft, staged)))
+        Ok((scores, Staged::new(kernels, draft, staged)))
     }
 }
 

@@ -60,10 +60,10 @@ impl Rows {
             return Ok(Scores::new(draft, head.n(), Vec::new()));
         }
         let x = if self.scored.len() == draft.len() { x.clone() } else { kernels.select(x, &self.scored)? };
-        let logits = kernels.linear(&finish(&x)?, head)?;
         if !kernels.on_card() {
-            return Ok(Scores::new(draft, head.n(), logits.flatten_all()?.to_vec1()?));
+            return Ok(Scores::new(draft, head.n(), kernels.linear_values(&finish(&x)?, head)?));
         }
+        let logits = kernels.linear(&finish(&x)?, head)?;
         let judged = kernels.judge(&logits, &self.wanted)?;
         Ok(Scores::away(draft, head.n(), kernels, logits, judged, self.wanted))
     }

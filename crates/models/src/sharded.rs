@@ -1,9 +1,13 @@
 //! One step on several workers: each scores a part of the draft's rows, and none waits for another before the end.
 //!
-//! A worker is the model again, on threads of its own, over the same weights and the same cache. A shard holds the
-//! ancestors of all its rows, so that a worker needs nothing of the others; ancestors that shards have in common are
-//! computed by each, which costs less than to pass them around within a pass. Rows are exact whatever they share a step
-//! with, so the scores are bit for bit those of one worker.
+//! A shard holds the ancestors of all its rows, so that a worker needs nothing of the others; ancestors that shards have
+//! in common are computed by each, which costs less than to pass them around within a pass. Rows are exact whatever they
+//! share a step with, so the scores are bit for bit those of one worker.
+//!
+//! A worker is the model again: on threads of its own, over the same weights and the same pages; or on a device of its
+//! own, with its own weights and pages, and then what it alone has computed goes to the others when a path is committed.
+//! A draft that can't be cut is scored by all devices, whole: that takes as long as on one, and leaves nothing to pass
+//! on. Prompts are filled like that, and documents are encoded like that.
 //!
 //! # Source
 //! Fu et al. 2024 (arXiv 2402.02057), section 3.4, "lookahead parallelism". There window and guesses are dealt out by
@@ -11,16 +15,17 @@
 
 use std::sync::Arc;
 
-use crate::draft::{Draft, RowId};
+use crate::draft::{Draft, RowId, Token};
 use crate::error::{Error, Result};
-use crate::kv::{Kv, KvShape};
-use crate::model::CausalLm;
+use crate::kv::{CrossKv, Kv, KvShape};
+use crate::model::{CausalLm, Seq2SeqLm};
 use crate::scores::Scores;
 use crate::staged::Staged;
 
 /// A model whose steps are shared out over workers.
 pub struct Sharded {
-    whole: Arc<dyn CausalLm>,
+    /// Each device's model on all its threads.
+    whole: Vec<Arc<dyn CausalLm>>,
     workers: Vec<Arc<dyn CausalLm>>,
 }
 
@@ -28,36 +33,36 @@ impl Sharded {
     /// Shares the drafts of `whole` out over `workers`, which are the same model on threads of their own. A draft that
     /// can't be cut, such as a prompt's chain, stays with `whole`, which may use all threads.
     pub fn new(whole: Arc<dyn CausalLm>, workers: Vec<Arc<dyn CausalLm>>) -> Self {
-        Self { whole, workers }
+        Self { whole: vec![whole], workers }
+    }
+
+    /// Shares drafts out over devices: the same model on each, in the order of their ranks, at least one. The cache has
+    /// to be one of all these devices.
+    pub fn over(devices: Vec<Arc<dyn CausalLm>>) -> Self {
+        Self { whole: devices.clone(), workers: devices }
     }
 }
 
 impl CausalLm for Sharded {
     fn kv_shape(&self) -> KvShape {
-        self.whole.kv_shape()
+        self.whole[0].kv_shape()
     }
 
     fn vocabulary(&self) -> usize {
-        self.whole.vocabulary()
+        self.whole[0].vocabulary()
     }
 
     fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
-        let shards = cut(draft, self.workers.len());
-        let Some((last, others)) = shards.split_last().filter(|(_, others)| !others.is_empty()) else {
-            return self.whole.forward(draft, kv);
+        let mut shards = cut(draft, self.workers.len());
+        let workers = if shards.len() > 1 {
+            &self.workers
+        } else {
+            // The first scores, and the others have nothing left to score.
+            shards.resize_with(self.whole.len(), || Shard::whole(draft));
+            &self.whole
         };
-        let results = std::thread::scope(|scope| {
-            let running: Vec<_> = others
-                .iter()
-                .zip(&self.workers[1..])
-                .map(|(shard, worker)| scope.spawn(|| worker.forward(&shard.draft, kv)))
-                .collect();
-            let own = self.workers[0].forward(&last.draft, kv);
-            let ended = running.into_iter().map(|thread| {
-                thread.join().unwrap_or_else(|_| Err(Error::internal("a worker ended unexpectedly")))
-            });
-            ended.chain([own]).collect::<Result<Vec<_>>>()
-        })?;
+        let pairs: Vec<_> = shards.iter().zip(workers).collect();
+        let results = at_once(&pairs, |(shard, worker)| worker.forward(&shard.draft, kv))?;
         let mut scores = Scores::none(draft, self.vocabulary());
         let mut staged = Staged::default();
         for (shard, (theirs, rows)) in shards.iter().zip(results) {
@@ -68,6 +73,27 @@ impl CausalLm for Sharded {
     }
 }
 
+/// Encodes `source` on all devices that the model is on, in the order of their ranks: each has the whole document.
+///
+/// # Errors
+/// As [`Seq2SeqLm::encode`].
+pub fn encode<M: Seq2SeqLm>(devices: &[Arc<M>], source: &[Token]) -> Result<Arc<CrossKv>> {
+    Ok(CrossKv::join(&at_once(devices, |model| model.encode(source))?).into())
+}
+
+/// Does `work` for all items at the same time, the first on this thread.
+fn at_once<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let Some((first, others)) = items.split_first() else { return Ok(Vec::new()) };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = others.iter().map(|item| scope.spawn(|| work(item))).collect();
+        let own = work(first);
+        let ended = running.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(Error::internal("a worker ended unexpectedly")))
+        });
+        std::iter::once(own).chain(ended).collect()
+    })
+}
+
 /// A part of a draft, closed under ancestors.
 struct Shard {
     draft: Draft,
@@ -75,7 +101,8 @@ struct Shard {
     rows: Vec<RowId>,
 }
 
-/// Cuts a draft into at most `most` shards, of which the largest is as small as leaves in draft order allow.
+/// Cuts a draft into at most `most` shards, of which the largest is as small as leaves in draft order allow; into one
+/// where that would not be clearly less than the draft.
 fn cut(draft: &Draft, most: usize) -> Vec<Shard> {
     let leaves = leaves(draft);
     let (mut least, mut enough) = (1, draft.len());
@@ -85,6 +112,9 @@ fn cut(draft: &Draft, most: usize) -> Vec<Shard> {
             Some(_) => enough = rows,
             None => least = rows + 1,
         }
+    }
+    if 4 * least > 3 * draft.len() {
+        least = draft.len();
     }
     let groups = pack(draft, &leaves, least).unwrap_or_default();
     let mut scored = vec![false; draft.len()];
@@ -133,6 +163,12 @@ fn pack(draft: &Draft, leaves: &[RowId], most: usize) -> Option<Vec<Vec<RowId>>>
 }
 
 impl Shard {
+    /// All rows, without scores.
+    fn whole(draft: &Draft) -> Self {
+        let rows = (0..draft.len() as u32).map(RowId).collect();
+        Self::new(draft, rows, &mut vec![true; draft.len()])
+    }
+
     /// The shard of these rows. It asks for the scores that the draft asks for and that no earlier shard has `scored`.
     fn new(draft: &Draft, mut rows: Vec<RowId>, scored: &mut [bool]) -> Self {
         rows.sort_unstable();
@@ -215,7 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_stays_whole() {
-        assert_eq!(cut(&lookahead(9, 1, 0), 4).len(), 1);
+    fn what_is_mostly_a_chain_stays_whole() {
+        let mut draft = lookahead(9, 1, 0);
+        assert_eq!(cut(&draft, 4).len(), 1);
+        let above = RowId(6);
+        draft.child(above, 5);
+        assert_eq!(cut(&draft, 4).len(), 1);
     }
 }

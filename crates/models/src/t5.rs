@@ -135,7 +135,7 @@ impl T5 {
         }
     }
 
-    /// The same model on other threads, sharing the weights.
+    /// The same model on other threads of the same device, sharing the weights.
     #[must_use]
     pub fn on(&self, kernels: &Kernels) -> Self {
         Self { kernels: kernels.clone(), ..self.clone() }
@@ -210,13 +210,15 @@ impl CausalLm for T5 {
             let h = self.norm(&x, &own.norm)?;
             let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
             let bias = Some(&self.decoder_bias);
-            let a = kernels.attend(&q, &k, &v, kv.store(index), &step.sight, SCALE, None, bias)?;
+            let store = kv.store(kernels, index)?;
+            let a = kernels.attend(&q, &k, &v, store, &step.sight, SCALE, None, bias)?;
             staged.push((k, v));
             let o = own.o.forward(kernels, &a)?;
 
             let [residual, h] = kernels.add_norm(&x, &o, &layer.cross.norm, self.config.norm_eps)?;
             let [q] = self.heads([&layer.cross.q], &h)?;
-            let a = kernels.attend_shared(&q, &documents.layer(index), &documents.readers, SCALE, None)?;
+            let read = documents.layer(kernels, index)?;
+            let a = kernels.attend_shared(&q, &read, &documents.readers, SCALE, None)?;
             let o = layer.cross.o.forward(kernels, &a)?;
 
             x = self.feed_forward(&residual, &o, &layer.feed_forward)?;
@@ -228,7 +230,7 @@ impl CausalLm for T5 {
             }
             Ok((x * (self.config.width as f64).powf(-0.5))?)
         })?;
-        Ok((scores, Staged::new(draft, staged)))
+        Ok((scores, Staged::new(kernels, draft, staged)))
     }
 }
 
@@ -260,7 +262,7 @@ impl Seq2SeqLm for T5 {
                 Ok(kernels.share(&k, &v)?)
             })
             .collect::<Result<_>>()?;
-        Ok(Arc::new(CrossKv { layers, tokens: source.len() }))
+        Ok(Arc::new(CrossKv::new(layers)))
     }
 }
 
@@ -287,8 +289,8 @@ impl Documents {
     }
 
     /// What cross-attention of a layer reads.
-    fn layer(&self, layer: usize) -> Vec<&SharedKv> {
-        self.all.iter().map(|document| &document.layers[layer]).collect()
+    fn layer(&self, kernels: &Kernels, layer: usize) -> Result<Vec<&SharedKv>> {
+        self.all.iter().map(|document| document.layer(kernels, layer)).collect()
     }
 }
 

@@ -46,7 +46,7 @@ fn prefix(fixture: &Fixture, kv: &mut Kv, prompt: &[Token], tokens: &[Token], ch
 fn each(check: impl Fn(&Fixture, &mut Random)) {
     for name in CAUSAL.into_iter().chain(SEQ2SEQ) {
         let mut fixture = Fixture::open(name);
-        for cache in [CacheType::F32, CacheType::F16] {
+        for cache in CacheType::ALL {
             fixture.cache = cache;
             check(&fixture, &mut Random(7));
         }

@@ -95,7 +95,7 @@ impl CausalLm for Scripted {
 
     fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
         let sight = kv.sight(draft)?;
-        let cached = kv.store(0).k.flatten_all()?.to_vec1::<f32>()?;
+        let cached = kv.store(&self.kernels, 0)?.k.flatten_all()?.to_vec1::<f32>()?;
         let tokens: Vec<f32> = draft.rows().iter().map(|row| row.token as f32).collect();
         let staged = Tensor::from_vec(tokens.clone(), (draft.len(), 1, 1), self.kernels.device())?;
         let mut logits = Vec::new();
@@ -111,7 +111,10 @@ impl CausalLm for Scripted {
                 logits.extend(self.logits(&seen));
             }
         }
-        Ok((Scores::new(draft, VOCABULARY, logits), Staged::new(draft, vec![(staged.clone(), staged)])))
+        Ok((
+            Scores::new(draft, VOCABULARY, logits),
+            Staged::new(&self.kernels, draft, vec![(staged.clone(), staged)]),
+        ))
     }
 }
 

@@ -44,8 +44,10 @@ DEVICE float warp_sum(float x) {
 // A number as a cache keeps it, and back.
 DEVICE float wide(float x) { return x; }
 DEVICE float wide(__half x) { return __half2float(x); }
+DEVICE float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
 DEVICE void narrow(float x, float &to) { to = x; }
 DEVICE void narrow(float x, __half &to) { to = __float2half_rn(x); }
+DEVICE void narrow(float x, __nv_bfloat16 &to) { to = __float2bfloat16_rn(x); }
 
 // The products of one launch: weights that meet the same activations, their outputs [m, n], and their n.
 constexpr int PRODUCTS = 4;

@@ -14,7 +14,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{CudaStorage, DType, Device, Tensor};
-use half::f16;
+use half::{bf16, f16};
 
 use crate::cards::unusable;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,12 +29,21 @@ pub(super) struct Cuda {
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<&'static str, CudaFunction>>,
     name: String,
+    processors: usize,
 }
 
 /// Bytes in the card's memory.
 pub(crate) struct Bytes {
     slice: CudaSlice<u8>,
     start: u64,
+}
+
+/// Bytes in the card's memory that are not of the stream's pool, whose memory other cards can't reach.
+#[cfg(feature = "nccl")]
+pub(crate) struct Fixed {
+    context: Arc<CudaContext>,
+    start: u64,
+    len: usize,
 }
 
 impl Cuda {
@@ -49,8 +58,10 @@ impl Cuda {
         // they are also allocated and freed.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(missing)?;
+        let processors = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let processors = context.attribute(processors).map_err(missing)?.max(1) as usize;
         let module = context.load_module(Ptx::from_binary(MODULE.to_vec())).map_err(missing)?;
-        let made = Self { device, context, stream, module, functions: Mutex::default(), name };
+        let made = Self { device, context, stream, module, functions: Mutex::default(), name, processors };
         made.keep_memory().map_err(missing)?;
         Ok(made)
     }
@@ -73,6 +84,36 @@ impl Cuda {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn processors(&self) -> usize {
+        self.processors
+    }
+
+    pub(super) fn ordinal(&self) -> usize {
+        self.context.ordinal()
+    }
+
+    #[cfg(feature = "nccl")]
+    pub(super) fn stream(&self) -> *mut c_void {
+        self.stream.cu_stream().cast()
+    }
+
+    #[cfg(feature = "nccl")]
+    pub(super) fn fixed(&self, len: usize) -> Result<Fixed> {
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: the bytes are written before any are read.
+        let start = unsafe { result::malloc_sync(len) }.map_err(|cause| no_room(len, cause))?;
+        Ok(Fixed { context: Arc::clone(&self.context), start, len })
+    }
+
+    /// # Safety
+    /// As `Card::copy`.
+    #[cfg(feature = "nccl")]
+    pub(super) unsafe fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: the caller's promise, and the stream is this context's.
+        unsafe { result::memcpy_dtod_async(to, from, len, self.stream.cu_stream()) }.map_err(failed)
     }
 
     pub(super) fn memory(&self) -> Result<(usize, usize)> {
@@ -114,6 +155,7 @@ impl Cuda {
         kernel: &'static str,
         [x, y, z]: [u32; 3],
         threads: u32,
+        shared: u32,
         args: &mut [*mut c_void],
     ) -> Result<()> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,12 +163,17 @@ impl Cuda {
             function
         } else {
             let found = self.module.load_function(kernel).map_err(failed)?;
+            if shared > 0 {
+                // The same every time.
+                let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                found.set_attribute(most, shared as i32).map_err(failed)?;
+            }
             functions.entry(kernel).or_insert(found)
         };
         self.context.bind_to_thread().map_err(failed)?;
         let (function, stream) = (function.cu_function(), self.stream.cu_stream());
         // SAFETY: the function and the stream are this context's, and the arguments the caller's promise.
-        unsafe { result::launch_kernel(function, (x, y, z), (threads, 1, 1), 0, stream, args) }.map_err(
+        unsafe { result::launch_kernel(function, (x, y, z), (threads, 1, 1), shared, stream, args) }.map_err(
             |cause| Error::new(ErrorKind::Backend, format!("{kernel} could not be started: {cause}")),
         )
     }
@@ -159,6 +206,27 @@ impl Bytes {
     }
 }
 
+#[cfg(feature = "nccl")]
+impl Fixed {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.start
+    }
+}
+
+#[cfg(feature = "nccl")]
+impl Drop for Fixed {
+    fn drop(&mut self) {
+        // A card that fails here has failed for all that comes, which says so.
+        let _ = self.context.bind_to_thread().and_then(|()| self.context.synchronize());
+        // SAFETY: its own, and nothing that uses it is under way.
+        let _ = unsafe { result::memory_free(self.start) };
+    }
+}
+
 /// The address of number `from` of a tensor's storage.
 pub(super) fn start<T: CudaDType>(storage: &CudaStorage, from: usize) -> Result<u64> {
     let slice = storage.as_cuda_slice::<T>()?;
@@ -170,6 +238,7 @@ pub(super) fn start<T: CudaDType>(storage: &CudaStorage, from: usize) -> Result<
 pub(super) fn start_of(storage: &CudaStorage, from: usize) -> Result<u64> {
     match storage.dtype() {
         DType::F16 => start::<f16>(storage, from),
+        DType::BF16 => start::<bf16>(storage, from),
         _ => start::<f32>(storage, from),
     }
 }

@@ -22,12 +22,14 @@ macro_rules! sources {
 /// Every file that the kernels are compiled from, by its place in `src`.
 const SOURCES: &[(&str, &str)] = sources![
     "card/card.cuh",
+    "card/copy.cuh",
     "card/mma.cuh",
     "card/shim.h",
     "attend.cu",
     "dense.cu",
     "elementwise.cu",
     "exp.cuh",
+    "halves.cuh",
     "integer.cu",
     "kernels.cu",
     "kv.cu",
@@ -53,8 +55,8 @@ pub struct Mutation {
 
 /// Looks a kernel up by its name.
 type Find = unsafe extern "C" fn(name: *const u8, len: usize) -> Option<Start>;
-/// Runs a kernel: the grid, threads a block, pointers to the arguments.
-type Start = unsafe extern "C" fn(grid: *const u32, threads: u32, args: *mut *mut c_void);
+/// Runs a kernel: the grid, threads a block, bytes of shared memory, pointers to the arguments.
+type Start = unsafe extern "C" fn(grid: *const u32, threads: u32, shared: u32, args: *mut *mut c_void);
 
 pub(super) struct Emulated {
     library: Library,
@@ -62,6 +64,9 @@ pub(super) struct Emulated {
 
 /// A library is in the process once, with one memory for all blocks, so one kernel runs at a time.
 static BUSY: Mutex<()> = Mutex::new(());
+
+/// What is compiled is compiled once.
+static COMPILING: Mutex<()> = Mutex::new(());
 
 /// Bytes in this CPU's memory, of which kernels are told the address.
 pub(crate) struct Bytes {
@@ -85,7 +90,7 @@ impl Emulated {
                 _ => return Err(broken(format!("{file} does not hold {from:?} once"))),
             }
         }
-        let library = compile(&files)?;
+        let library = compile("kernels.cu", &files)?;
         // SAFETY: the library was compiled from this crate's sources, which run nothing when loaded.
         let library = unsafe { Library::new(&library) }
             .map_err(|cause| broken(format!("{} cannot be loaded: {cause}", library.display())))?;
@@ -99,6 +104,7 @@ impl Emulated {
         kernel: &'static str,
         grid: [u32; 3],
         threads: u32,
+        shared: u32,
         args: &mut [*mut c_void],
     ) -> Result<()> {
         // SAFETY: the shim defines `find_kernel` with this type.
@@ -109,7 +115,7 @@ impl Emulated {
         let start = start.ok_or_else(|| broken(format!("there is no kernel {kernel}")))?;
         let _busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's promise.
-        unsafe { start(grid.as_ptr(), threads, args.as_mut_ptr()) };
+        unsafe { start(grid.as_ptr(), threads, shared, args.as_mut_ptr()) };
         Ok(())
     }
 }
@@ -121,6 +127,14 @@ impl Bytes {
         // SAFETY: the layout's size is not zero.
         let start = unsafe { std::alloc::alloc_zeroed(layout) };
         if start.is_null() { Err(no_room()) } else { Ok(Self { start, layout }) }
+    }
+
+    /// Bytes that are no numbers until a kernel has written them.
+    pub(super) fn unwritten(len: usize) -> Result<Self> {
+        let made = Self::zeros(len)?;
+        // SAFETY: so many bytes are this value's own.
+        unsafe { made.start.write_bytes(0xff, made.layout.size()) };
+        Ok(made)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -160,17 +174,25 @@ impl Drop for Bytes {
     }
 }
 
-/// Compiles the sources to a library in the folder of temporary files, once for the same sources.
-fn compile(files: &[(&str, String)]) -> Result<PathBuf> {
+/// A library that stands in for NCCL.
+#[cfg(feature = "nccl")]
+pub(super) fn nccl() -> Result<PathBuf> {
+    compile("nccl.cpp", &[("nccl.cpp", include_str!("nccl.cpp").to_owned())])
+}
+
+/// Compiles the sources, by the one that includes the others, to a library in the folder of temporary files, once for
+/// the same sources.
+fn compile(main: &str, files: &[(&str, String)]) -> Result<PathBuf> {
     let mut hash = DefaultHasher::new();
     files.hash(&mut hash);
     let name = format!("trefoil-emulated-{:016x}", hash.finish());
     let library = std::env::temp_dir().join(format!("{name}.so"));
+    let _compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
     if library.exists() {
         return Ok(library);
     }
     let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-    let compiled = compile_in(&folder, files);
+    let compiled = compile_in(&folder, main, files);
     // Renamed, so that another test that compiles the same never loads half a library.
     let placed = compiled.and_then(|built| {
         std::fs::rename(built, &library).map_err(|cause| broken(format!("{}: {cause}", library.display())))
@@ -180,7 +202,7 @@ fn compile(files: &[(&str, String)]) -> Result<PathBuf> {
     placed.map(|()| library)
 }
 
-fn compile_in(folder: &Path, files: &[(&str, String)]) -> Result<PathBuf> {
+fn compile_in(folder: &Path, main: &str, files: &[(&str, String)]) -> Result<PathBuf> {
     let unwritten = |cause: std::io::Error| broken(format!("{}: {cause}", folder.display()));
     std::fs::create_dir_all(folder.join("card")).map_err(unwritten)?;
     for (name, text) in files {
@@ -188,11 +210,21 @@ fn compile_in(folder: &Path, files: &[(&str, String)]) -> Result<PathBuf> {
     }
     let built = folder.join("kernels.so");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
-    let flags = ["-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-x", "c++"];
+    let flags = [
+        "-std=c++17",
+        "-O2",
+        "-march=native",
+        "-ffp-contract=off",
+        "-fPIC",
+        "-shared",
+        "-fno-strict-aliasing",
+        "-x",
+        "c++",
+    ];
     let output = Command::new(&compiler)
         .args(flags)
         .args(["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-I"])
-        .args([folder, &folder.join("kernels.cu"), Path::new("-o"), &built])
+        .args([folder, &folder.join(main), Path::new("-o"), &built])
         .output()
         .map_err(|cause| broken(format!("{compiler} cannot be run: {cause}")))?;
     if output.status.success() {

@@ -49,11 +49,20 @@ struct alignas(16) int4 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 
 namespace shim {
 
 constexpr int WARP = 32;
 constexpr size_t STACK = 64 << 10;
+// Shared memory that a launch may give: what every card since compute capability 8.0 has. Behind what it gives stands
+// a guard.
+constexpr size_t ROOM = 99 << 10, GUARD = 1 << 10;
+constexpr unsigned char UNTOUCHED = 0xa5;
+alignas(16) static unsigned char room_bytes[ROOM + GUARD];
+static uint4 *const room = (uint4 *)room_bytes;
 
 // What a lane hands to the others of its warp.
 union Word {
@@ -71,10 +80,19 @@ struct Warp {
   Gift gifts[WARP];
 };
 
+// A copy into shared memory that was started: from nowhere come zeros.
+struct Copy {
+  uint4 *to;
+  const void *from;
+};
+
 struct Fibre {
   ucontext_t context;
   jmp_buf state;
   std::vector<char> stack;
+  // Copies that nobody has waited for, and where their groups end.
+  std::vector<Copy> copies;
+  std::vector<size_t> groups;
   dim3 index{};
   bool started = false, done = false;
 };
@@ -126,6 +144,8 @@ static inline void run_block(unsigned threads, void (*body)(void *), void *what)
   for (unsigned i = 0; i < threads; i++) {
     kept.fibres[i].index = {i, 0, 0};
     kept.fibres[i].done = false;
+    kept.fibres[i].copies.clear();
+    kept.fibres[i].groups.clear();
   }
   volatile size_t left = threads;
   while (left > 0) {
@@ -155,6 +175,25 @@ static inline void run_block(unsigned threads, void (*body)(void *), void *what)
       std::abort();
     }
   }
+}
+
+static inline Fibre &current() { return block->fibres[block->current]; }
+
+// Makes the copies of all groups of the current fibre but the last `left`.
+static inline void copy_groups(size_t left) {
+  Fibre &fibre = current();
+  if (fibre.groups.size() <= left) return;
+  const size_t groups = fibre.groups.size() - left, copies = fibre.groups[groups - 1];
+  for (size_t i = 0; i < copies; i++) {
+    const Copy copy = fibre.copies[i];
+    if (copy.from)
+      std::memcpy(copy.to, copy.from, 16);
+    else
+      std::memset(copy.to, 0, 16);
+  }
+  fibre.copies.erase(fibre.copies.begin(), fibre.copies.begin() + copies);
+  fibre.groups.erase(fibre.groups.begin(), fibre.groups.begin() + groups);
+  for (size_t &end : fibre.groups) end -= copies;
 }
 
 static inline unsigned lane() { return block->fibres[block->current].index.x % WARP; }
@@ -194,14 +233,20 @@ template <class T> static T shuffle(unsigned mask, T x, unsigned from) {
 }
 
 // Starts kernels by name.
-using Start = void (*)(const unsigned *grid, unsigned threads, void **args);
+using Start = void (*)(const unsigned *grid, unsigned threads, unsigned shared, void **args);
 
 template <class... A, size_t... I>
 void call(void (*kernel)(A...), void **args, std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_reference_t<A> *>(args[I])...);
 }
 
-template <class... A> static void start(void (*kernel)(A...), const unsigned *grid, unsigned threads, void **args) {
+template <class... A>
+static void start(void (*kernel)(A...), const unsigned *grid, unsigned threads, unsigned shared, void **args) {
+  if (shared > ROOM) {
+    std::fprintf(stderr, "a kernel is given %u bytes of shared memory\n", shared);
+    std::abort();
+  }
+  std::memset(room_bytes + shared, UNTOUCHED, GUARD);
   struct What {
     void (*kernel)(A...);
     void **args;
@@ -212,6 +257,8 @@ template <class... A> static void start(void (*kernel)(A...), const unsigned *gr
     for (unsigned y = 0; y < grid[1]; y++)
       for (unsigned x = 0; x < grid[0]; x++) {
         block_index = {x, y, z};
+        // No number, so that what nobody has written shows.
+        std::memset(room_bytes, 0xff, shared);
         run_block(
             threads,
             [](void *it) {
@@ -220,6 +267,11 @@ template <class... A> static void start(void (*kernel)(A...), const unsigned *gr
             },
             &what);
       }
+  for (size_t i = 0; i < GUARD; i++)
+    if (room_bytes[shared + i] != UNTOUCHED) {
+      std::fprintf(stderr, "a kernel leaves the %u bytes of shared memory that it is given\n", shared);
+      std::abort();
+    }
 }
 
 } // namespace shim
@@ -231,8 +283,8 @@ template <class... A> static void start(void (*kernel)(A...), const unsigned *gr
 
 // Defines how the emulator starts a kernel.
 #define EXPORT(kernel)                                                                                 \
-  static void start_##kernel(const unsigned *grid, unsigned threads, void **args) {                    \
-    shim::start(kernel, grid, threads, args);                                                          \
+  static void start_##kernel(const unsigned *grid, unsigned threads, unsigned shared, void **args) {   \
+    shim::start(kernel, grid, threads, shared, args);                                                  \
   }
 
 static inline void __syncthreads() {
@@ -258,6 +310,8 @@ static inline int atomicAdd(int *to, int x) {
   *to += x;
   return *to - x;
 }
+static inline void __threadfence() {}
+static inline float __ldcg(const float *from) { return *from; }
 
 static inline float __int_as_float(unsigned bits) {
   float x;

@@ -10,7 +10,7 @@ mod sample;
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use sample::{Sample, bits, pick, values};
-use trefoil_kernels::CacheType::{F16, F32};
+use trefoil_kernels::CacheType::{Bf16, F16, F32};
 use trefoil_kernels::{
     Activation, CacheType, Kernels, KvStore, Move, PAGE, Readers, Rope, Sight, TOP, Wanted, Weight,
     WeightType, Words, top,
@@ -204,9 +204,16 @@ fn dense(pair: &Pair) -> Found {
     let mut sample = Sample::new(6);
     let to_f32 = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     for ty in [WeightType::F32, WeightType::F16, WeightType::Bf16] {
-        for (m, n, k) in
-            [(1, 1, 1), (1, 16, 64), (3, 17, 33), (16, 40, 257), (17, 9, 300), (45, 33, 96), (70, 20, 65)]
-        {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 16, 64),
+            (3, 17, 33),
+            (16, 40, 257),
+            (17, 9, 300),
+            (45, 133, 1096),
+            (130, 20, 65),
+            (70, 300, 640),
+        ] {
             let bytes = sample.weight_bytes(ty, n, k);
             let mut x = sample.floats(m * k);
             // A row beyond the range of half precision.
@@ -260,7 +267,7 @@ fn dense(pair: &Pair) -> Found {
 
 fn store(pair: &Pair) -> Found {
     let mut sample = Sample::new(7);
-    for ty in [F32, F16] {
+    for ty in CacheType::ALL {
         let (heads, d, m) = (3, 20, 5);
         let (k, v) = (sample.tensor(&[m, heads, d]), sample.tensor(&[m, heads, d]));
         let moves = [(4, 2, 31), (0, 0, 0), (2, 2, 7)].map(|(row, page, offset)| Move { row, page, offset });
@@ -356,11 +363,20 @@ impl Forest {
         };
         let cpu = made(&pair.cpu, &stores[0], &sight, [&q, &k, &v]);
         let card = made(&pair.card, &stores[1], &sight, [&q, &k, &v]);
-        if longest + rows <= 8 * PAGE {
+        let positions = (0..rows).map(|row| sight.position(row) + 1).max().unwrap();
+        // Parts of a long text are joined on a card, and tensor cores make those of a cache of sixteen bits.
+        if positions <= if ty == F32 { 8 * PAGE } else { 2 * PAGE } {
             same(&name, &cpu, &card)?;
-        } else {
-            // Parts of a long text are joined on a card.
+        } else if ty == F32 {
             close(&name, &values(&cpu), &values(&card), 2e-6)?;
+        } else {
+            let norm = |x: &Tensor| {
+                let x = values(x);
+                let norms = x.chunks_exact(d).map(|x| x.iter().map(|x| x * x).sum::<f32>().sqrt());
+                norms.fold(0.0, f32::max)
+            };
+            let size = scale * norm(&q) * norm(&text[0]).max(norm(&k));
+            close(&name, &values(&cpu), &values(&card), roundings(ty, size, d, positions))?;
         }
         let row = rows - 1;
         let (branch, path) = &paths[row];
@@ -374,6 +390,68 @@ impl Forest {
         let chain = made(&pair.card, &stores[1], &alone, [&q, &k, &v]);
         same(&format!("{name}, a path alone"), &pick(&on(&pair.cpu, &card), &at), &chain)
     }
+}
+
+/// How far attention over `n` values between -1 and 1 may be from the CPU's, where tensor cores make it and scores are
+/// sums of `d` products that have at most `size` together.
+///
+/// What meets keys and values is two numbers of sixteen bits, which lack one in 2^22 or 2^18 of it. Sums add up their
+/// roundings as a random walk does, of which four deviations are allowed, and tensor cores, which cut off, one in 2^23
+/// for every sixteen products of each of both. An error of a score is one of its weight, and the greatest has its own.
+fn roundings(ty: CacheType, size: f32, d: usize, n: usize) -> f32 {
+    let lacks = if ty == F16 { 2.0_f32.powi(-22) } else { 2.0_f32.powi(-18) };
+    let sums = |n: usize| (n as f32 / 8.0 + 4.0 * (n as f32).sqrt()) * 2.0_f32.powi(-23);
+    let score = size * (lacks + sums(d));
+    2.0 * (2.0 * score + lacks + sums(n))
+}
+
+/// Halves of queries and of weights lack nothing: where all keys but the last of a text weigh the same, and where half
+/// of them weigh most.
+fn halves(pair: &Pair, ty: CacheType) -> Found {
+    let (n, d) = (10 * PAGE, 48);
+    let kernels = &pair.card;
+    let table: Vec<u32> = (0..n as u32 / PAGE as u32).collect();
+    let moves: Vec<Move> =
+        (0..n).map(|p| Move { row: p as u32, page: table[p / PAGE], offset: (p % PAGE) as u32 }).collect();
+    let mut sight = Sight::new();
+    let branch = sight.branch(&table, n);
+    sight.row(branch, &[0]);
+    let tensor = |x: Vec<f32>, dims: &[usize]| on(kernels, &Tensor::from_vec(x, dims, &Device::Cpu).unwrap());
+    let full = |x: f32| tensor(vec![x; d], &[1, 1, d]);
+    // The first two tiles of the text are the row's own: their values are 0, and others 1.
+    let value = |p: usize| if p < n - PAGE { 1.0 } else { 0.0 };
+    let numbers =
+        |of: &dyn Fn(usize) -> f32| tensor((0..n).flat_map(|p| vec![of(p); d]).collect(), &[n, 1, d]);
+    let made =
+        |q: f32, keys: &dyn Fn(usize) -> f32, values_of: &dyn Fn(usize) -> f32, bias: Option<&Tensor>| {
+            let store = KvStore::new(kernels, table.len(), 1, d, ty).unwrap();
+            kernels.write(&[(&store, &numbers(keys), &numbers(values_of))], &moves).unwrap();
+            let (q, k, v) = (full(q), full(0.0), full(0.0));
+            values(&kernels.attend(&q, &k, &v, &store, &sight, 1.0, None, bias).unwrap())
+        };
+    // Weights of 0.7 for all but the row itself.
+    let bias = tensor(vec![0.0, 0.7_f32.ln()], &[1, 2]);
+    let shares = 0.7 * (n - PAGE) as f64 / (0.7 * n as f64 + 1.0);
+    let allowed = roundings(ty, 0.0, d, n);
+    close(
+        &format!("weights in halves, {ty:?}"),
+        &vec![shares as f32; d],
+        &made(0.3, &|_| 0.0, &value, Some(&bias)),
+        allowed,
+    )?;
+    // Scores of 1.6 and -1.6, and the row's own, 0.
+    let (q, sign) = (0.1 / 3.0_f32, |p: usize| if p.is_multiple_of(2) { 1.0 } else { -1.0 });
+    let score = f64::from(q) * d as f64;
+    let odds = score.exp() + (-score).exp();
+    let half = n as f64 / 2.0;
+    let expected = half * score.exp() / (half * odds + 1.0);
+    let found = made(q, &sign, &|p| sign(p).max(0.0), None);
+    close(
+        &format!("queries in halves, {ty:?}"),
+        &vec![expected as f32; d],
+        &found,
+        roundings(ty, score as f32, d, n),
+    )
 }
 
 fn attend(pair: &Pair) -> Found {
@@ -398,10 +476,18 @@ fn attend(pair: &Pair) -> Found {
         forest(2, 1, 200, None, None, F32, [65, 1], 3),
         forest(2, 2, 32, None, None, F32, [300, 20], 4),
         forest(2, 1, 64, Some(100), Some(64), F16, [700, 256], 3),
+        forest(4, 4, 50, None, Some(70), Bf16, [90, 12], 20),
+        // Rows that are staged in tiles of crowds: deep paths, and more rows than a crowd takes.
+        forest(3, 1, 64, None, None, Bf16, [130, 0], 90),
+        forest(2, 2, 96, Some(70), Some(90), F16, [95, 257], 40),
+        forest(40, 1, 24, None, Some(3), Bf16, [100, 90], 5),
+        forest(2, 1, 256, Some(300), None, F16, [800, 64], 19),
+        forest(1, 1, 129, None, None, Bf16, [0, 96], 70),
     ] {
         forest.run(pair, &mut sample)?;
     }
-    Ok(())
+    halves(pair, F16)?;
+    halves(pair, Bf16)
 }
 
 fn shared(pair: &Pair) -> Found {

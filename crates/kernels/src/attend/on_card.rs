@@ -1,0 +1,115 @@
+//! Attention on a card: which blocks take which rows.
+//!
+//! With a cache in single precision a warp takes a row and some heads, part by part. With one of sixteen bits, a row's
+//! own tile and the one before are walked like that, and the tiles before those by *crowds* on tensor cores: rows that
+//! have the same keys there. Where the border lies follows from a row's position, so its bits do too.
+
+use candle_core::Tensor;
+
+use crate::card::{Arg, Card, Joint, PART, address, address_mut, channels, count};
+use crate::error::Result;
+use crate::flat::dims;
+use crate::kv::{KvStore, PAGE};
+use crate::sight::{ROWS, Sight};
+use crate::stored::CacheType;
+use crate::words::Upload;
+
+/// Queries of one warp.
+const QUERIES: usize = 4;
+
+/// Warps of a block, at most.
+const WARPS: usize = 8;
+
+/// The kernel for a cache type and heads of so many channels.
+struct Kernel {
+    name: &'static str,
+    /// Queries that a block takes on tensor cores.
+    most: usize,
+    /// Bytes of shared memory.
+    shared: usize,
+}
+
+impl Kernel {
+    fn new(ty: CacheType, d: usize) -> Result<Self> {
+        let channels = channels(d)?;
+        let name = match (ty, channels) {
+            (CacheType::F32, 2) => "attend_f32_2",
+            (CacheType::F32, 4) => "attend_f32_4",
+            (CacheType::F32, _) => "attend_f32_8",
+            (CacheType::F16, 2) => "attend_f16_2",
+            (CacheType::F16, 4) => "attend_f16_4",
+            (CacheType::F16, _) => "attend_f16_8",
+            (CacheType::Bf16, 2) => "attend_bf16_2",
+            (CacheType::Bf16, 4) => "attend_bf16_4",
+            (CacheType::Bf16, _) => "attend_bf16_8",
+        };
+        let (most, width) = (if channels == 8 { 16 } else { 32 }, 32 * channels);
+        // Two halves of queries and weights, two stages of keys and values, scores, and two numbers a query.
+        let shared = 4 * most * width + 4 * most * PAGE + 8 * PAGE * width + 4 * most * (PAGE + 4) + 8 * most;
+        Ok(Self { name, most, shared })
+    }
+}
+
+pub(super) fn attend(
+    card: &Card,
+    q: &Tensor,
+    [k, v]: [&Tensor; 2],
+    store: &KvStore,
+    sight: &Sight,
+    scale: f32,
+    window: Option<usize>,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let [m, heads, d] = dims("q", q)?;
+    let [_, kv_heads, _] = store.sizes()?;
+    let (ty, group) = (store.ty()?, heads / kv_heads);
+    let kernel = Kernel::new(ty, d)?;
+    let parts = |tiles: usize| tiles.div_ceil(PART);
+    let crowds = match ty {
+        CacheType::F32 => &[],
+        CacheType::F16 | CacheType::Bf16 => sight.crowds(),
+    };
+    let parts = match ty {
+        CacheType::F32 => parts((0..m).map(|row| sight.position(row) / PAGE + 1).max().unwrap_or(0)),
+        CacheType::F16 | CacheType::Bf16 => {
+            parts(crowds.iter().map(|crowd| crowd.end).max().unwrap_or(0)) + 1
+        }
+    };
+    let joint = Joint::new(card, &[m, heads * d], m * heads, d, parts)?;
+    let words = card.words(sight.words())?;
+    let mut args = vec![
+        address("q", q)?,
+        address("staged keys", k)?,
+        address("staged values", v)?,
+        address_mut(&store.k)?,
+        address_mut(&store.v)?,
+        Arg::Address(words),
+        bias.map_or(Ok(Arg::Address(0)), |bias| address("the bias", bias))?,
+        address_mut(&joint.out)?,
+        joint.partial(),
+        count(m),
+        count(heads),
+        count(kv_heads),
+        count(d),
+        Arg::Number(scale),
+        count(window.unwrap_or(0)),
+        count(bias.map_or(0, |bias| bias.dims()[1])),
+        count(parts),
+    ];
+    // A warp takes a row and some heads of a group.
+    let items = m * group.div_ceil(QUERIES);
+    if ty == CacheType::F32 {
+        let warps = items.clamp(1, WARPS);
+        // SAFETY: the sight was checked against staged rows and pages, and all shapes agree.
+        unsafe { card.launch(kernel.name, [items.div_ceil(warps), kv_heads, parts], 32 * warps, &args) }?;
+        return joint.merge(card);
+    }
+    // A crowd's queries, and some places more, where it has fewer rows than it may.
+    let chunks = (ROWS * group).div_ceil(kernel.most);
+    let together = crowds.len() * chunks * kv_heads * (parts - 1);
+    args.extend([count(sight.crowds_at()), count(chunks), count(together)]);
+    let grid = [together + (items * kv_heads).div_ceil(WARPS), 1, 1];
+    // SAFETY: as above; crowds are rows of the sight, which see what they are said to see.
+    unsafe { card.launch_with(kernel.name, grid, 32 * WARPS, kernel.shared, &args) }?;
+    joint.merge(card)
+}

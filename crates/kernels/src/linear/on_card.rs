@@ -1,0 +1,195 @@
+//! Products on a card: which kernel takes which rows, and what they are given.
+
+use candle_core::Tensor;
+
+use crate::card::{Arg, Buffer, Card, address, address_mut, count, start_mut};
+use crate::error::{Error, Result};
+use crate::flat::dims;
+use crate::formats::WeightType;
+use crate::lanes::LANES;
+use crate::quantise::{BLOCK, Block};
+use crate::weight::{Weight, stride};
+use crate::words::Words;
+
+/// What a product on a card multiplies, made once for all weights that want it.
+struct Operands<'a> {
+    card: &'a Card,
+    x: &'a Tensor,
+    m: usize,
+    k: usize,
+    blocks: Option<Buffer>,
+    /// Numbers of sixteen bits and what scales their rows, by the weight's type.
+    rounded: Vec<(WeightType, [Buffer; 2])>,
+}
+
+impl Operands<'_> {
+    /// Activations as bytes: [`Block`]s, `[m, k / 32]`.
+    fn blocks(&mut self) -> Result<Arg<'static>> {
+        if self.blocks.is_none() {
+            let all = self.m * self.k / BLOCK;
+            let blocks = self.card.scratch(all * size_of::<Block>())?;
+            let args = [address("x", self.x)?, blocks.address(), count(all)];
+            // SAFETY: x holds 32 numbers a block, and there is room for every block.
+            unsafe { self.card.launch("quantise", [all.div_ceil(8), 1, 1], 256, &args) }?;
+            self.blocks = Some(blocks);
+        }
+        Ok(self.blocks.as_ref().map_or(Arg::Address(0), Buffer::address))
+    }
+
+    /// Activations as numbers of `ty`, `[m, stride]`, and what scales each row.
+    fn rounded(&mut self, ty: WeightType, stride: usize) -> Result<[Arg<'static>; 2]> {
+        if let Some((_, found)) = self.rounded.iter().find(|(found, _)| *found == ty) {
+            return Ok(found.each_ref().map(Buffer::address));
+        }
+        let made = [self.card.scratch(self.m * stride * 2)?, self.card.scratch(self.m * size_of::<f32>())?];
+        let [to, scales] = made.each_ref().map(Buffer::address);
+        let args = [address("x", self.x)?, to, scales, count(self.k), count(stride)];
+        let kernel = if ty == WeightType::F16 { "round_f16" } else { "round_bf16" };
+        // SAFETY: there is room for every row and its scale.
+        unsafe { self.card.launch(kernel, [self.m, 1, 1], 256, &args) }?;
+        self.rounded.push((ty, made));
+        Ok([to, scales])
+    }
+
+    /// The products with weights of one type, as one launch.
+    fn products(&mut self, weights: &[&Weight]) -> Result<Vec<Tensor>> {
+        let (m, k) = (self.m, self.k);
+        let (mut outs, mut places) = (Vec::with_capacity(weights.len()), [0; 3 * PRODUCTS]);
+        for (index, w) in weights.iter().enumerate() {
+            let weight = w.on_card().ok_or_else(|| Error::shape("the weight is on another device"))?;
+            let out = self.card.output(&[m, w.n()])?;
+            places[index] = weight.start();
+            places[PRODUCTS + index] = start_mut(&out)?;
+            places[2 * PRODUCTS + index] = w.n() as u64;
+            outs.push(out);
+        }
+        let stretches = |width| weights.iter().map(|w| w.n().div_ceil(width)).sum();
+        let products = Arg::Words(&places);
+        let (kernel, grid, args) = match weights[0].ty() {
+            WeightType::F32 => {
+                let (kernel, rows) = if m == 1 { ("dense_f32_1", 1) } else { ("dense_f32_8", 8) };
+                let args = vec![products, address("x", self.x)?, count(m), count(k)];
+                (kernel, [stretches(8), m.div_ceil(rows), 1], args)
+            }
+            ty @ (WeightType::F16 | WeightType::Bf16) => {
+                let stride = stride(ty, k);
+                let [x, scales] = self.rounded(ty, stride)?;
+                let args = vec![products, x, scales, count(m), count(stride)];
+                if m > FEW {
+                    self.many(ty, stretches(OUTPUTS), args)?;
+                    return Ok(outs);
+                }
+                let kernel = if ty == WeightType::F16 { "dense_f16_16" } else { "dense_bf16_16" };
+                (kernel, [stretches(LANES), 1, 1], args)
+            }
+            ty => {
+                let (kernel, rows) = integer_kernel(ty, m);
+                let args = vec![products, self.blocks()?, count(m), count(k)];
+                let (panels, rows) = (stretches(LANES), m.div_ceil(rows));
+                // Many rows: those that read a panel follow each other, so that it is read from memory once.
+                (kernel, if m > 8 { [rows, panels, 1] } else { [panels, rows, 1] }, args)
+            }
+        };
+        // SAFETY: x, the weights and their outputs have these sizes.
+        unsafe { self.card.launch(kernel, grid, 256, &args) }?;
+        Ok(outs)
+    }
+
+    /// The products of many rows with weights of sixteen bits: a block a processor, each with an equal share of the
+    /// chains of all outputs, [`OUTPUTS`] at a time.
+    fn many(&self, ty: WeightType, outputs: usize, mut args: Vec<Arg<'_>>) -> Result<()> {
+        let (kernel, tall) = match (ty, self.m) {
+            (WeightType::F16, 0..=32) => ("dense_f16_32", 1),
+            (WeightType::F16, 33..=64) => ("dense_f16_64", 2),
+            (WeightType::F16, _) => ("dense_f16_128", 4),
+            (_, 0..=32) => ("dense_bf16_32", 1),
+            (_, 33..=64) => ("dense_bf16_64", 2),
+            _ => ("dense_bf16_128", 4),
+        };
+        let tile = 32 * tall;
+        let (rows, blocks) = (self.m.div_ceil(tile), self.card.processors());
+        // What a block hands over: the sums of its last outputs, and those of chains whose first ones are another's.
+        let slots = 1 + (rows * outputs * CHAINS).div_ceil(blocks).min(CHAINS - 1);
+        let handed = self.card.scratch(blocks * slots * tile * OUTPUTS * size_of::<f32>())?;
+        let met = self.card.counters(rows * outputs)?;
+        args.extend([count(rows), count(outputs), count(slots), handed.address(), met.address()]);
+        let stages = if tall == 4 { 3 } else { 4 };
+        let shared = stages * (tile + OUTPUTS) * STEP * 2;
+        // SAFETY: x, the weights and their outputs have these sizes, and every block has its slots.
+        unsafe { self.card.launch_with(kernel, [blocks, 1, 1], 256, shared, &args) }
+    }
+}
+
+/// Products of one launch.
+const PRODUCTS: usize = 4;
+
+/// Rows whose products with weights of sixteen bits read these straight from memory.
+const FEW: usize = 16;
+
+/// Outputs that a block takes for more rows than that.
+const OUTPUTS: usize = 128;
+
+/// Inputs that are copied at a time, and chains into which all are cut.
+const STEP: usize = 64;
+const CHAINS: usize = 8;
+
+/// The integer kernel of a type for so many rows, and the rows that it takes at a time.
+fn integer_kernel(ty: WeightType, m: usize) -> (&'static str, usize) {
+    macro_rules! rows {
+        ($name:literal) => {
+            match m {
+                1 => (concat!("integer_", $name, "_1"), 1),
+                2 => (concat!("integer_", $name, "_2"), 2),
+                3 | 4 => (concat!("integer_", $name, "_4"), 4),
+                5..=8 => (concat!("integer_", $name, "_8"), 8),
+                9..=16 => (concat!("integer_", $name, "_16"), 16),
+                _ => (concat!("integer_", $name, "_32"), if ty == WeightType::Q6K { 16 } else { 32 }),
+            }
+        };
+    }
+    match ty {
+        WeightType::Q4_0 => rows!("q4_0"),
+        WeightType::Q4_1 => rows!("q4_1"),
+        WeightType::Q5_0 => rows!("q5_0"),
+        WeightType::Q5_1 => rows!("q5_1"),
+        WeightType::Q8_0 => rows!("q8_0"),
+        WeightType::Q4K => rows!("q4_k"),
+        WeightType::Q5K => rows!("q5_k"),
+        _ => rows!("q6_k"),
+    }
+}
+
+pub(super) fn linears<const N: usize>(card: &Card, x: &Tensor, weights: [&Weight; N]) -> Result<[Tensor; N]> {
+    let [m, k] = dims("x", x)?;
+    let mut operands = Operands { card, x, m, k, blocks: None, rounded: Vec::new() };
+    let mut outs: [Option<Tensor>; N] = [const { None }; N];
+    let mut order: Vec<usize> = (0..N).collect();
+    order.sort_by_key(|&at| weights[at].ty() as usize);
+    let launches = order.chunk_by(|&a, &b| weights[a].ty() == weights[b].ty());
+    for places in launches.flat_map(|places| places.chunks(PRODUCTS)) {
+        let some: Vec<&Weight> = places.iter().map(|&at| weights[at]).collect();
+        for (&at, out) in places.iter().zip(operands.products(&some)?) {
+            outs[at] = Some(out);
+        }
+    }
+    let outs: Vec<Tensor> = outs.into_iter().flatten().collect();
+    // Every weight was in a launch: the conversion cannot fail.
+    outs.try_into().map_err(|_| Error::shape("products and weights differ in number"))
+}
+
+pub(super) fn embed(card: &Card, tokens: &Words, w: &Weight) -> Result<Tensor> {
+    let weight = w.on_card().ok_or_else(|| Error::shape("the weight is on another device"))?;
+    let (out, words) = (card.output(&[tokens.len(), w.k()])?, card.words(tokens)?);
+    let row_bytes = stride(w.ty(), w.k()) * w.ty().block_bytes();
+    let args = [
+        weight.address(),
+        Arg::Address(words),
+        address_mut(&out)?,
+        count(w.k()),
+        count(w.ty() as usize),
+        count(row_bytes),
+    ];
+    // SAFETY: tokens are below n, and the output has room for their rows.
+    unsafe { card.launch("embed", [tokens.len(), 1, 1], 256, &args) }?;
+    Ok(out)
+}
