@@ -22,7 +22,7 @@ pub struct Scores {
 #[derive(Clone, Debug)]
 enum Part {
     Here(Vec<f32>),
-    Away(Away),
+    Away(Box<Away>),
 }
 
 /// Logits that stay on a device, and what it said of them.
@@ -64,7 +64,7 @@ impl Scores {
         wanted: Wanted,
     ) -> Self {
         let away = Away { kernels: kernels.clone(), logits, judged, wanted };
-        Self { vocabulary, parts: vec![Part::Away(away)], slots: slots(draft) }
+        Self { vocabulary, parts: vec![Part::Away(away.into())], slots: slots(draft) }
     }
 
     /// No row's logits yet.
