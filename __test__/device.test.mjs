@@ -3,7 +3,7 @@ import { createRequire } from 'node:module'
 import test from 'ava'
 import { AbortedError, DeviceError, load, ModelLoadError } from '../esm/index.js'
 import { probeBy } from '../esm/probe.js'
-import { answering, CARD, pretend, refusing, WORKING } from './support/cuda.mjs'
+import { answering, CARD, CARDS, pretend, refusing, WORKING } from './support/cuda.mjs'
 import { TINY } from './support/models.mjs'
 
 const require = createRequire(import.meta.url)
@@ -59,7 +59,7 @@ test('the probe refuses a package of another version without loading it', async 
 
 test('the probe tells of driver, cards and memory', async (t) => {
   const found = await pretend(t, WORKING)
-  t.deepEqual(await probeBy(found, 0), { driver: '13.0', cards: Array(8).fill(CARD), available: 79e9, package: found })
+  t.deepEqual(await probeBy(found, 0), { driver: '13.0', cards: CARDS, available: 79e9, package: found })
 })
 
 test('the probe keeps what it knows of a card that can’t be used', async (t) => {

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
-import { CARD, pretend, refusing, VERSION, WORKING } from './support/cuda.mjs'
+import { CARDS, pretend, refusing, VERSION, WORKING } from './support/cuda.mjs'
 import { ROOT } from './support/models.mjs'
 
 let cache
@@ -52,17 +52,17 @@ test('doctor --json says what is here where CUDA is not', async (t) => {
   t.true(cpu.threads >= 1 && memory.available > 0 && memory.total > memory.available)
 })
 
-test('doctor names a card that works', async (t) => {
+test('doctor names all cards', async (t) => {
   const found = await pretend(t, WORKING)
   const env = { TREFOIL_CUDA_PACKAGE: found.folder }
   const { cuda } = JSON.parse((await doctor(['--json'], env)).stdout)
-  t.deepEqual(cuda, { driver: '13.0', cards: [CARD], available: 79e9, package: found })
+  t.deepEqual(cuda, { driver: '13.0', cards: CARDS, available: 79e9, package: found })
   const { stdout } = await doctor([], env)
   t.regex(stdout, /^trefoil +\d+\.\d+\.\d+, Node v/)
   t.regex(stdout, /^CUDA +can be used, with 79\.0 GB free$/m)
   t.regex(stdout, /^package +trefoil-cuda .* in /m)
   t.regex(stdout, /^driver +runs CUDA 13\.0$/m)
-  t.regex(stdout, /^cuda:0 +Abacus 9000, compute capability 9\.0, 80\.0 GB$/m)
+  for (const at of CARDS.keys()) t.regex(stdout, new RegExp(`^cuda:${at} +Abacus 9000, compute capability 9\\.0, 80\\.0 GB$`, 'm'))
   t.regex(stdout, /^cache +.*, 3 models\n +owner\/files\/q4\.GGUF, 0\.0 MB$/m)
 })
 

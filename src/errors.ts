@@ -72,6 +72,8 @@ export type DeviceReason =
   | 'no-card'
   | 'card-too-old'
   | 'memory'
+  /** The model's heads have more channels than a card takes. */
+  | 'heads-too-wide'
   /** Cards of different compute capabilities can't work together. */
   | 'cards-differ'
   /** Several cards need NCCL, and it is missing or can't join them. */

@@ -8,6 +8,9 @@ export const { version: VERSION } = JSON.parse(await readFile(join(ROOT, 'packag
 
 export const CARD = { name: 'Abacus 9000', capability: '9.0', memory: 80e9 }
 
+/** The cards of an addon that works. */
+export const CARDS = Array(8).fill(CARD)
+
 /** A package whose addon is `code`; it goes away with the test. */
 export async function pretend(t, code, version = VERSION) {
   const folder = await mkdtemp(join(tmpdir(), 'trefoil-cuda-'))
@@ -30,7 +33,7 @@ export const refusing = (reason, message) =>
  */
 export const WORKING = `
 const { NativeLoading } = require(${JSON.stringify(join(ROOT, 'index.js'))})
-const driver = '13.0', cards = Array(8).fill(${JSON.stringify(CARD)})
+const driver = '13.0', cards = ${JSON.stringify(CARDS)}
 exports.probe = (ordinal) =>
   ordinal < cards.length
     ? { driver, cards, available: 79e9 }

@@ -17,6 +17,7 @@ CUDA can be used, or why not. Nothing is loaded; a card is tried out in a proces
 
   TREFOIL_MODELS              the cache folder; else trefoil in the user's cache folder
   TREFOIL_CUDA_PACKAGE        the folder of the package trefoil-cuda; else where it is installed
+  TREFOIL_NCCL                NCCL's library, for several cards; else libnccl.so.2 where the system finds it
 `
 
 const OPTIONS = { json: { type: 'boolean' } } as const

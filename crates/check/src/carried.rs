@@ -36,8 +36,7 @@ struct Case {
 /// A line of a trained model's goldens.
 #[derive(Deserialize)]
 struct Line {
-    #[serde(alias = "de")]
-    context: String,
+    de: String,
 }
 
 impl Folder {
@@ -86,7 +85,7 @@ fn prompts(folder: &Path) -> Result<Vec<Vec<Token>>> {
         .lines()
         .map(|line| {
             let line: Line = serde_json::from_str(line)?;
-            Ok(tokenizer.encode(&line.context, true)?)
+            Ok(tokenizer.encode(&line.de, true)?)
         })
         .collect()
 }

@@ -60,8 +60,8 @@ impl Bench<'_> {
             report.figure(SECTION, format!("{name}: plain, share of bandwidth"), share, "", goal);
         }
         self.batches(report, &subject)?;
-        let tokens = if self.short { 8 } else { 32 };
-        exact::decodings(report, &subject, &[text(24)], tokens);
+        let (tokens, long) = if self.short { (8, 80) } else { (32, 300) };
+        exact::decodings(report, &subject, &[text(24), text(long)], tokens);
         Ok(())
     }
 

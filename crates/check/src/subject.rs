@@ -83,7 +83,7 @@ impl Subject {
                 Llama::load(config.clone(), weights, kernels, &mut |_| Ok(()))
             })?),
             ModelConfig::T5(config) => Lm::Seq2Seq(on_each(&devices, |kernels| {
-                T5::load(config.clone(), weights, kernels, &mut |_| Ok(()))
+                T5::load(config.clone(), weights, kernels, &mut |_| Ok(())).map(|model| model.keeping(cache))
             })?),
         };
         Ok(Self { name: name.to_owned(), ty, lm, devices, cache })
@@ -97,7 +97,8 @@ impl Subject {
         };
         match devices.as_slice() {
             [only] => Arc::clone(only),
-            _ => Arc::new(Sharded::over(devices)),
+            // However few rows: what they cost is to be seen.
+            _ => Arc::new(Sharded::over(devices, 1)),
         }
     }
 

@@ -22,7 +22,7 @@ struct Need {
     logits: u64,
     /// A page of its cache.
     page: u64,
-    /// As many positions of an encoded document, which is kept whole beside the pages.
+    /// As many positions of an encoded document, which is kept beside the pages.
     document: u64,
 }
 
@@ -33,7 +33,7 @@ impl Need {
             weights,
             logits: (SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64,
             page: shape.page_bytes(ty) as u64,
-            document: if encodes { shape.page_bytes(CacheType::F32) as u64 } else { 0 },
+            document: if encodes { shape.page_bytes(ty) as u64 } else { 0 },
         }
     }
 

@@ -85,7 +85,7 @@ impl DraftFiles {
     ) -> Result<(DraftModel, usize)> {
         let (lm, bytes, encodes) = match self {
             Self::Model(files) => {
-                let (lm, bytes) = Lm::load(&files.config, &files.weights, devices, hear)?;
+                let (lm, bytes) = Lm::load(&files.config, &files.weights, devices, cache, hear)?;
                 (lm, bytes, true)
             }
             Self::Layers(layers) => (large.first_layers(layers), 0, false),

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use trefoil_kernels::{Devices, Kernels};
-use trefoil_models::{CausalLm, CrossKv, Llama, ModelConfig, Sharded, T5, Token, Weights, encode};
+use trefoil_models::{CacheType, CausalLm, CrossKv, Llama, ModelConfig, Sharded, T5, Token, Weights, encode};
 
 use crate::error::Result;
+
+/// Rows that a card scores in about the time of one.
+const FREE: usize = 32;
 
 /// A model, once for each of its devices.
 pub(crate) enum Lm {
@@ -16,12 +19,13 @@ pub(crate) enum Lm {
 }
 
 impl Lm {
-    /// Reads the weights, for one device after the other; gives the model and its resident bytes on all of them. `hear`
-    /// is told the share of the whole that is read.
+    /// Reads the weights, for one device after the other; gives the model, which keeps documents as `ty`, and its
+    /// resident bytes on all of them. `hear` is told the share of the whole that is read.
     pub(crate) fn load(
         config: &ModelConfig,
         weights: &Weights,
         devices: &Devices,
+        ty: CacheType,
         hear: &mut dyn FnMut(f64) -> Result<()>,
     ) -> Result<(Self, usize)> {
         let mut interrupted = None;
@@ -39,13 +43,13 @@ impl Lm {
                 let bytes = models.iter().map(|model| model.bytes()).sum();
                 (Self::Causal(models), bytes)
             }),
-            ModelConfig::T5(config) => {
-                on_each(devices, &mut hear, |kernels, hear| T5::load(config.clone(), weights, kernels, hear))
-                    .map(|devices| {
-                        let bytes = devices.iter().map(|model| model.bytes()).sum();
-                        (Self::Seq2Seq { devices, start: config.start }, bytes)
-                    })
-            }
+            ModelConfig::T5(config) => on_each(devices, &mut hear, |kernels, hear| {
+                T5::load(config.clone(), weights, kernels, hear).map(|model| model.keeping(ty))
+            })
+            .map(|devices| {
+                let bytes = devices.iter().map(|model| model.bytes()).sum();
+                (Self::Seq2Seq { devices, start: config.start }, bytes)
+            }),
         };
         loaded.map_err(|error| interrupted.unwrap_or_else(|| error.into()))
     }
@@ -68,13 +72,17 @@ impl Lm {
 
     /// The part that writes, its steps shared out over its devices where there are several.
     pub(crate) fn decoder(&self) -> Arc<dyn CausalLm> {
-        let devices: Vec<Arc<dyn CausalLm>> = match self {
-            Self::Causal(devices) => devices.iter().map(|model| Arc::clone(model) as _).collect(),
-            Self::Seq2Seq { devices, .. } => devices.iter().map(|model| Arc::clone(model) as _).collect(),
+        let (kernels, devices): (&Kernels, Vec<Arc<dyn CausalLm>>) = match self {
+            Self::Causal(devices) => {
+                (devices[0].kernels(), devices.iter().map(|model| Arc::clone(model) as _).collect())
+            }
+            Self::Seq2Seq { devices, .. } => {
+                (devices[0].kernels(), devices.iter().map(|model| Arc::clone(model) as _).collect())
+            }
         };
         match devices.as_slice() {
             [only] => Arc::clone(only),
-            _ => Arc::new(Sharded::over(devices)),
+            _ => Arc::new(Sharded::over(devices, if kernels.on_card() { FREE } else { 1 })),
         }
     }
 

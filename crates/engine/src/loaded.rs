@@ -115,6 +115,10 @@ impl Loaded {
             options.context_length.unwrap_or_else(|| default_context(&files.config, draft.as_ref()));
         let fits = |place: &Place| {
             let little = place.beside(options.draft_device(), options)?;
+            place.devices.each()[0].check_heads(files.config.kv_shape().head_dim)?;
+            if let Some(draft) = &draft {
+                little.devices.each()[0].check_heads(draft.kv_shape(&files.config).head_dim)?;
+            }
             let budget = budget(options, (place, &little), &files, draft.as_ref(), context)?;
             Ok((little, budget))
         };
@@ -141,7 +145,9 @@ impl Loaded {
         let total = own + draft.as_ref().map_or(0, DraftFiles::weight_bytes);
         let mut hear = |done: f64| progress(Progress { done: done as u64, total });
         let (lm, mut bytes) =
-            Lm::load(&config, &weights, &place.devices, &mut |share| hear(share * own as f64))?;
+            Lm::load(&config, &weights, &place.devices, options.cache_type, &mut |share| {
+                hear(share * own as f64)
+            })?;
         let draft = match draft {
             None => None,
             Some(files) => {

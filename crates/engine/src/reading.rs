@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trefoil_decode::fill;
-use trefoil_models::{BranchId, CacheType, Draft, Token};
+use trefoil_models::{BranchId, Draft, Token};
 
 use crate::engine::Reply;
 use crate::error::{Error, ErrorKind, Result};
@@ -84,8 +84,8 @@ impl Reading {
         }
         let body = match &loaded.lm {
             lm @ Lm::Seq2Seq { .. } => {
-                let page = loaded.kv.shape().page_bytes(CacheType::F32);
-                let bytes = (tokens.len().div_ceil(trefoil_kernels::PAGE) * page) as u64;
+                // What an encoder read is kept as the cache is.
+                let bytes = (tokens.len().div_ceil(trefoil_kernels::PAGE) * loaded.kv.page_bytes()) as u64;
                 if !loaded.library.make_room(bytes, &mut loaded.kv) {
                     return Err(loaded.library.full(bytes));
                 }

@@ -176,10 +176,8 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int
         const int start = tile * PAGE;
         const size_t page = start < leader.committed ? forest.page(leader.pages[tile], kv_head) : 0;
         const T *page_k = forest.pages_k + page, *page_v = forest.pages_v + page;
-        if (start + PAGE <= leader.committed && d % 8 == 0) {
-          for (int i = threadIdx.x; i < 4 * d; i += CROWD) copy(in.key_at(stage, i / 4, i % 4), page_k + 8 * i, true);
-          for (int i = threadIdx.x; i < 4 * d; i += CROWD)
-            copy(in.value_at(stage, i / (d / 8), i % (d / 8)), page_v + 8 * i, true);
+        if (start + PAGE <= leader.committed) {
+          in.copy_tile(stage, page_k, page_v, d);
           return;
         }
         for (int i = threadIdx.x; i < PAGE * d; i += CROWD) {
@@ -197,7 +195,7 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int
         to = start < me.shared_end() * PAGE ? PAGE : 0;
       },
       [&] { return forest.bias_of(kv_head * group + (base + mine) % group, me.position); });
-  heard.finish(count, d, [&](int query) {
+  heard.finish(in, count, d, true, [&](int query) {
     return row_of(query).sees(part) ? forest.partial + (place(query) * forest.parts + part) * (2 + d) : nullptr;
   });
 }
@@ -212,7 +210,7 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int
 
 // Heads that share no keys are walked alone: three of four places would be empty.
 #define ATTEND(name, CHANNELS)                                                                                          \
-  KERNEL(256) name(OPERANDS(float)) {                                                                                   \
+  KERNEL(256, 2) name(OPERANDS(float)) {                                                                                \
     __shared__ Desk<CHANNELS, QUERIES> desks[WALKERS];                                                                  \
     const auto forest = FOREST(float);                                                                                      \
     if (heads == kv_heads)                                                                                              \
@@ -222,7 +220,7 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int
   }
 // The first `together` blocks take crowds, the others rows.
 #define ATTEND_HALVES(name, T, CHANNELS)                                                                                \
-  KERNEL(256) name(OPERANDS(T), int crowds, int chunks, int together) {                                                 \
+  KERNEL(256, 2) name(OPERANDS(T), int crowds, int chunks, int together) {                                                 \
     const auto forest = FOREST(T);                                                                                          \
     if ((int)blockIdx.x < together)                                                                                     \
       attend_together(forest, *(Crowd<T, CHANNELS> *)room, crowds, chunks);                                                       \

@@ -20,7 +20,7 @@ pub(crate) mod nccl;
 pub(crate) use due::{Change, Due, LAYERS};
 #[cfg(feature = "emulate")]
 pub use emulated::Mutation;
-pub(crate) use joint::{Joint, PART, channels};
+pub(crate) use joint::{Joint, PART, Shape};
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

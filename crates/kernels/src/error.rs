@@ -42,6 +42,8 @@ pub enum Lack {
     NewerCard,
     /// Memory on the card.
     Memory,
+    /// Kernels for heads as wide as the model's.
+    Heads,
     /// Other cards of the same compute capability: rows are the same bits on those only.
     Alike,
     /// NCCL, by which cards exchange rows, or in this build what calls it.
@@ -58,6 +60,7 @@ impl Lack {
             Self::Card => "no-card",
             Self::NewerCard => "card-too-old",
             Self::Memory => "memory",
+            Self::Heads => "heads-too-wide",
             Self::Alike => "cards-differ",
             Self::Nccl => "nccl",
         }

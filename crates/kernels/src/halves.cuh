@@ -58,6 +58,18 @@ template <class T, int CHANNELS> struct Crowd {
     return (unsigned short *)&group[column / 16][lane] + 2 * word + column % 2;
   }
 
+  // Starts the copies of a whole tile: keys [d, PAGE], values [PAGE, d].
+  DEVICE_METHOD void copy_tile(int stage, const T *keys, const T *values, int d) {
+    for (int i = threadIdx.x; i < 4 * d; i += CROWD) copy(key_at(stage, i / 4, i % 4), keys + 8 * i, true);
+    if (d % 8 == 0) {
+      for (int i = threadIdx.x; i < 4 * d; i += CROWD)
+        copy(value_at(stage, i / (d / 8), i % (d / 8)), values + 8 * i, true);
+    } else {
+      for (int i = threadIdx.x; i < PAGE * d; i += CROWD)
+        ((T *)value_at(stage, i / d, i % d / 8))[i % d % 8] = values[i];
+    }
+  }
+
   // Takes in the block's queries; get(query): its channels, in single precision.
   template <class Get> DEVICE_METHOD void listen(int count, int d, float scale, Get get) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -212,14 +224,21 @@ template <class T, int CHANNELS> struct Heard {
     }
   }
 
-  // Writes what the queries have seen as parts for `merge`; place(query): where its part begins, nothing where it has none.
-  template <class Place> DEVICE_METHOD void finish(int count, int d, Place place) const {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, query = threadIdx.x / SHARERS;
-    float *const mine_to = query < count && threadIdx.x % SHARERS == 0 ? place(query) : nullptr;
-    if (mine_to) {
-      mine_to[0] = greatest;
-      mine_to[1] = total;
+  // Writes what the queries have seen: results, or parts for `merge` where there are several. place(query): where they
+  // go, nothing where a query has none.
+  template <class Place> DEVICE_METHOD void finish(In &in, int count, int d, bool in_parts, Place place) const {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = threadIdx.x / SHARERS;
+    // Who blends last still reads what sums shrink by.
+    __syncthreads();
+    if (own < count && threadIdx.x % SHARERS == 0) {
+      float *const to = place(own);
+      if (in_parts && to) {
+        to[0] = greatest;
+        to[1] = total;
+      }
+      in.shrinks[own] = total;
     }
+    __syncthreads();
 #pragma unroll
     for (int group = 0; group < In::GROUPS; group++)
 #pragma unroll
@@ -232,8 +251,13 @@ template <class T, int CHANNELS> struct Heard {
 #pragma unroll
           for (int i = 0; i < 2; i++) {
             const int channel = 8 * (warp * In::MINE + mine) + 2 * (lane % 4) + i;
+            if (channel >= d) continue;
             // Zeros lose their sign: a tile that is not seen may take it, or not.
-            if (channel < d) to[2 + channel] = out[group][mine][2 * low + i] * LOWERED + 0.0f;
+            const float x = out[group][mine][2 * low + i] * LOWERED + 0.0f;
+            if (in_parts)
+              to[2 + channel] = x;
+            else
+              to[channel] = x / in.shrinks[query];
           }
       }
   }

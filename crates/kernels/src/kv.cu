@@ -57,11 +57,20 @@ KERNEL(256) copy_page(Stores stores, const uint32_t *pages, int layers, int word
 }
 
 // Keys or values of a document, [n, heads, d], into tiles: keys [heads, tiles, d, PAGE], values [heads, tiles, PAGE, d].
-KERNEL(256) share(const float *k, const float *v, float *tiles_k, float *tiles_v, int n, int heads, int d) {
+template <class T>
+DEVICE void share(const float *k, const float *v, T *tiles_k, T *tiles_v, int n, int heads, int d) {
   const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= (size_t)n * heads * d) return;
   const size_t position = i / d / heads, head = i / d % heads, channel = i % d;
   const size_t tile = (head * ((n + PAGE - 1) / PAGE) + position / PAGE) * PAGE * d, slot = position % PAGE;
-  tiles_k[tile + channel * PAGE + slot] = k[i];
-  tiles_v[tile + slot * d + channel] = v[i];
+  narrow(k[i], tiles_k[tile + channel * PAGE + slot]);
+  narrow(v[i], tiles_v[tile + slot * d + channel]);
 }
+
+#define SHARE(name, T)                                                                                                  \
+  KERNEL(256) name(const float *k, const float *v, T *tiles_k, T *tiles_v, int n, int heads, int d) {                  \
+    share(k, v, tiles_k, tiles_v, n, heads, d);                                                                         \
+  }
+SHARE(share_f32, float)
+SHARE(share_f16, __half)
+SHARE(share_bf16, __nv_bfloat16)

@@ -203,6 +203,19 @@ impl Kernels {
         Ok(None)
     }
 
+    /// Whether attention takes heads of so many channels.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`] above 256 on a card.
+    #[cfg_attr(not(feature = "card"), expect(unused_variables, reason = "the CPU takes any"))]
+    pub fn check_heads(&self, channels: usize) -> Result<()> {
+        #[cfg(feature = "card")]
+        if self.card.is_some() {
+            card::Shape::new(channels)?;
+        }
+        Ok(())
+    }
+
     /// Threads that work on an operation.
     pub fn threads(&self) -> usize {
         self.pool.threads()

@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 
 use candle_core::Tensor;
+use half::{bf16, f16};
 
 use crate::Kernels;
 use crate::attend::{bias_width, grouped};
 #[cfg(feature = "card")]
-use crate::card::{Arg, Buffer, Card, Joint, PART, address, address_mut, channels, count};
+use crate::card::{Arg, Buffer, Card, Joint, PART, Shape, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor, zeros};
 use crate::isa::Work;
 use crate::kv::PAGE;
 use crate::lanes::Lanes;
 use crate::pool::Parts;
+use crate::stored::{CacheType, Stored};
 use crate::tile::{Bias, Query, Tile, see};
 use crate::words::{Upload, Words};
 
@@ -34,6 +36,7 @@ const BLOCK_ROWS: usize = 32;
 #[derive(Clone)]
 pub struct SharedKv {
     place: Place,
+    ty: CacheType,
     n: usize,
     heads: usize,
     d: usize,
@@ -42,14 +45,35 @@ pub struct SharedKv {
 /// Keys, `[heads, tiles, d, PAGE]`, and values, `[heads, tiles, PAGE, d]`.
 #[derive(Clone)]
 enum Place {
-    Here([Vec<f32>; 2]),
+    F32([Vec<f32>; 2]),
+    F16([Vec<f16>; 2]),
+    Bf16([Vec<bf16>; 2]),
     #[cfg(feature = "card")]
     Card(Arc<[Buffer; 2]>),
 }
 
+/// Keys and values, `[n, heads, d]`, in tiles.
+fn packed<T: Stored>(sides: [&[f32]; 2], [n, heads, d]: [usize; 3]) -> Result<[Vec<T>; 2]> {
+    let tiles = n.div_ceil(PAGE);
+    let (mut k, mut v) = (zeros::<T>(heads * tiles * PAGE * d)?, zeros::<T>(heads * tiles * PAGE * d)?);
+    let [keys, values] = sides.map(|side| side.chunks_exact(d));
+    for (i, (keys, values)) in keys.zip(values).enumerate() {
+        let (position, head) = (i / heads, i % heads);
+        let tile = (head * tiles + position / PAGE) * PAGE * d;
+        let slot = position % PAGE;
+        for (x, to) in keys.iter().zip(k[tile + slot..].iter_mut().step_by(PAGE)) {
+            *to = T::narrow(*x);
+        }
+        for (x, to) in values.iter().zip(&mut v[tile + slot * d..]) {
+            *to = T::narrow(*x);
+        }
+    }
+    Ok([k, v])
+}
+
 impl std::fmt::Debug for SharedKv {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SharedKv([{}, {}, {}])", self.n, self.heads, self.d)
+        write!(f, "SharedKv({:?} [{}, {}, {}])", self.ty, self.n, self.heads, self.d)
     }
 }
 
@@ -66,23 +90,7 @@ impl SharedKv {
 
     /// Bytes that it keeps in memory.
     pub fn bytes(&self) -> usize {
-        match &self.place {
-            Place::Here(sides) => sides.iter().map(|side| size_of_val(side.as_slice())).sum(),
-            #[cfg(feature = "card")]
-            Place::Card(sides) => sides.iter().map(Buffer::len).sum(),
-        }
-    }
-
-    /// A tile of a head; nothing where it is on a card.
-    fn tile(&self, head: usize, tile: usize) -> Tile<'_> {
-        let len = self.d * PAGE;
-        let at = (head * self.n.div_ceil(PAGE) + tile) * len;
-        let [k, v] = match &self.place {
-            Place::Here(sides) => sides.each_ref().map(|side| &side[at..at + len]),
-            #[cfg(feature = "card")]
-            Place::Card(_) => [&[][..]; 2],
-        };
-        Tile { k, v, start: tile * PAGE }
+        2 * self.heads * self.n.div_ceil(PAGE) * PAGE * self.d * self.ty.bytes()
     }
 }
 
@@ -144,9 +152,10 @@ impl Upload for Readers {
 }
 
 /// Some rows of one head.
-struct Shared<'a> {
+struct Shared<'a, T> {
     q: &'a [f32],
     kv: &'a SharedKv,
+    sides: &'a [Vec<T>; 2],
     scale: f32,
     /// `[heads, width]` and the rows' positions.
     bias: Option<(&'a [f32], usize, &'a [u32])>,
@@ -156,7 +165,7 @@ struct Shared<'a> {
     head: usize,
 }
 
-impl Work for Shared<'_> {
+impl<T: Stored> Work for Shared<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -182,7 +191,10 @@ impl Work for Shared<'_> {
             for query in &mut queries {
                 (query.from, query.to) = (0, PAGE.min(self.kv.n - tile * PAGE));
             }
-            see(l, self.kv.tile(kv_head, tile), self.scale, &mut queries);
+            let len = d * PAGE;
+            let at = (kv_head * self.kv.n.div_ceil(PAGE) + tile) * len;
+            let [k, v] = self.sides.each_ref().map(|side| &side[at..at + len]);
+            see(l, Tile { k, v, start: tile * PAGE }, self.scale, &mut queries);
         }
         for query in queries {
             query.finish();
@@ -194,10 +206,11 @@ impl Kernels {
     /// Packs keys and values that many rows will see.
     ///
     /// * `k`, `v`: `[n, heads, d]`
+    /// * `ty`: how their numbers are kept
     ///
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes differ or a dimension is 0.
-    pub fn share(&self, k: &Tensor, v: &Tensor) -> Result<SharedKv> {
+    pub fn share(&self, k: &Tensor, v: &Tensor, ty: CacheType) -> Result<SharedKv> {
         let [n, heads, d] = dims("shared keys", k)?;
         if k.dims() != v.dims() || n == 0 || heads == 0 || d == 0 {
             return Err(Error::shape(format!(
@@ -206,31 +219,30 @@ impl Kernels {
                 v.dims()
             )));
         }
-        let tiles = n.div_ceil(PAGE);
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            let len = heads * tiles * PAGE * d * size_of::<f32>();
+            let len = heads * n.div_ceil(PAGE) * PAGE * d * ty.bytes();
             let sides = [card.zeros(len)?, card.zeros(len)?];
             let [to_k, to_v] = sides.each_ref().map(Buffer::address);
             let from = [address("shared keys", k)?, address("shared values", v)?];
             let args = [from[0], from[1], to_k, to_v, count(n), count(heads), count(d)];
+            let kernel = match ty {
+                CacheType::F32 => "share_f32",
+                CacheType::F16 => "share_f16",
+                CacheType::Bf16 => "share_bf16",
+            };
             // SAFETY: both sides have room for all tiles.
-            unsafe { card.launch("share", [(n * heads * d).div_ceil(256), 1, 1], 256, &args) }?;
-            return Ok(SharedKv { place: Place::Card(Arc::new(sides)), n, heads, d });
+            unsafe { card.launch(kernel, [(n * heads * d).div_ceil(256), 1, 1], 256, &args) }?;
+            return Ok(SharedKv { place: Place::Card(Arc::new(sides)), ty, n, heads, d });
         }
         let (keys, values) = (Flat::new("shared keys", k)?, Flat::new("shared values", v)?);
-        let (keys, values) = (keys.values(), values.values());
-        let (mut k, mut v) = (zeros(heads * tiles * PAGE * d)?, zeros(heads * tiles * PAGE * d)?);
-        for (i, (keys, values)) in keys.chunks_exact(d).zip(values.chunks_exact(d)).enumerate() {
-            let (position, head) = (i / heads, i % heads);
-            let tile = (head * tiles + position / PAGE) * PAGE * d;
-            let slot = position % PAGE;
-            for (x, to) in keys.iter().zip(k[tile + slot..].iter_mut().step_by(PAGE)) {
-                *to = *x;
-            }
-            v[tile + slot * d..][..d].copy_from_slice(values);
-        }
-        Ok(SharedKv { place: Place::Here([k, v]), n, heads, d })
+        let (sides, sizes) = ([keys.values(), values.values()], [n, heads, d]);
+        let place = match ty {
+            CacheType::F32 => Place::F32(packed(sides, sizes)?),
+            CacheType::F16 => Place::F16(packed(sides, sizes)?),
+            CacheType::Bf16 => Place::Bf16(packed(sides, sizes)?),
+        };
+        Ok(SharedKv { place, ty, n, heads, d })
     }
 
     /// Attention of every row over all keys of its document.
@@ -245,7 +257,7 @@ impl Kernels {
     /// Returns `[m, heads · d]`.
     ///
     /// # Errors
-    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if shapes disagree.
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if shapes or the documents' types disagree.
     pub fn attend_shared(
         &self,
         q: &Tensor,
@@ -256,6 +268,10 @@ impl Kernels {
     ) -> Result<Tensor> {
         let [m, heads, d] = dims("q", q)?;
         for kv in documents {
+            if kv.ty != documents[0].ty {
+                let (ty, other) = (documents[0].ty, kv.ty);
+                return Err(Error::shape(format!("documents in {ty:?} and {other:?} of one call")));
+            }
             equal("channels of q", d, kv.d)?;
             equal("heads of a document", kv.heads, documents[0].heads)?;
             grouped(heads, kv.heads)?;
@@ -291,7 +307,29 @@ impl Kernels {
             .collect();
         self.pool().run(blocks.len() * heads, &|i| {
             let ((kv, rows), head) = (blocks[i % blocks.len()], i / blocks.len());
-            self.found().run(Shared { q, kv, scale, bias, heads, out: &parts, rows, head });
+            macro_rules! run {
+                ($sides:expr) => {
+                    self.found().run(Shared {
+                        q,
+                        kv,
+                        sides: $sides,
+                        scale,
+                        bias,
+                        heads,
+                        out: &parts,
+                        rows,
+                        head,
+                    })
+                };
+            }
+            match &kv.place {
+                Place::F32(sides) => run!(sides),
+                Place::F16(sides) => run!(sides),
+                Place::Bf16(sides) => run!(sides),
+                // Those on a card were taken there.
+                #[cfg(feature = "card")]
+                Place::Card(_) => {}
+            }
         })?;
         tensor(out, &[m, heads * d])
     }
@@ -307,10 +345,18 @@ fn on_card(
     bias: Option<(&Tensor, &Words)>,
 ) -> Result<Tensor> {
     let [m, heads, d] = dims("q", q)?;
-    let kernel = match channels(d)? {
-        2 => "attend_shared_2",
-        4 => "attend_shared_4",
-        _ => "attend_shared_8",
+    let ty = documents.first().map_or(CacheType::F32, |kv| kv.ty);
+    let Shape { channels, most, shared } = Shape::new(d)?;
+    let (kernel, most, shared) = match (ty, channels) {
+        (CacheType::F32, 2) => ("attend_shared_f32_2", BLOCK_ROWS, 0),
+        (CacheType::F32, 4) => ("attend_shared_f32_4", BLOCK_ROWS, 0),
+        (CacheType::F32, _) => ("attend_shared_f32_8", BLOCK_ROWS, 0),
+        (CacheType::F16, 2) => ("attend_shared_f16_2", most, shared),
+        (CacheType::F16, 4) => ("attend_shared_f16_4", most, shared),
+        (CacheType::F16, _) => ("attend_shared_f16_8", most, shared),
+        (CacheType::Bf16, 2) => ("attend_shared_bf16_2", most, shared),
+        (CacheType::Bf16, 4) => ("attend_shared_bf16_4", most, shared),
+        (CacheType::Bf16, _) => ("attend_shared_bf16_8", most, shared),
     };
     let tiles = documents.iter().map(|kv| kv.n.div_ceil(PAGE)).max().unwrap_or(0);
     let joint = Joint::new(card, &[m, heads * d], m * heads, d, tiles.div_ceil(PART))?;
@@ -346,7 +392,8 @@ fn on_card(
             count(joint.parts()),
         ];
         // SAFETY: every row is some document's once, and the tiles of documents are as long as they say.
-        unsafe { card.launch(kernel, [blocks, heads, joint.parts()], 256, &args) }?;
+        let grid = [blocks * BLOCK_ROWS.div_ceil(most), heads, joint.parts()];
+        unsafe { card.launch_with(kernel, grid, 256, shared, &args) }?;
         first += blocks;
     }
     joint.merge(card)

@@ -71,7 +71,7 @@ DEVICE void see(Desk<CHANNELS, QUERIES> &desk, Seen<CHANNELS, QUERIES> &seen, in
   const int lane = threadIdx.x % 32;
   float even[QUERIES] = {}, odd[QUERIES] = {};
   int i = 0;
-#pragma unroll 8
+#pragma unroll(QUERIES == 1 ? 8 : 4)
   for (; i + 1 < d; i += 2) {
     const float left = key(i), right = key(i + 1);
     float q[2][QUERIES];
@@ -109,7 +109,7 @@ DEVICE void see(Desk<CHANNELS, QUERIES> &desk, Seen<CHANNELS, QUERIES> &seen, in
   for (int h = 0; h < QUERIES; h++)
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++) seen.out[h][c] = seen.out[h][c] * shrink[h];
-#pragma unroll 8
+#pragma unroll(QUERIES == 1 ? 8 : 4)
   for (int slot = from; slot < to; slot++) {
     float weights[QUERIES];
     desk.load(desk.weights[slot], weights);

@@ -3,8 +3,9 @@
 
 mod sample;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use sample::{Sample, all, bits, pick, values};
+use trefoil_kernels::CacheType::{self, Bf16, F16, F32};
 use trefoil_kernels::{ErrorKind, Isa, Kernels, Readers, Result, SharedKv, Words};
 
 /// Softmax in double precision over all keys.
@@ -42,6 +43,16 @@ fn truth(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<(&Tensor, 
     out
 }
 
+/// Keys or values as they are kept.
+fn kept(x: &Tensor, ty: CacheType) -> Tensor {
+    let ty = match ty {
+        F32 => DType::F32,
+        F16 => DType::F16,
+        Bf16 => DType::BF16,
+    };
+    x.to_dtype(ty).unwrap().to_dtype(DType::F32).unwrap()
+}
+
 /// Attention of all rows over one document.
 fn attend(
     kernels: &Kernels,
@@ -60,13 +71,20 @@ fn attend(
 fn attention_is_close_to_the_truth() {
     let kernels = Kernels::cpu(2).unwrap();
     let mut sample = Sample::new(1);
-    for (n, heads, kv_heads, d) in
-        [(1, 2, 2, 64), (31, 1, 1, 16), (32, 4, 2, 7), (33, 2, 2, 64), (500, 2, 1, 32)]
-    {
+    for (n, heads, kv_heads, d, ty) in [
+        (1, 2, 2, 64, F32),
+        (31, 1, 1, 16, F32),
+        (32, 4, 2, 7, F32),
+        (33, 2, 2, 64, F32),
+        (500, 2, 1, 32, F32),
+        (33, 4, 2, 50, F16),
+        (70, 3, 3, 64, Bf16),
+    ] {
         let (k, v) = (sample.tensor(&[n, kv_heads, d]), sample.tensor(&[n, kv_heads, d]));
-        let kv = kernels.share(&k, &v).unwrap();
+        let kv = kernels.share(&k, &v, ty).unwrap();
+        let (k, v) = (kept(&k, ty), kept(&v, ty));
         assert_eq!((kv.len(), kv.is_empty()), (n, false));
-        assert!(kv.bytes() >= 2 * 4 * n * kv_heads * d);
+        assert_eq!(kv.bytes(), 2 * ty.bytes() * n.next_multiple_of(32) * kv_heads * d);
         let q = sample.tensor(&[9, heads, d]);
         let table = sample.tensor(&[heads, 2 * 20 + 1]);
         let positions: Vec<u32> = (0..9).map(|i| i * 13 % n as u32).collect();
@@ -87,16 +105,18 @@ fn a_row_does_not_depend_on_its_neighbours() {
     let table = sample.tensor(&[3, 65]);
     let positions: Vec<u32> = (0..40).map(|i| i * 2).collect();
     let portable = Kernels::cpu_with(1, Isa::Portable).unwrap();
-    let kv = portable.share(&k, &v).unwrap();
-    let expected = attend(&portable, &q, &kv, 1.0, Some((&table, &positions))).unwrap();
-    for kernels in all(1).into_iter().chain(all(3)) {
-        let got = attend(&kernels, &q, &kv, 1.0, Some((&table, &positions))).unwrap();
-        assert_eq!(bits(&got), bits(&expected), "{kernels:?}");
-        for m in [1, 2, 5, 17] {
-            let at: Vec<usize> = (0..m).map(|i| (i * 7 + m) % 40).collect();
-            let some: Vec<u32> = at.iter().map(|&i| positions[i]).collect();
-            let got = attend(&kernels, &pick(&q, &at), &kv, 1.0, Some((&table, &some))).unwrap();
-            assert_eq!(bits(&got), bits(&pick(&expected, &at)), "{kernels:?} m={m}");
+    for ty in CacheType::ALL {
+        let kv = portable.share(&k, &v, ty).unwrap();
+        let expected = attend(&portable, &q, &kv, 1.0, Some((&table, &positions))).unwrap();
+        for kernels in all(1).into_iter().chain(all(3)) {
+            let got = attend(&kernels, &q, &kv, 1.0, Some((&table, &positions))).unwrap();
+            assert_eq!(bits(&got), bits(&expected), "{kernels:?} {ty:?}");
+            for m in [1, 2, 5, 17] {
+                let at: Vec<usize> = (0..m).map(|i| (i * 7 + m) % 40).collect();
+                let some: Vec<u32> = at.iter().map(|&i| positions[i]).collect();
+                let got = attend(&kernels, &pick(&q, &at), &kv, 1.0, Some((&table, &some))).unwrap();
+                assert_eq!(bits(&got), bits(&pick(&expected, &at)), "{kernels:?} {ty:?} m={m}");
+            }
         }
     }
 }
@@ -108,7 +128,7 @@ fn rows_of_several_documents_see_their_own() {
     let documents: Vec<SharedKv> = [40, 1, 97]
         .map(|n| {
             let (k, v) = (sample.tensor(&[n, 2, 24]), sample.tensor(&[n, 2, 24]));
-            portable.share(&k, &v).unwrap()
+            portable.share(&k, &v, F32).unwrap()
         })
         .into();
     let q = sample.tensor(&[50, 4, 24]);
@@ -132,11 +152,11 @@ fn mistakes_are_errors() {
     let kernels = Kernels::cpu(1).unwrap();
     let mut sample = Sample::new(3);
     let k = sample.tensor(&[5, 2, 8]);
-    let kv = kernels.share(&k, &k).unwrap();
+    let kv = kernels.share(&k, &k, F32).unwrap();
     let q = sample.tensor(&[3, 2, 8]);
     let kind = |result: trefoil_kernels::Result<Tensor>| result.unwrap_err().kind();
-    assert_eq!(kernels.share(&k, &q).unwrap_err().kind(), ErrorKind::Shape);
-    assert_eq!(kernels.share(&q.narrow(0, 0, 0).unwrap(), &q).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(kernels.share(&k, &q, F32).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(kernels.share(&q.narrow(0, 0, 0).unwrap(), &q, F32).unwrap_err().kind(), ErrorKind::Shape);
     assert_eq!(kind(attend(&kernels, &sample.tensor(&[3, 2, 4]), &kv, 1.0, None)), ErrorKind::Shape);
     assert_eq!(kind(attend(&kernels, &sample.tensor(&[3, 3, 8]), &kv, 1.0, None)), ErrorKind::Shape);
     let (even, odd) = (sample.tensor(&[2, 4]), sample.tensor(&[2, 5]));
@@ -152,6 +172,8 @@ fn mistakes_are_errors() {
     assert_eq!(kind(shared(&[&kv], groups(&[&[0, 1]]))), ErrorKind::Shape);
     assert_eq!(kind(shared(&[&kv], groups(&[&[2, 0], &[1]]))), ErrorKind::Shape);
     let k = sample.tensor(&[5, 1, 8]);
-    let other = kernels.share(&k, &k).unwrap();
-    assert_eq!(kind(shared(&[&kv, &other], groups(&[&[2, 0], &[1]]))), ErrorKind::Shape);
+    let half = sample.tensor(&[5, 2, 8]);
+    for other in [kernels.share(&k, &k, F32), kernels.share(&half, &half, F16)] {
+        assert_eq!(kind(shared(&[&kv, &other.unwrap()], groups(&[&[2, 0], &[1]]))), ErrorKind::Shape);
+    }
 }

@@ -90,6 +90,11 @@ impl Llama {
         Self { kernels: kernels.clone(), ..self.clone() }
     }
 
+    /// Where the model runs.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
     /// What the model was built from.
     pub fn config(&self) -> &LlamaConfig {
         &self.config

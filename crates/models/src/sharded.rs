@@ -7,7 +7,7 @@
 //! A worker is the model again: on threads of its own, over the same weights and the same pages; or on a device of its
 //! own, with its own weights and pages, and then what it alone has computed goes to the others when a path is committed.
 //! A draft that can't be cut is scored by all devices, whole: that takes as long as on one, and leaves nothing to pass
-//! on. Prompts are filled like that, and documents are encoded like that.
+//! on. Prompts, all of whose rows will be kept, are filled like that, and documents are encoded like that.
 //!
 //! # Source
 //! Fu et al. 2024 (arXiv 2402.02057), section 3.4, "lookahead parallelism". There window and guesses are dealt out by
@@ -27,19 +27,24 @@ pub struct Sharded {
     /// Each device's model on all its threads.
     whole: Vec<Arc<dyn CausalLm>>,
     workers: Vec<Arc<dyn CausalLm>>,
+    /// Rows that a draft has to have for each worker that takes part.
+    least: usize,
 }
 
 impl Sharded {
     /// Shares the drafts of `whole` out over `workers`, which are the same model on threads of their own. A draft that
     /// can't be cut, such as a prompt's chain, stays with `whole`, which may use all threads.
     pub fn new(whole: Arc<dyn CausalLm>, workers: Vec<Arc<dyn CausalLm>>) -> Self {
-        Self { whole: vec![whole], workers }
+        Self { whole: vec![whole], workers, least: 1 }
     }
 
     /// Shares drafts out over devices: the same model on each, in the order of their ranks, at least one. The cache has
     /// to be one of all these devices.
-    pub fn over(devices: Vec<Arc<dyn CausalLm>>) -> Self {
-        Self { whole: devices.clone(), workers: devices }
+    ///
+    /// * `least`: rows, at least one, that a device scores in about the time of one: a draft is cut for as many devices
+    ///   as it has so many rows for, since fewer rows would save nothing and what is kept has to be exchanged
+    pub fn over(devices: Vec<Arc<dyn CausalLm>>, least: usize) -> Self {
+        Self { whole: devices.clone(), workers: devices, least }
     }
 }
 
@@ -53,11 +58,13 @@ impl CausalLm for Sharded {
     }
 
     fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
-        let mut shards = cut(draft, self.workers.len());
+        let fills = draft.rows().iter().all(|row| !row.scored);
+        let most = (draft.len() / self.least).clamp(1, self.workers.len());
+        let mut shards = if fills { Vec::new() } else { cut(draft, most) };
         let workers = if shards.len() > 1 {
             &self.workers
         } else {
-            // The first scores, and the others have nothing left to score.
+            // The first scores, where there is something to score, and the others have nothing left to.
             shards.resize_with(self.whole.len(), || Shard::whole(draft));
             &self.whole
         };
@@ -193,6 +200,10 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use trefoil_kernels::{CacheType, Devices, Kernels};
+
     use super::*;
     use crate::draft::BranchId;
 
@@ -212,6 +223,51 @@ mod tests {
         }
         (0..draft.len() as u32).filter(|row| row % 3 != 1).for_each(|row| draft.score(RowId(row)));
         draft
+    }
+
+    /// A model that notes how many rows it was given.
+    #[derive(Default)]
+    struct Noting(Mutex<Vec<usize>>);
+
+    impl CausalLm for Noting {
+        fn kv_shape(&self) -> KvShape {
+            KvShape { layers: 0, kv_heads: 1, head_dim: 1 }
+        }
+
+        fn vocabulary(&self) -> usize {
+            1
+        }
+
+        fn forward(&self, draft: &Draft, _: &Kv) -> Result<(Scores, Staged)> {
+            self.0.lock().unwrap().push(draft.len());
+            Ok((Scores::none(draft, 1), Staged::default()))
+        }
+    }
+
+    #[test]
+    fn drafts_are_cut_and_prompts_are_filled_by_all() {
+        let devices = [(); 2].map(|()| Arc::new(Noting::default()));
+        let model = Sharded::over(devices.iter().map(|device| Arc::clone(device) as _).collect(), 10);
+        let kernels = [(); 2].map(|()| Kernels::cpu(1).unwrap());
+        let kv = Kv::new(Devices::join(&kernels).unwrap(), model.kv_shape(), CacheType::F32, 1).unwrap();
+        let seen = |draft: &Draft| {
+            model.forward(draft, &kv).unwrap();
+            devices.each_ref().map(|device| device.0.lock().unwrap().pop().unwrap())
+        };
+        let mut draft = Draft::new();
+        for branch in [BranchId::default(); 2] {
+            let root = draft.root(branch, 0);
+            (0..9).fold(root, |above, token| draft.child(above, token));
+        }
+        assert_eq!(seen(&draft), [20; 2]);
+        draft.score(RowId(19));
+        assert_eq!(seen(&draft), [10; 2]);
+        let mut few = Draft::new();
+        (0..19).for_each(|token| {
+            let root = few.root(BranchId::default(), token);
+            few.score(root);
+        });
+        assert_eq!(seen(&few), [19; 2]);
     }
 
     #[test]

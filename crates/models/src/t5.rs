@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{Kernels, Readers, SharedKv, Weight, Words};
+use trefoil_kernels::{CacheType, Kernels, Readers, SharedKv, Weight, Words};
 
 use crate::config::T5Config;
 use crate::draft::{Draft, Token};
@@ -28,6 +28,8 @@ use crate::weights::Weights;
 pub struct T5 {
     config: T5Config,
     kernels: Kernels,
+    /// How documents' keys and values are kept.
+    documents: CacheType,
     embedding: Arc<Weight>,
     head: Option<Arc<Weight>>,
     encoder: Vec<Arc<EncoderLayer>>,
@@ -111,6 +113,7 @@ impl T5 {
         progress(1.0)?;
         Ok(Self {
             kernels: kernels.clone(),
+            documents: CacheType::F32,
             embedding,
             head,
             encoder,
@@ -135,10 +138,21 @@ impl T5 {
         }
     }
 
+    /// The same model, which keeps the keys and values of documents as `ty`; whole, where nothing is said.
+    #[must_use]
+    pub fn keeping(self, ty: CacheType) -> Self {
+        Self { documents: ty, ..self }
+    }
+
     /// The same model on other threads of the same device, sharing the weights.
     #[must_use]
     pub fn on(&self, kernels: &Kernels) -> Self {
         Self { kernels: kernels.clone(), ..self.clone() }
+    }
+
+    /// Where the model runs.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
 
     /// What the model was built from.
@@ -249,8 +263,9 @@ impl Seq2SeqLm for T5 {
             let own = &layer.attention;
             let h = self.norm(&x, &own.norm)?;
             let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
-            let (own_keys, bias) = (kernels.share(&k, &v)?, (&self.encoder_bias, &positions));
-            let a = kernels.attend_shared(&q, &[&own_keys], &readers, SCALE, Some(bias))?;
+            let own_keys = kernels.share(&k, &v, CacheType::F32)?;
+            let bias = Some((&self.encoder_bias, &positions));
+            let a = kernels.attend_shared(&q, &[&own_keys], &readers, SCALE, bias)?;
             x = self.feed_forward(&x, &own.o.forward(kernels, &a)?, &layer.feed_forward)?;
         }
         let x = self.norm(&x, &self.encoder_norm)?;
@@ -259,7 +274,7 @@ impl Seq2SeqLm for T5 {
             .iter()
             .map(|layer| {
                 let [k, v] = self.heads([&layer.cross.k, &layer.cross.v], &x)?;
-                Ok(kernels.share(&k, &v)?)
+                Ok(kernels.share(&k, &v, self.documents)?)
             })
             .collect::<Result<_>>()?;
         Ok(Arc::new(CrossKv::new(layers)))

@@ -60,8 +60,7 @@ fn half_precision_stays_close() {
 fn scores_that_stay_away_are_the_rows_own() {
     let card = Kernels::emulated(&[]).unwrap();
     for name in names() {
-        let mut fixture = Fixture::open_with(name, &card);
-        fixture.cache = CacheType::F16;
+        let fixture = Fixture::open_with(name, &card).keeping(CacheType::F16);
         let (begin, source) = fixture.begin(&fixture.golden.cases[0].prompt);
         let mut kv = fixture.kv(begin.len());
         let branch = kv.open(source);
@@ -113,8 +112,7 @@ fn rows_are_exact() {
     let caches = [CacheType::F16, CacheType::Bf16];
     for (at, name) in ["mistral", "qwen3", "qwen2-gguf", "t5-v1.1"].into_iter().enumerate() {
         let dense = types[at % types.len()];
-        let mut fixture = Fixture::open_as(name, &card, dense);
-        fixture.cache = caches[at % caches.len()];
+        let fixture = Fixture::open_as(name, &card, dense).keeping(caches[at % caches.len()]);
         let (text, source) = fixture.begin(&fixture.golden.cases[0].prompt);
         // Long enough for tiles that many rows see on tensor cores.
         let text: Vec<_> = text.into_iter().cycle().take(107).collect();

@@ -45,10 +45,8 @@ fn prefix(fixture: &Fixture, kv: &mut Kv, prompt: &[Token], tokens: &[Token], ch
 
 fn each(check: impl Fn(&Fixture, &mut Random)) {
     for name in CAUSAL.into_iter().chain(SEQ2SEQ) {
-        let mut fixture = Fixture::open(name);
         for cache in CacheType::ALL {
-            fixture.cache = cache;
-            check(&fixture, &mut Random(7));
+            check(&Fixture::open(name).keeping(cache), &mut Random(7));
         }
     }
 }

@@ -53,7 +53,7 @@ impl Subject {
         let fixtures: Vec<_> =
             devices.each().iter().map(|kernels| Fixture::open_with(name, kernels)).collect();
         let models = fixtures.iter().map(|fixture| on(fixture, &fixture.kernels)).collect();
-        Self { model: Arc::new(Sharded::over(models)), devices, fixtures }
+        Self { model: Arc::new(Sharded::over(models, 1)), devices, fixtures }
     }
 
     /// What a branch about `prompt` reads, on every device.
@@ -183,7 +183,7 @@ fn workers_give_the_bits_of_one() {
 fn devices_give_the_bits_of_one() {
     for (at, name) in CAUSAL.into_iter().chain(SEQ2SEQ).enumerate() {
         let one = Subject::workers(name, 0);
-        let cache = [CacheType::F32, CacheType::F16][at % 2];
+        let cache = CacheType::ALL[at % 3];
         for devices in 1..=3 {
             let kernels: Vec<_> = (0..devices).map(|at| Kernels::cpu(1 + at % 2).unwrap()).collect();
             let several = Subject::devices(name, &kernels);

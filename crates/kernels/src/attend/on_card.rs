@@ -6,7 +6,7 @@
 
 use candle_core::Tensor;
 
-use crate::card::{Arg, Card, Joint, PART, address, address_mut, channels, count};
+use crate::card::{Arg, Card, Joint, PART, Shape, address, address_mut, count};
 use crate::error::Result;
 use crate::flat::dims;
 use crate::kv::{KvStore, PAGE};
@@ -20,33 +20,18 @@ const QUERIES: usize = 4;
 /// Warps of a block, at most.
 const WARPS: usize = 8;
 
-/// The kernel for a cache type and heads of so many channels.
-struct Kernel {
-    name: &'static str,
-    /// Queries that a block takes on tensor cores.
-    most: usize,
-    /// Bytes of shared memory.
-    shared: usize,
-}
-
-impl Kernel {
-    fn new(ty: CacheType, d: usize) -> Result<Self> {
-        let channels = channels(d)?;
-        let name = match (ty, channels) {
-            (CacheType::F32, 2) => "attend_f32_2",
-            (CacheType::F32, 4) => "attend_f32_4",
-            (CacheType::F32, _) => "attend_f32_8",
-            (CacheType::F16, 2) => "attend_f16_2",
-            (CacheType::F16, 4) => "attend_f16_4",
-            (CacheType::F16, _) => "attend_f16_8",
-            (CacheType::Bf16, 2) => "attend_bf16_2",
-            (CacheType::Bf16, 4) => "attend_bf16_4",
-            (CacheType::Bf16, _) => "attend_bf16_8",
-        };
-        let (most, width) = (if channels == 8 { 16 } else { 32 }, 32 * channels);
-        // Two halves of queries and weights, two stages of keys and values, scores, and two numbers a query.
-        let shared = 4 * most * width + 4 * most * PAGE + 8 * PAGE * width + 4 * most * (PAGE + 4) + 8 * most;
-        Ok(Self { name, most, shared })
+/// The kernel for a cache type and so many channels of a lane.
+fn kernel(ty: CacheType, channels: usize) -> &'static str {
+    match (ty, channels) {
+        (CacheType::F32, 2) => "attend_f32_2",
+        (CacheType::F32, 4) => "attend_f32_4",
+        (CacheType::F32, _) => "attend_f32_8",
+        (CacheType::F16, 2) => "attend_f16_2",
+        (CacheType::F16, 4) => "attend_f16_4",
+        (CacheType::F16, _) => "attend_f16_8",
+        (CacheType::Bf16, 2) => "attend_bf16_2",
+        (CacheType::Bf16, 4) => "attend_bf16_4",
+        (CacheType::Bf16, _) => "attend_bf16_8",
     }
 }
 
@@ -63,7 +48,8 @@ pub(super) fn attend(
     let [m, heads, d] = dims("q", q)?;
     let [_, kv_heads, _] = store.sizes()?;
     let (ty, group) = (store.ty()?, heads / kv_heads);
-    let kernel = Kernel::new(ty, d)?;
+    let Shape { channels, most, shared } = Shape::new(d)?;
+    let kernel = kernel(ty, channels);
     let parts = |tiles: usize| tiles.div_ceil(PART);
     let crowds = match ty {
         CacheType::F32 => &[],
@@ -101,15 +87,15 @@ pub(super) fn attend(
     if ty == CacheType::F32 {
         let warps = items.clamp(1, WARPS);
         // SAFETY: the sight was checked against staged rows and pages, and all shapes agree.
-        unsafe { card.launch(kernel.name, [items.div_ceil(warps), kv_heads, parts], 32 * warps, &args) }?;
+        unsafe { card.launch(kernel, [items.div_ceil(warps), kv_heads, parts], 32 * warps, &args) }?;
         return joint.merge(card);
     }
     // A crowd's queries, and some places more, where it has fewer rows than it may.
-    let chunks = (ROWS * group).div_ceil(kernel.most);
+    let chunks = (ROWS * group).div_ceil(most);
     let together = crowds.len() * chunks * kv_heads * (parts - 1);
     args.extend([count(sight.crowds_at()), count(chunks), count(together)]);
     let grid = [together + (items * kv_heads).div_ceil(WARPS), 1, 1];
     // SAFETY: as above; crowds are rows of the sight, which see what they are said to see.
-    unsafe { card.launch_with(kernel.name, grid, 32 * WARPS, kernel.shared, &args) }?;
+    unsafe { card.launch_with(kernel, grid, 32 * WARPS, shared, &args) }?;
     joint.merge(card)
 }

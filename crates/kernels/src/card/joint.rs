@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 
 use super::{Arg, Buffer, Card, address_mut, count};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Lack, Result};
+use crate::kv::PAGE;
 
 /// Tiles that one walk takes; parts of a longer text are walked apart and merged in their order.
 pub(crate) const PART: usize = 8;
@@ -45,9 +46,26 @@ impl Joint {
     }
 }
 
-/// Channels of a lane that a kernel is compiled for: the fewest that hold a head of `d`.
-pub(crate) fn channels(d: usize) -> Result<usize> {
-    [2, 4, 8].into_iter().find(|lanes| d <= 32 * lanes).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, format!("heads of {d} channels; a card takes at most 256"))
-    })
+/// What attention over heads of a width is compiled for.
+pub(crate) struct Shape {
+    /// Channels of a lane: the fewest that hold a head.
+    pub(crate) channels: usize,
+    /// Queries that a block takes on tensor cores.
+    pub(crate) most: usize,
+    /// Bytes of shared memory that they, a tile and the next one take (halves.cuh).
+    pub(crate) shared: usize,
+}
+
+impl Shape {
+    /// The shape for heads of `d` channels.
+    pub(crate) fn new(d: usize) -> Result<Self> {
+        let channels = [2, 4, 8].into_iter().find(|lanes| d <= 32 * lanes).ok_or_else(|| {
+            let message = format!("heads of {d} channels; on a card 1 to 256 are allowed");
+            Error::device(Lack::Heads, message)
+        })?;
+        let (most, width) = (if channels == 8 { 16 } else { 32 }, 32 * channels);
+        // Two halves of queries and weights, two stages of keys and values, scores, and two numbers a query.
+        let shared = 4 * most * width + 4 * most * PAGE + 8 * PAGE * width + 4 * most * (PAGE + 4) + 8 * most;
+        Ok(Self { channels, most, shared })
+    }
 }

@@ -29,7 +29,7 @@
 #define __restrict__ __restrict
 #define DEVICE static inline
 #define DEVICE_METHOD inline
-#define KERNEL(threads) static void
+#define KERNEL(...) static void
 
 using std::max;
 using std::min;

@@ -12,8 +12,8 @@ use half::{bf16, f16};
 use sample::{Sample, bits, pick, values};
 use trefoil_kernels::CacheType::{Bf16, F16, F32};
 use trefoil_kernels::{
-    Activation, CacheType, Kernels, KvStore, Move, PAGE, Readers, Rope, Sight, TOP, Wanted, Weight,
-    WeightType, Words, top,
+    Activation, CacheType, ErrorKind, Kernels, KvStore, Lack, Move, PAGE, Readers, Rope, Sight, TOP, Wanted,
+    Weight, WeightType, Words, top,
 };
 
 /// This CPU, and a card.
@@ -208,6 +208,7 @@ fn dense(pair: &Pair) -> Found {
             (1, 1, 1),
             (1, 16, 64),
             (3, 17, 33),
+            (5, 18, 490),
             (16, 40, 257),
             (17, 9, 300),
             (45, 133, 1096),
@@ -370,11 +371,6 @@ impl Forest {
         } else if ty == F32 {
             close(&name, &values(&cpu), &values(&card), 2e-6)?;
         } else {
-            let norm = |x: &Tensor| {
-                let x = values(x);
-                let norms = x.chunks_exact(d).map(|x| x.iter().map(|x| x * x).sum::<f32>().sqrt());
-                norms.fold(0.0, f32::max)
-            };
             let size = scale * norm(&q) * norm(&text[0]).max(norm(&k));
             close(&name, &values(&cpu), &values(&card), roundings(ty, size, d, positions))?;
         }
@@ -390,6 +386,13 @@ impl Forest {
         let chain = made(&pair.card, &stores[1], &alone, [&q, &k, &v]);
         same(&format!("{name}, a path alone"), &pick(&on(&pair.cpu, &card), &at), &chain)
     }
+}
+
+/// The greatest length of a head.
+fn norm(heads: &Tensor) -> f32 {
+    let x = values(heads);
+    let d = heads.dims()[2];
+    x.chunks_exact(d).map(|x| x.iter().map(|x| x * x).sum::<f32>().sqrt()).fold(0.0, f32::max)
 }
 
 /// How far attention over `n` values between -1 and 1 may be from the CPU's, where tensor cores make it and scores are
@@ -487,38 +490,67 @@ fn attend(pair: &Pair) -> Found {
         forest.run(pair, &mut sample)?;
     }
     halves(pair, F16)?;
-    halves(pair, Bf16)
+    halves(pair, Bf16)?;
+    // As a loaded model would find out.
+    let wide = pair.card.check_heads(257).map_err(|error| (error.kind(), error.to_string()));
+    let lacks = ErrorKind::Device(Lack::Heads);
+    let is_card = pair.card.name() != pair.cpu.name();
+    let expected = (lacks, "heads of 257 channels; on a card 1 to 256 are allowed".to_owned());
+    if pair.card.check_heads(256).is_ok() && wide == if is_card { Err(expected) } else { Ok(()) } {
+        return Ok(());
+    }
+    Err(format!("heads of 257 channels: {wide:?}"))
 }
 
 fn shared(pair: &Pair) -> Found {
     let mut sample = Sample::new(9);
-    for (heads, kv_heads, d, lengths, rows, width) in [
-        (1, 1, 1, [1, 2], 2, None),
-        (4, 2, 64, [33, 64], 9, Some(5)),
-        (3, 3, 20, [31, 90], 70, Some(65)),
-        (2, 1, 128, [7, 250], 5, None),
-        (2, 2, 64, [40, 600], 6, Some(31)),
+    for (heads, kv_heads, d, lengths, rows, width, ty) in [
+        (1, 1, 1, [1, 2], 2, None, F32),
+        (4, 2, 64, [33, 64], 9, Some(5), F32),
+        (3, 3, 20, [31, 90], 70, Some(65), F32),
+        (2, 1, 128, [7, 250], 5, None, F32),
+        (2, 2, 64, [40, 600], 6, Some(31), F32),
+        (2, 1, 1, [1, 33], 3, Some(1), F16),
+        (3, 3, 20, [31, 90], 110, Some(65), Bf16),
+        (4, 2, 64, [256, 600], 40, Some(31), F16),
+        (1, 1, 200, [64, 300], 70, None, Bf16),
     ] {
-        let name = format!("shared {heads}/{kv_heads}×{d} {lengths:?}");
+        let name = format!("shared {heads}/{kv_heads}×{d} {ty:?} {lengths:?}");
         let text = lengths.map(|n| [0, 1].map(|_| sample.tensor(&[n, kv_heads, d])));
         let q = sample.tensor(&[rows, heads, d]);
         let bias = width.map(|width| sample.tensor(&[heads, width]));
         let positions: Vec<u32> = (0..rows).map(|_| sample.below(60) as u32).collect();
         let (mine, theirs) = (0..rows as u32).partition(|row| row % 3 > 0);
-        let readers = Readers::new(vec![mine, theirs]).unwrap();
+        let together = Readers::new(vec![mine, theirs]).unwrap();
+        let scale = 0.3;
         let made = |kernels: &Kernels| {
-            let kept = text.each_ref().map(|[k, v]| kernels.share(&on(kernels, k), &on(kernels, v)).unwrap());
-            let (q, bias) = (on(kernels, &q), bias.as_ref().map(|bias| on(kernels, bias)));
-            let positions = Words::from(positions.clone());
-            let bias = bias.as_ref().map(|bias| (bias, &positions));
-            kernels.attend_shared(&q, &kept.each_ref(), &readers, 0.3, bias).unwrap()
+            let share = |[k, v]: &[Tensor; 2]| kernels.share(&on(kernels, k), &on(kernels, v), ty).unwrap();
+            let kept = text.each_ref().map(share);
+            let attend = |q: &Tensor, positions: &[u32], readers: &Readers| {
+                let (q, bias) = (on(kernels, q), bias.as_ref().map(|bias| on(kernels, bias)));
+                let positions = Words::from(positions.to_vec());
+                let bias = bias.as_ref().map(|bias| (bias, &positions));
+                let made = kernels.attend_shared(&q, &kept.each_ref(), readers, scale, bias);
+                on(&pair.cpu, &made.unwrap())
+            };
+            // The last row alone sees what it sees in company.
+            let last = rows - 1;
+            let alone = if last % 3 > 0 { [vec![0], vec![]] } else { [vec![], vec![0]] };
+            let alone = Readers::new(alone.to_vec()).unwrap();
+            let single = attend(&pick(&q, &[last]), &positions[last..], &alone);
+            (attend(&q, &positions, &together), single)
         };
-        let (cpu, card) = (made(&pair.cpu), made(&pair.card));
-        if lengths.iter().all(|&n| n <= 8 * PAGE) {
+        let ((cpu, _), (card, alone)) = (made(&pair.cpu), made(&pair.card));
+        if ty != F32 {
+            let size = scale * norm(&q) * text.iter().map(|[k, _]| norm(k)).fold(0.0, f32::max);
+            let n = lengths[0].max(lengths[1]);
+            close(&name, &values(&cpu), &values(&card), roundings(ty, size, d, n))?;
+        } else if lengths.iter().all(|&n| n <= 8 * PAGE) {
             same(&name, &cpu, &card)?;
         } else {
             close(&name, &values(&cpu), &values(&card), 2e-6)?;
         }
+        same(&format!("{name}, a row alone"), &pick(&card, &[rows - 1]), &alone)?;
     }
     Ok(())
 }
