@@ -64,8 +64,8 @@ template <class T> DEVICE T kept(float x) {
 
 // A warp's row and heads over the tiles first..end, as part `part`.
 template <class T, int CHANNELS, int QUERIES>
-DEVICE void attend_alone(const Forest<T> &forest, Desk<CHANNELS, QUERIES> &desk, int row, int kv_head, int first_head, int count,
-                         int first, int end, int part) {
+DEVICE void attend_alone(const Forest<T> &forest, Desk<CHANNELS, QUERIES> &desk, int row, int kv_head, int first_head,
+                         int count, int first, int end, int part) {
   const int d = forest.d, lane = threadIdx.x % 32;
   const Row at(forest.sight, row, forest.window);
 #pragma unroll
@@ -183,7 +183,8 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int
         for (int i = threadIdx.x; i < PAGE * d; i += CROWD) {
           const int slot = i / d, channel = i % d;
           const bool is_there = start + slot < leader.committed;
-          const size_t at = is_there ? 0 : forest.staged(leader.path[start + slot - leader.committed], kv_head) + channel;
+          const int staged = is_there ? 0 : start + slot - leader.committed;
+          const size_t at = forest.staged(leader.path[staged], kv_head) + channel;
           const T key = is_there ? page_k[channel * PAGE + slot] : kept<T>(forest.staged_k[at]);
           const T value = is_there ? page_v[i] : kept<T>(forest.staged_v[at]);
           ((T *)in.key_at(stage, channel, slot / 8))[slot % 8] = key;
@@ -205,29 +206,29 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int
       const uint32_t *sight, const float *bias, float *out, float *partial, int m, int heads, int kv_heads, int d,      \
       float scale, int window, int distances, int parts
 #define FOREST(T)                                                                                                       \
-  Forest<T>{q, staged_k, staged_v, pages_k, pages_v, sight, bias,   out,      partial,                                    \
+  Forest<T>{q, staged_k, staged_v, pages_k, pages_v, sight, bias,   out,      partial,                                  \
           m, heads,    kv_heads, d,       scale,   window, distances, parts}
 
 // Heads that share no keys are walked alone: three of four places would be empty.
 #define ATTEND(name, CHANNELS)                                                                                          \
   KERNEL(256, 2) name(OPERANDS(float)) {                                                                                \
     __shared__ Desk<CHANNELS, QUERIES> desks[WALKERS];                                                                  \
-    const auto forest = FOREST(float);                                                                                      \
+    const auto forest = FOREST(float);                                                                                  \
     if (heads == kv_heads)                                                                                              \
-      attend_single(forest, (Desk<CHANNELS, 1> *)desks);                                                                  \
+      attend_single(forest, (Desk<CHANNELS, 1> *)desks);                                                                \
     else                                                                                                                \
-      attend_single(forest, desks);                                                                                       \
+      attend_single(forest, desks);                                                                                     \
   }
 // The first `together` blocks take crowds, the others rows.
 #define ATTEND_HALVES(name, T, CHANNELS)                                                                                \
-  KERNEL(256, 2) name(OPERANDS(T), int crowds, int chunks, int together) {                                                 \
-    const auto forest = FOREST(T);                                                                                          \
+  KERNEL(256, 2) name(OPERANDS(T), int crowds, int chunks, int together) {                                              \
+    const auto forest = FOREST(T);                                                                                      \
     if ((int)blockIdx.x < together)                                                                                     \
-      attend_together(forest, *(Crowd<T, CHANNELS> *)room, crowds, chunks);                                                       \
+      attend_together(forest, *(Crowd<T, CHANNELS> *)room, crowds, chunks);                                             \
     else if (heads == kv_heads)                                                                                         \
-      attend_own(forest, (Desk<CHANNELS, 1> *)room, together);                                                            \
+      attend_own(forest, (Desk<CHANNELS, 1> *)room, together);                                                          \
     else                                                                                                                \
-      attend_own(forest, (Desk<CHANNELS, QUERIES> *)room, together);                                                      \
+      attend_own(forest, (Desk<CHANNELS, QUERIES> *)room, together);                                                    \
   }
 
 ATTEND(attend_f32_2, 2)

@@ -75,7 +75,8 @@ KERNEL(256) round_bf16(const float *x, unsigned short *to, float *scales, int k,
 }
 
 // Up to sixteen rows and sixteen outputs a block. x: [m, stride]; weights: [n, stride], to the next sixteen outputs.
-template <class T> DEVICE void dense_few(const Products &products, const unsigned short *x, const float *scales, int m, int stride) {
+template <class T>
+DEVICE void dense_few(const Products &products, const unsigned short *x, const float *scales, int m, int stride) {
   constexpr int WIDE = 2, DEEP = 4;
   __shared__ float sums[CHAINS][16][WIDE * 8];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -148,7 +149,8 @@ template <int TALL> struct Way {
   int chain, last, stride, at, end;
 
   DEVICE_METHOD Way(const Products &products, const Chains &chains, int stride)
-      : products(products), chains(chains), chain(chains.first(blockIdx.x)), last(chains.first(blockIdx.x + 1)), stride(stride) {
+      : products(products), chains(chains), chain(chains.first(blockIdx.x)), last(chains.first(blockIdx.x + 1)),
+        stride(stride) {
     begin();
   }
   DEVICE_METHOD void begin() {
@@ -171,11 +173,11 @@ template <int TALL> struct Way {
   }
 };
 
-// x: [m, stride]; weights: [n, stride], to the next sixteen outputs; handed: what blocks hand over, [blocks, slots, sums];
-// met: for each block of outputs and rows how many have come, 0 before and after.
+// x: [m, stride]; weights: [n, stride], to the next sixteen outputs; handed: what blocks hand over, [blocks, slots,
+// sums]; met: for each block of outputs and rows how many have come, 0 before and after.
 template <class T, int TALL>
-DEVICE void dense_many(const Products &products, const unsigned short *x, const float *scales, int m, int stride, int rows,
-                       int outputs, int slots, float *handed, int *met) {
+DEVICE void dense_many(const Products &products, const unsigned short *x, const float *scales, int m, int stride,
+                       int rows, int outputs, int slots, float *handed, int *met) {
   using In = Stages<TALL>;
   constexpr int SUMS = TALL * In::WIDE * 4;
   In &in = *(In *)room;
@@ -193,7 +195,8 @@ DEVICE void dense_many(const Products &products, const unsigned short *x, const 
       for (int i = threadIdx.x; i < In::ROWS * 8; i += 256) {
         const int row = i / 8, at = ahead.at + i % 8 * 8;
         const bool is_there = first + row < m && at < ahead.end;
-        copy(&in.x[stage][row][In::place(row, i % 8)], x + (is_there ? (size_t)(first + row) * stride + at : 0), is_there);
+        copy(&in.x[stage][row][In::place(row, i % 8)], x + (is_there ? (size_t)(first + row) * stride + at : 0),
+             is_there);
       }
       for (int i = threadIdx.x; i < In::OUTPUTS * 8; i += 256) {
         const int row = i / 8, at = ahead.at + i % 8 * 8;
@@ -209,7 +212,9 @@ DEVICE void dense_many(const Products &products, const unsigned short *x, const 
   for (int stage = 0; stage + 1 < In::COUNT; stage++) fetch(stage);
 
   // Where this block's sums are handed over: those of its last outputs' first chains in slot 0, others' in those behind.
-  const auto slot = [&](int block, int which) { return handed + ((size_t)block * slots + which) * SUMS * 256 + threadIdx.x; };
+  const auto slot = [&](int block, int which) {
+    return handed + ((size_t)block * slots + which) * SUMS * 256 + threadIdx.x;
+  };
   float totals[TALL][In::WIDE][4];
   int stage = 0;
   for (Way<TALL> way(products, chains, stride); !way.is_done(); way.next_chain()) {
@@ -306,11 +311,11 @@ DEVICE void dense_many(const Products &products, const unsigned short *x, const 
 }
 
 #define DENSE_FEW(name, T)                                                                                              \
-  KERNEL(256) name(Products products, const unsigned short *x, const float *scales, int m, int stride) {               \
+  KERNEL(256) name(Products products, const unsigned short *x, const float *scales, int m, int stride) {                \
     dense_few<T>(products, x, scales, m, stride);                                                                       \
   }
 #define DENSE_MANY(name, T, TALL)                                                                                       \
-  KERNEL(256) name(Products products, const unsigned short *x, const float *scales, int m, int stride, int rows,       \
+  KERNEL(256) name(Products products, const unsigned short *x, const float *scales, int m, int stride, int rows,        \
                    int outputs, int slots, float *handed, int *met) {                                                   \
     dense_many<T, TALL>(products, x, scales, m, stride, rows, outputs, slots, handed, met);                             \
   }

@@ -68,7 +68,7 @@ DEVICE void share(const float *k, const float *v, T *tiles_k, T *tiles_v, int n,
 }
 
 #define SHARE(name, T)                                                                                                  \
-  KERNEL(256) name(const float *k, const float *v, T *tiles_k, T *tiles_v, int n, int heads, int d) {                  \
+  KERNEL(256) name(const float *k, const float *v, T *tiles_k, T *tiles_v, int n, int heads, int d) {                   \
     share(k, v, tiles_k, tiles_v, n, heads, d);                                                                         \
   }
 SHARE(share_f32, float)

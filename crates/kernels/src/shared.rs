@@ -391,8 +391,8 @@ fn on_card(
             count(bias.map_or(0, |(table, _)| table.dims()[1])),
             count(joint.parts()),
         ];
-        // SAFETY: every row is some document's once, and the tiles of documents are as long as they say.
         let grid = [blocks * BLOCK_ROWS.div_ceil(most), heads, joint.parts()];
+        // SAFETY: every row is some document's once, and the tiles of documents are as long as they say.
         unsafe { card.launch_with(kernel, grid, 256, shared, &args) }?;
         first += blocks;
     }

@@ -71,7 +71,14 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
             mutation("halves.cuh", "await_copies<0>();", "await_copies<1>();"),
         ],
     ),
-    ("shared", &[mutation("shared.cu", "width / 2 - (int)", "(width - 1) / 2 + (int)")]),
+    (
+        "shared",
+        &[
+            mutation("shared.cu", "width / 2 - (int)positions[rows", "(width - 1) / 2 + (int)positions[rows"),
+            mutation("shared.cu", "width / 2 - (int)positions[own]", "width / 2 + (int)positions[own]"),
+            mutation("halves.cuh", "x / in.shrinks[query]", "x / in.shrinks[0]"),
+        ],
+    ),
     (
         "judge",
         &[

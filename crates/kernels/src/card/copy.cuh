@@ -35,7 +35,9 @@ DEVICE void load_transposed(unsigned (&to)[4], const uint4 *row) {
 
 static uint4 *const room = shim::room;
 
-DEVICE void copy(uint4 *to, const void *from, bool is_there) { shim::current().copies.push_back({to, is_there ? from : nullptr}); }
+DEVICE void copy(uint4 *to, const void *from, bool is_there) {
+  shim::current().copies.push_back({to, is_there ? from : nullptr});
+}
 
 DEVICE void end_copies() { shim::current().groups.push_back(shim::current().copies.size()); }
 

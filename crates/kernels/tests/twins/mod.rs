@@ -371,7 +371,7 @@ impl Forest {
         } else if ty == F32 {
             close(&name, &values(&cpu), &values(&card), 2e-6)?;
         } else {
-            let size = scale * norm(&q) * norm(&text[0]).max(norm(&k));
+            let size = scale * greatest_head(&q) * greatest_head(&text[0]).max(greatest_head(&k));
             close(&name, &values(&cpu), &values(&card), roundings(ty, size, d, positions))?;
         }
         let row = rows - 1;
@@ -389,7 +389,7 @@ impl Forest {
 }
 
 /// The greatest length of a head.
-fn norm(heads: &Tensor) -> f32 {
+fn greatest_head(heads: &Tensor) -> f32 {
     let x = values(heads);
     let d = heads.dims()[2];
     x.chunks_exact(d).map(|x| x.iter().map(|x| x * x).sum::<f32>().sqrt()).fold(0.0, f32::max)
@@ -542,7 +542,8 @@ fn shared(pair: &Pair) -> Found {
         };
         let ((cpu, _), (card, alone)) = (made(&pair.cpu), made(&pair.card));
         if ty != F32 {
-            let size = scale * norm(&q) * text.iter().map(|[k, _]| norm(k)).fold(0.0, f32::max);
+            let size =
+                scale * greatest_head(&q) * text.iter().map(|[k, _]| greatest_head(k)).fold(0.0, f32::max);
             let n = lengths[0].max(lengths[1]);
             close(&name, &values(&cpu), &values(&card), roundings(ty, size, d, n))?;
         } else if lengths.iter().all(|&n| n <= 8 * PAGE) {
