@@ -13,13 +13,13 @@ import { cudaTarget, cudaToolkit, nccl } from './cuda-toolkit.mjs'
 import { cargoTests, runPhases, sum } from './test.mjs'
 
 const CUDA = ['engine', 'node', 'check'].map((crate) => `trefoil-${crate}/cuda,trefoil-${crate}/nccl`).join()
-const EMULATE = ['models', 'check'].map((crate) => `trefoil-${crate}/emulate,trefoil-${crate}/nccl`).join()
+const EMULATE = ['models', 'decode', 'check'].map((crate) => `trefoil-${crate}/emulate,trefoil-${crate}/nccl`).join()
 
 const PHASES = [
   {
     name: 'emulate',
     commands: [
-      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '-p', 'trefoil-check', '--features', EMULATE, '--test', 'emulated', '--test', 'devices', '--test', 'sharded'],
+      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '-p', 'trefoil-decode', '-p', 'trefoil-check', '--features', EMULATE, '--test', 'emulated', '--test', 'devices', '--test', 'sharded'],
       ['cargo', 'test', '--release', '-p', 'trefoil-kernels', '--features', 'trefoil-kernels/emulate,trefoil-kernels/nccl', '--lib', '--', '--include-ignored', 'nccl']
     ],
     count: cargoTests

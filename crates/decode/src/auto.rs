@@ -273,7 +273,7 @@ impl Strategy for Auto {
         live: &Live<'_>,
         draft: &Draft,
         scores: &Scores,
-        sampler: &mut Sampler,
+        sampler: &Sampler,
     ) -> Result<Verdict> {
         let verdict = walk(live, draft, scores, sampler)?;
         let echoed = |row: &&RowId| self.nodes.iter().any(|node| node.row == Some(**row) && !node.little);

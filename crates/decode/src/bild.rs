@@ -147,7 +147,7 @@ impl Strategy for Bild {
         live: &Live<'_>,
         draft: &Draft,
         scores: &Scores,
-        sampler: &mut Sampler,
+        sampler: &Sampler,
     ) -> Result<Verdict> {
         let chain =
             self.chains.remove(&live.branch).ok_or_else(|| Error::internal("a branch without a chain"))?;

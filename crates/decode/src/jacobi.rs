@@ -45,7 +45,7 @@ impl Strategy for Jacobi {
         live: &Live<'_>,
         draft: &Draft,
         scores: &Scores,
-        sampler: &mut Sampler,
+        sampler: &Sampler,
     ) -> Result<Verdict> {
         let verdict = walk(live, draft, scores, sampler)?;
         let guess = self.guesses.entry(live.branch).or_default();

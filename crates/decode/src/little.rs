@@ -14,7 +14,6 @@ use trefoil_models::{BranchId, CausalLm, CrossKv, Draft, Kv, Logits, Token};
 
 use crate::error::{Error, Result};
 use crate::prefill::{chain, fill};
-use crate::sampler::Sampler;
 use crate::strategy::{Due, Hear};
 
 /// A draft model with the cache that it shares with other sessions, and this session's branches in it.
@@ -22,13 +21,8 @@ pub struct Little {
     model: Arc<dyn CausalLm>,
     kv: Arc<Mutex<Kv>>,
     source: Option<Arc<CrossKv>>,
-    branches: HashMap<usize, Branch>,
+    branches: HashMap<usize, BranchId>,
     draft: Draft,
-}
-
-struct Branch {
-    id: BranchId,
-    sampler: Sampler,
 }
 
 /// What the little model wrote for one branch since the last large call.
@@ -111,8 +105,11 @@ impl Little {
         while !writing.is_empty() {
             draft.clear();
             let paths: Vec<_> = writing.iter().map(|(_, id, fresh)| chain(draft, *id, fresh)).collect();
-            for path in &paths {
-                path.last().iter().for_each(|&&last| draft.score(last));
+            for ((place, ..), path) in writing.iter().zip(&paths) {
+                if let (Some(&root), Some(&last)) = (path.first(), path.last()) {
+                    draft.score(last);
+                    due[*place].sampler.ask(draft, root);
+                }
             }
             let scores = model.score(draft, &mut kv)?;
             for ((place, id, fresh), path) in writing.iter_mut().zip(&paths) {
@@ -120,13 +117,10 @@ impl Little {
                 let logits = path.last().and_then(|&last| scores.row(last));
                 let logits = logits.ok_or_else(|| Error::internal("a little row without scores"))?;
                 let (due, chain) = (&due[*place], &mut chains[*place]);
-                let branch = branches
-                    .get_mut(&due.branch)
-                    .ok_or_else(|| Error::internal("a branch without a cache"))?;
                 chain.forwards += 1;
                 fresh.clear();
                 let written = chain.tokens.len();
-                let goes_on = chain.extend(logits, due, &mut branch.sampler, reach)?;
+                let goes_on = chain.extend(logits, due, reach)?;
                 if let Some(&token) = chain.tokens.get(written) {
                     hear(due.branch, token);
                     fresh.extend(goes_on.then_some(token));
@@ -139,8 +133,8 @@ impl Little {
 
     /// Gives a branch's cache back.
     pub(crate) fn close(&mut self, branch: usize) {
-        if let Some(branch) = self.branches.remove(&branch) {
-            lock(&self.kv).close(branch.id);
+        if let Some(id) = self.branches.remove(&branch) {
+            lock(&self.kv).close(id);
         }
     }
 }
@@ -148,7 +142,7 @@ impl Little {
 impl Drop for Little {
     fn drop(&mut self) {
         let mut kv = lock(&self.kv);
-        self.branches.values().for_each(|branch| kv.close(branch.id));
+        self.branches.values().for_each(|&id| kv.close(id));
     }
 }
 
@@ -159,18 +153,12 @@ impl Chain {
     }
 
     /// Adds the token that follows by `logits`, where the model is sure of it; says whether writing goes on.
-    fn extend(
-        &mut self,
-        logits: Logits<'_>,
-        due: &Due<'_>,
-        sampler: &mut Sampler,
-        reach: Reach<'_>,
-    ) -> Result<bool> {
+    fn extend(&mut self, logits: Logits<'_>, due: &Due<'_>, reach: Reach<'_>) -> Result<bool> {
         if logits.confidence() < reach.fallback {
             self.stop = Stop::Unsure;
             return Ok(false);
         }
-        let token = sampler.pick(logits, due.text, &self.tokens)?.token;
+        let token = due.sampler.pick(logits, due.text, &self.tokens)?.token;
         self.tokens.push(token);
         self.stop = if reach.ends.contains(&token) {
             Stop::End
@@ -187,13 +175,12 @@ impl Chain {
 
 /// The cache branch of `due`, opened where it is new.
 fn open(
-    branches: &mut HashMap<usize, Branch>,
+    branches: &mut HashMap<usize, BranchId>,
     kv: &mut Kv,
     source: Option<&Arc<CrossKv>>,
     due: &Due<'_>,
 ) -> BranchId {
-    let new = || Branch { id: kv.open(source.cloned()), sampler: due.sampler.clone() };
-    branches.entry(due.branch).or_insert_with(new).id
+    *branches.entry(due.branch).or_insert_with(|| kv.open(source.cloned()))
 }
 
 fn lock(kv: &Mutex<Kv>) -> MutexGuard<'_, Kv> {

@@ -200,7 +200,7 @@ impl Strategy for Lookahead {
         live: &Live<'_>,
         draft: &Draft,
         scores: &Scores,
-        sampler: &mut Sampler,
+        sampler: &Sampler,
     ) -> Result<Verdict> {
         let mut verdict = walk(live, draft, scores, sampler)?;
         if self.settings.reference {

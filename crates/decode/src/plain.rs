@@ -20,7 +20,7 @@ impl Strategy for Plain {
         live: &Live<'_>,
         draft: &Draft,
         scores: &Scores,
-        sampler: &mut Sampler,
+        sampler: &Sampler,
     ) -> Result<Verdict> {
         walk(live, draft, scores, sampler)
     }

@@ -4,11 +4,11 @@
 //! where it equals the draw, so that the same seed gives the same text whatever the decoding was, and no rejection
 //! arithmetic is needed.
 //!
-//! The order of the filters is the field's: repetition penalty, temperature, top-k, top-p, min-p.
+//! The order of the filters is the field's: repetition penalty, temperature, top-k, top-p, min-p. Each keeps the front of
+//! what is left, in the order of the scores, and a draw walks down from there: it looks at few tokens, and a device is
+//! asked for no others.
 
-use std::cmp::Ordering;
-
-use trefoil_models::{Logits, Token};
+use trefoil_models::{Draft, Logits, Ranked, Rescore, RowId, Token};
 
 use crate::error::Result;
 use crate::random::uniform;
@@ -54,17 +54,19 @@ pub struct Pick {
 pub struct Sampler {
     sampling: Sampling,
     branch: u64,
-    penalised: Vec<f32>,
-    candidates: Vec<(f32, Token)>,
 }
 
-/// Below this exponent a token's weight is lost in the rounding of the sum.
-const NEGLIGIBLE: f32 = -30.0;
+/// The scores of tokens that are in a text already, lowered.
+struct Penalised<'a> {
+    penalty: f32,
+    text: &'a Transcript,
+    path: &'a [Token],
+}
 
 impl Sampler {
     /// A sampler for the branch with this number; numbers, not cache slots, key the draws.
     pub fn new(sampling: Sampling, branch: u64) -> Self {
-        Self { sampling, branch, penalised: Vec::new(), candidates: Vec::new() }
+        Self { sampling, branch }
     }
 
     /// Chooses the token that follows `text` and then `path`.
@@ -74,23 +76,22 @@ impl Sampler {
     ///
     /// # Errors
     /// Fails where no score is a finite number.
-    pub fn pick<'a>(
-        &mut self,
-        logits: impl Into<Logits<'a>>,
-        text: &Transcript,
-        path: &[Token],
-    ) -> Result<Pick> {
-        let (logits, position) = (logits.into(), text.len() + path.len());
-        let token = if self.sampling.repetition_penalty == 1.0 {
-            self.choose(logits, position)?
-        } else {
-            let mut penalised = std::mem::take(&mut self.penalised);
-            self.penalise(&logits.all()?, text, path, &mut penalised);
-            let token = self.choose(penalised.as_slice().into(), position);
-            self.penalised = penalised;
-            token?
-        };
-        self.note(logits, token)
+    pub fn pick<'a>(&self, logits: impl Into<Logits<'a>>, text: &Transcript, path: &[Token]) -> Result<Pick> {
+        let logits = logits.into();
+        self.note(logits, self.choose(logits, text, path)?)
+    }
+
+    /// Asks for what a pick needs, at the scored rows of the branch whose root this is.
+    pub(crate) fn ask(&self, draft: &mut Draft, root: RowId) {
+        if !self.ranks() {
+            return;
+        }
+        let branch = draft.row(root).branch;
+        for row in (0..draft.len() as u32).map(RowId) {
+            if draft.row(row).branch == branch && draft.row(row).scored {
+                draft.draw(row, self.temperature());
+            }
+        }
     }
 
     /// `token` as a pick from `logits`, whoever chose it.
@@ -100,95 +101,96 @@ impl Sampler {
         Ok(Pick { token, logprob: logprob.map(|logprob| logprob as f32) })
     }
 
-    fn choose(&mut self, logits: Logits<'_>, position: usize) -> Result<Token> {
-        let best = logits.best()?;
-        if self.sampling.temperature == 0.0 {
-            return Ok(best);
+    /// Whether a pick looks at more than the highest of the model's own scores.
+    fn ranks(&self) -> bool {
+        self.sampling.temperature > 0.0 || self.sampling.repetition_penalty != 1.0
+    }
+
+    /// What divides scores in weights, which a greedy pick does not look at.
+    fn temperature(&self) -> f32 {
+        if self.sampling.temperature > 0.0 { self.sampling.temperature } else { 1.0 }
+    }
+
+    fn choose(&self, logits: Logits<'_>, text: &Transcript, path: &[Token]) -> Result<Token> {
+        if !self.ranks() {
+            return Ok(logits.best()?);
         }
-        let logits = logits.all()?;
-        self.weigh(&logits, logits[best as usize]);
-        self.filter();
-        let total: f64 = self.candidates.iter().map(|&(weight, _)| f64::from(weight)).sum();
-        let mut left = uniform(self.sampling.seed, self.branch, position as u64) * total;
-        for &(weight, token) in &self.candidates {
+        let penalty = self.sampling.repetition_penalty;
+        let penalised = Penalised { penalty, text, path };
+        let rescore = (penalty != 1.0).then_some(&penalised as &dyn Rescore);
+        let mut ranked = Ranked::new(logits, self.temperature(), rescore)?;
+        let first = ranked.first();
+        if self.sampling.temperature == 0.0 {
+            return Ok(first);
+        }
+        let (count, total) = self.filter(&mut ranked)?;
+        let position = (text.len() + path.len()) as u64;
+        let mut left = uniform(self.sampling.seed, self.branch, position) * total;
+        for at in 0..count {
+            let Some((weight, token)) = ranked.get(at)? else { break };
             left -= f64::from(weight);
             if left < 0.0 {
                 return Ok(token);
             }
         }
-        Ok(self.candidates.last().map_or(best, |&(_, token)| token))
+        // Less is left than sums are rounded by.
+        Ok(first)
     }
 
-    /// Fills `candidates` with each token's weight relative to the best one's, in index order.
-    fn weigh(&mut self, logits: &[f32], best: f32) {
-        let temperature = self.sampling.temperature;
-        self.candidates.clear();
-        for (token, &logit) in logits.iter().enumerate() {
-            let exponent = (logit - best) / temperature;
-            if exponent > NEGLIGIBLE || logit == best {
-                let weight = if logit == best { 1.0 } else { exponent.exp() };
-                self.candidates.push((weight, token as Token));
-            }
-        }
-    }
-
-    fn filter(&mut self) {
+    /// How many tokens, from the first, may be drawn, and the sum of their weights.
+    fn filter(&self, ranked: &mut Ranked<'_>) -> Result<(usize, f64)> {
         let Sampling { top_k, top_p, min_p, .. } = self.sampling;
-        let candidates = &mut self.candidates;
-        if top_k > 0 && top_k < candidates.len() {
-            candidates.select_nth_unstable_by(top_k - 1, heavier);
-            candidates.truncate(top_k);
-            candidates.sort_unstable_by(heavier);
+        let most = if top_k > 0 { top_k } else { usize::MAX };
+        if top_k == 0 && top_p >= 1.0 && min_p <= 0.0 {
+            return Ok((most, ranked.mass()?));
         }
-        if top_p < 1.0 {
-            keep_nucleus(candidates, f64::from(top_p));
-        }
-        if min_p > 0.0 {
-            candidates.retain(|&(weight, _)| weight >= min_p);
-        }
-    }
-
-    fn penalise(&self, logits: &[f32], text: &Transcript, path: &[Token], penalised: &mut Vec<f32>) {
-        penalised.clear();
-        penalised.extend_from_slice(logits);
-        let penalty = self.sampling.repetition_penalty;
-        let fresh = path
-            .iter()
-            .enumerate()
-            .filter(|&(at, token)| !text.distinct().contains(token) && !path[..at].contains(token));
-        for &token in text.distinct().iter().chain(fresh.map(|(_, token)| token)) {
-            if let Some(logit) = penalised.get_mut(token as usize) {
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-            }
-        }
+        let enough = if top_p >= 1.0 {
+            f64::INFINITY
+        } else if top_k > 0 {
+            f64::from(top_p) * front(ranked, top_k, |_, _| true)?.1
+        } else {
+            f64::from(top_p) * ranked.mass()?
+        };
+        front(ranked, most, |weight, sum| weight >= min_p && sum < enough)
     }
 }
 
-/// Heaviest first; among equals, the lowest index, so that the order never depends on the algorithm.
-fn heavier(a: &(f32, Token), b: &(f32, Token)) -> Ordering {
-    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
-}
-
-/// Keeps the smallest set of heaviest candidates whose weights reach `share` of the sum.
-fn keep_nucleus(candidates: &mut Vec<(f32, Token)>, share: f64) {
-    let total: f64 = candidates.iter().map(|&(weight, _)| f64::from(weight)).sum();
-    let mut sorted = 0;
+/// How many tokens, from the first and at most so many, `goes_on` lets through, told each weight and the sum of those
+/// before it; and the sum of theirs.
+fn front(ranked: &mut Ranked<'_>, most: usize, goes_on: impl Fn(f32, f64) -> bool) -> Result<(usize, f64)> {
     let mut sum = 0.0;
-    while sorted < candidates.len() {
-        // Few tokens make a nucleus: sorting all of a large vocabulary for them would cost more than the draw.
-        let until = (sorted * 4).max(64).min(candidates.len());
-        if until < candidates.len() {
-            candidates[sorted..].select_nth_unstable_by(until - sorted - 1, heavier);
+    for at in 0..most {
+        match ranked.get(at)? {
+            Some((weight, _)) if goes_on(weight, sum) => sum += f64::from(weight),
+            _ => return Ok((at, sum)),
         }
-        candidates[sorted..until].sort_unstable_by(heavier);
-        for at in sorted..until {
-            sum += f64::from(candidates[at].0);
-            if sum >= share * total {
-                candidates.truncate(at + 1);
-                return;
+    }
+    Ok((most, sum))
+}
+
+impl Rescore for Penalised<'_> {
+    fn lowers(&self) -> bool {
+        self.penalty >= 1.0
+    }
+
+    fn one(&self, token: Token, score: f32) -> f32 {
+        match self.text.distinct().contains(&token) || self.path.contains(&token) {
+            false => score,
+            true if score > 0.0 => score / self.penalty,
+            true => score * self.penalty,
+        }
+    }
+
+    fn row(&self, scores: &mut [f32]) {
+        let fresh =
+            self.path.iter().enumerate().filter(|&(at, token)| {
+                !self.text.distinct().contains(token) && !self.path[..at].contains(token)
+            });
+        for &token in self.text.distinct().iter().chain(fresh.map(|(_, token)| token)) {
+            if let Some(score) = scores.get_mut(token as usize) {
+                *score = self.one(token, *score);
             }
         }
-        sorted = until;
     }
 }
 
@@ -197,7 +199,7 @@ mod tests {
     use super::*;
 
     fn draws(sampling: Sampling, logits: &[f32], count: usize) -> Vec<usize> {
-        let mut sampler = Sampler::new(sampling, 0);
+        let sampler = Sampler::new(sampling, 0);
         let mut seen = vec![0; logits.len()];
         let mut text = Transcript::new(vec![]);
         for _ in 0..count {
@@ -209,14 +211,14 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_equal_scores() {
-        let mut sampler = Sampler::new(Sampling::default(), 0);
+        let sampler = Sampler::new(Sampling::default(), 0);
         let pick = sampler.pick(&[1.0, 3.0, 3.0, f32::NAN][..], &Transcript::new(vec![]), &[]).unwrap();
         assert_eq!(pick.token, 1);
     }
 
     #[test]
     fn scores_that_are_no_numbers_are_an_error() {
-        let mut sampler = Sampler::new(Sampling::default(), 0);
+        let sampler = Sampler::new(Sampling::default(), 0);
         assert!(sampler.pick(&[f32::NAN; 4][..], &Transcript::new(vec![]), &[]).is_err());
     }
 
@@ -243,33 +245,64 @@ mod tests {
         assert_eq!(kept(Sampling { top_p: 1e-9, ..base }), 1);
     }
 
+    /// The draw by the rule's own words: sort everything, keep what the filters keep, walk down.
+    fn drawn(sampling: Sampling, logits: &[f32], position: u64) -> Token {
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        let weight = |&at: &usize| f64::from((logits[at] - logits[order[0]]) / sampling.temperature).exp();
+        let mut kept: Vec<(f64, usize)> = order.iter().map(|at| (weight(at), *at)).collect();
+        let sum = |kept: &[(f64, usize)]| kept.iter().map(|(weight, _)| weight).sum::<f64>();
+        if sampling.top_k > 0 {
+            kept.truncate(sampling.top_k);
+        }
+        let all = sum(&kept);
+        let needed = (1..kept.len()).find(|&len| sum(&kept[..len]) >= f64::from(sampling.top_p) * all);
+        if let Some(len) = needed.filter(|_| sampling.top_p < 1.0) {
+            kept.truncate(len);
+        }
+        kept.retain(|&(weight, _)| weight >= f64::from(sampling.min_p));
+        let mut left = uniform(sampling.seed, 0, position) * sum(&kept);
+        let found = kept.iter().find(|&&(weight, _)| {
+            left -= weight;
+            left < 0.0
+        });
+        found.unwrap().1 as Token
+    }
+
     #[test]
-    fn a_nucleus_over_a_large_vocabulary_is_the_sorted_one() {
-        let weights: Vec<f32> = (0..5000).map(|i| uniform(1, 2, i) as f32 + 1e-3).collect();
-        let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
-        for share in [0.01, 0.3, 0.9, 0.9999] {
-            let mut found: Vec<_> = weights.iter().copied().zip(0..).collect();
-            keep_nucleus(&mut found, share);
-            let mut expected: Vec<_> = weights.iter().copied().zip(0..).collect();
-            expected.sort_by(heavier);
-            let mut sum = 0.0;
-            let end = expected.iter().position(|&(w, _)| {
-                sum += f64::from(w);
-                sum >= share * total
-            });
-            expected.truncate(end.unwrap() + 1);
-            assert_eq!(found, expected, "share {share}");
+    fn draws_from_a_large_vocabulary_are_the_rules_own() {
+        for seed in 0..40 {
+            // Some rows are steep and some nearly flat, so that some draws go far down.
+            let spread = [9.0, 3.0, 0.5][seed as usize % 3];
+            let logits: Vec<f32> = (0..3000).map(|i| (uniform(seed, 2, i) * spread) as f32).collect();
+            let base = Sampling { temperature: 0.7, seed, ..Sampling::default() };
+            for sampling in [
+                base,
+                Sampling { top_k: 40, ..base },
+                Sampling { top_p: 0.9, ..base },
+                Sampling { min_p: 0.05, ..base },
+                Sampling { top_k: 100, top_p: 0.8, min_p: 0.01, ..base },
+            ] {
+                let text = Transcript::new(vec![1; seed as usize]);
+                let pick = Sampler::new(sampling, 0).pick(logits.as_slice(), &text, &[]).unwrap();
+                assert_eq!(pick.token, drawn(sampling, &logits, seed), "{sampling:?}");
+            }
         }
     }
 
     #[test]
     fn the_penalty_reaches_text_and_path_once() {
-        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        let sampler = Sampler::new(sampling, 0);
         let text = Transcript::new(vec![0, 0]);
-        let mut found = Vec::new();
-        sampler.penalise(&[4.0, -4.0, 4.0, 1.0], &text, &[0, 1, 1], &mut found);
+        let penalised = Penalised { penalty: 2.0, text: &text, path: &[0, 1, 1] };
+        let mut found = [4.0, -4.0, 4.0, 1.0];
+        penalised.row(&mut found);
         assert_eq!(found, [2.0, -8.0, 4.0, 1.0]);
+        assert_eq!([penalised.one(0, 4.0), penalised.one(1, -4.0), penalised.one(2, 4.0)], [2.0, -8.0, 4.0]);
+        assert!(penalised.lowers() && !Penalised { penalty: 0.5, ..penalised }.lowers());
+        // A greedy pick sees it too.
+        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+        let pick = Sampler::new(sampling, 0).pick(&[4.0, -4.0, 3.0, 1.0][..], &text, &[1]).unwrap();
+        assert_eq!(pick.token, 2);
     }
 
     #[test]

@@ -248,6 +248,9 @@ impl Session {
             return Ok(kept);
         }
         self.strategy.propose(&live, &mut self.draft)?;
+        for live in &live {
+            self.branches[live.branch].sampler.ask(&mut self.draft, live.root);
+        }
         self.host += before.elapsed();
         let before = Instant::now();
         let scores = model.score(&self.draft, kv)?;
@@ -257,7 +260,7 @@ impl Session {
         for ((number, root), lead) in roots.into_iter().zip(leads) {
             let branch = &mut self.branches[number];
             let live = Live { branch: number, text: &branch.text, root };
-            let mut verdict = self.strategy.judge(&live, &self.draft, &scores, &mut branch.sampler)?;
+            let mut verdict = self.strategy.judge(&live, &self.draft, &scores, &branch.sampler)?;
             verdict.path.splice(..0, lead);
             kept.push(self.settle(number, verdict, kv)?);
         }

@@ -100,7 +100,7 @@ pub trait Strategy: Send {
         live: &Live<'_>,
         draft: &Draft,
         scores: &Scores,
-        sampler: &mut Sampler,
+        sampler: &Sampler,
     ) -> Result<Verdict>;
 
     /// Hears how long the model took for the step's rows.
@@ -128,7 +128,7 @@ pub trait Strategy: Send {
 ///
 /// # Errors
 /// Fails where the root has no scores or a row's scores are not finite.
-pub fn walk(live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &mut Sampler) -> Result<Verdict> {
+pub fn walk(live: &Live<'_>, draft: &Draft, scores: &Scores, sampler: &Sampler) -> Result<Verdict> {
     let mut row = live.root;
     let branch = draft.row(row).branch;
     let mut path = vec![row];

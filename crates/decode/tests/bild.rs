@@ -115,8 +115,8 @@ fn algorithm(setting: &Setting, key: u64) -> Account {
     let BildSettings { fallback, max_draft, rule } = setting.bild;
     let little = Scripted::new(setting.little);
     let task = &setting.tasks[key as usize];
-    let mut sampler = Sampler::new(setting.sampling, key);
-    let mut choose = |logits: &[f32], text: &[Token]| {
+    let sampler = Sampler::new(setting.sampling, key);
+    let choose = |logits: &[f32], text: &[Token]| {
         sampler.pick(logits, &Transcript::new(text.to_vec()), &[]).unwrap().token
     };
     let mut account = Account::default();

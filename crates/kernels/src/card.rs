@@ -10,19 +10,21 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod due;
 #[cfg(feature = "emulate")]
 mod emulated;
 mod joint;
 #[cfg(feature = "nccl")]
 pub(crate) mod nccl;
 
+pub(crate) use due::{Change, Due, LAYERS};
 #[cfg(feature = "emulate")]
 pub use emulated::Mutation;
 pub(crate) use joint::{Joint, PART, Shape};
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -31,14 +33,14 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::flat::check;
-
-/// Arrays that stay on the card after an operation, in case the next layer's asks for them again.
-const KEPT: usize = 16;
+use crate::words::{Copies, Place, Words};
 
 /// A device's own memory, its kernels and its one stream.
 pub(crate) struct Card {
     machine: Machine,
-    kept: Mutex<Vec<Kept>>,
+    due: Mutex<Due>,
+    uploads: AtomicUsize,
+    downloads: AtomicUsize,
     counters: Mutex<Option<Arc<Buffer>>>,
 }
 
@@ -58,12 +60,6 @@ pub(crate) enum Buffer {
     Fixed(cuda::Fixed),
     #[cfg(feature = "emulate")]
     Emulated(emulated::Bytes),
-}
-
-/// Numbers that were uploaded, and where they lie.
-struct Kept {
-    words: Vec<u32>,
-    buffer: Arc<Buffer>,
 }
 
 /// What a kernel is given.
@@ -89,7 +85,13 @@ impl Card {
     }
 
     fn new(machine: Machine) -> Self {
-        Self { machine, kept: Mutex::default(), counters: Mutex::default() }
+        Self {
+            machine,
+            due: Mutex::default(),
+            uploads: AtomicUsize::new(0),
+            downloads: AtomicUsize::new(0),
+            counters: Mutex::default(),
+        }
     }
 
     /// Where its tensors live.
@@ -216,6 +218,7 @@ impl Card {
 
     /// Writes `bytes` at `at` of `buffer`, which must have room for them.
     pub(crate) fn upload(&self, buffer: &mut Buffer, at: usize, bytes: &[u8]) -> Result<()> {
+        self.uploads.fetch_add(1, Ordering::Relaxed);
         match (&self.machine, buffer) {
             #[cfg(feature = "cuda")]
             (Machine::Cuda(cuda), Buffer::Cuda(to)) => cuda.upload(to, at, bytes),
@@ -228,6 +231,7 @@ impl Card {
 
     /// `len` bytes of `buffer` from `at` on, when all that was launched before is done.
     pub(crate) fn download(&self, buffer: &Buffer, at: usize, len: usize) -> Result<Vec<u8>> {
+        self.note_download();
         match (&self.machine, buffer) {
             #[cfg(feature = "cuda")]
             (Machine::Cuda(cuda), Buffer::Cuda(from)) => cuda.download(from, at, len),
@@ -238,24 +242,54 @@ impl Card {
         }
     }
 
-    /// `words` on the card. Every layer of a step asks for the same ones, so the last arrays are kept.
-    pub(crate) fn words(&self, words: &[u32]) -> Result<Arc<Buffer>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = kept.iter().position(|kept| kept.words == words) {
-            let found = kept.remove(at);
-            let buffer = Arc::clone(&found.buffer);
-            kept.push(found);
-            return Ok(buffer);
+    /// Counts a download that another library makes.
+    pub(crate) fn note_download(&self) {
+        self.downloads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often memory was copied from and to the card.
+    pub(crate) fn copies(&self) -> Copies {
+        let [uploads, downloads] =
+            [&self.uploads, &self.downloads].map(|copies| copies.load(Ordering::Relaxed));
+        Copies { uploads, downloads }
+    }
+
+    /// Where `words` lie on the card: there by now, or uploaded alone. What was due is started before anything reads
+    /// them.
+    pub(crate) fn words(&self, words: &Words) -> Result<u64> {
+        if words.place().is_none() || self.due().waits() {
+            self.place(&[words])?;
+        }
+        let place = words.place().ok_or_else(|| elsewhere("a list"))?;
+        Ok(place.buffer.start() + (place.at * size_of::<u32>()) as u64)
+    }
+
+    /// Uploads what is due and the lists that are not on the card yet, in one copy; then starts what was due.
+    pub(crate) fn place(&self, lists: &[&Words]) -> Result<()> {
+        let due = std::mem::take(&mut *self.due());
+        let mut words = due.words();
+        let missing: Vec<_> = lists.iter().filter(|list| list.place().is_none()).collect();
+        let mut places = Vec::with_capacity(missing.len());
+        for list in &missing {
+            places.push(words.len());
+            words.extend_from_slice(list);
         }
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut buffer = self.scratch(bytes.len())?;
-        self.upload(&mut buffer, 0, &bytes)?;
-        let buffer = Arc::new(buffer);
-        if kept.len() == KEPT {
-            kept.remove(0);
+        if !bytes.is_empty() {
+            self.upload(&mut buffer, 0, &bytes)?;
         }
-        kept.push(Kept { words: words.to_vec(), buffer: Arc::clone(&buffer) });
-        Ok(buffer)
+        due.launch(self, buffer.start())?;
+        let buffer = Arc::new(buffer);
+        for (list, at) in missing.into_iter().zip(places) {
+            list.put(Place { buffer: Arc::clone(&buffer), at });
+        }
+        Ok(())
+    }
+
+    /// What waits for the next upload.
+    pub(crate) fn due(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts `kernel` on `grid` blocks of `threads` threads; nothing where the grid is empty.

@@ -12,6 +12,7 @@ use crate::flat::{Flat, dims, equal, tensor};
 use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
 use crate::pool::Parts;
+use crate::words::Words;
 
 /// Numbers that one task handles; below this a second core costs more than it gives.
 const GRAIN: usize = 16_384;
@@ -87,7 +88,7 @@ impl Kernels {
     ///
     /// # Errors
     /// [`ErrorKind::Range`](crate::ErrorKind::Range) if one is not below m.
-    pub fn select(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    pub fn select(&self, x: &Tensor, rows: &Words) -> Result<Tensor> {
         let [m, _] = dims("x", x)?;
         if let Some(row) = rows.iter().find(|&&row| row as usize >= m) {
             return Err(Error::range(format!("row {row} of {m}")));
@@ -96,7 +97,7 @@ impl Kernels {
         if let Some(card) = self.card() {
             return select(card, x, rows);
         }
-        Ok(x.index_select(&Tensor::new(rows, x.device())?, 0)?)
+        Ok(x.index_select(&Tensor::new(&**rows, x.device())?, 0)?)
     }
 
     /// a + b: the residual.
@@ -172,10 +173,10 @@ impl Kernels {
 }
 
 #[cfg(feature = "card")]
-fn select(card: &Card, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+fn select(card: &Card, x: &Tensor, rows: &Words) -> Result<Tensor> {
     let [_, width] = dims("x", x)?;
     let (out, words, all) = (card.output(&[rows.len(), width])?, card.words(rows)?, rows.len() * width);
-    let args = [address("x", x)?, words.address(), address_mut(&out)?, count(all), count(width)];
+    let args = [address("x", x)?, Arg::Address(words), address_mut(&out)?, count(all), count(width)];
     // SAFETY: the caller has checked the rows, and the output has room for them.
     unsafe { card.launch("select_rows", blocks(all), THREADS, &args) }?;
     Ok(out)

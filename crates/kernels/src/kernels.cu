@@ -27,7 +27,7 @@
   X(attend_bf16_2) X(attend_bf16_4) X(attend_bf16_8) X(merge)                                                           \
   X(attend_shared_f32_2) X(attend_shared_f32_4) X(attend_shared_f32_8)                                                  \
   X(attend_shared_f16_2) X(attend_shared_f16_4) X(attend_shared_f16_8)                                                  \
-  X(attend_shared_bf16_2) X(attend_shared_bf16_4) X(attend_shared_bf16_8) X(judge) X(ask)
+  X(attend_shared_bf16_2) X(attend_shared_bf16_4) X(attend_shared_bf16_8) X(judge) X(draw) X(ask)
 
 KERNELS(EXPORT)
 

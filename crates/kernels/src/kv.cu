@@ -43,10 +43,17 @@ KERNEL(256) gather_rows(Layers layers, const uint32_t *rows, float *packed, int 
   }
 }
 
-// One page over another; `words` is a page's length in words of four bytes.
-KERNEL(256) copy_page(uint32_t *pages, int from, int to, int words) {
-  const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < (size_t)words) pages[(size_t)to * words + i] = pages[(size_t)from * words + i];
+// Pages over others, in every layer: a copy a block row, keys and then values of each layer by block layer. pages: from
+// and to each; `words` is a page's length in words of four bytes.
+struct Stores {
+  unsigned long long k[LAYERS], v[LAYERS];
+};
+KERNEL(256) copy_page(Stores stores, const uint32_t *pages, int layers, int words) {
+  const int layer = blockIdx.z % layers;
+  uint32_t *store = (uint32_t *)((int)blockIdx.z < layers ? stores.k[layer] : stores.v[layer]);
+  const size_t from = pages[2 * blockIdx.x], to = pages[2 * blockIdx.x + 1];
+  const size_t i = (size_t)blockIdx.y * blockDim.x + threadIdx.x;
+  if (i < (size_t)words) store[to * words + i] = store[from * words + i];
 }
 
 // Keys or values of a document, [n, heads, d], into tiles: keys [heads, tiles, d, PAGE], values [heads, tiles, PAGE, d].

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 
 use crate::Kernels;
 #[cfg(feature = "card")]
-use crate::card::{Arg, Card, address_mut, count, start, start_mut};
+use crate::card::{Card, Change, LAYERS, start, start_mut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{check, dims, equal, tensor, zeros};
 use crate::stored::{CacheType, Stored};
@@ -71,6 +71,12 @@ impl KvStore {
     /// How it keeps its numbers.
     pub(crate) fn ty(&self) -> Result<CacheType> {
         CacheType::of(self.k.dtype())
+    }
+
+    /// Whether pages of both are alike.
+    #[cfg(feature = "card")]
+    fn is_like(&self, other: &Self) -> bool {
+        self.k.dims() == other.k.dims() && self.k.dtype() == other.k.dtype()
     }
 
     /// Pages, heads and channels a head.
@@ -156,8 +162,8 @@ impl Write<'_> {
 
 /// Copies one page over another.
 struct CopyPage {
-    from: usize,
-    to: usize,
+    from: u32,
+    to: u32,
     /// Numbers in a page.
     len: usize,
 }
@@ -171,8 +177,8 @@ impl InplaceOp1 for CopyPage {
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("the store is not contiguous");
         };
-        let from = self.from * self.len;
-        let (source, target) = (from..from + self.len, self.to * self.len);
+        let from = self.from as usize * self.len;
+        let (source, target) = (from..from + self.len, self.to as usize * self.len);
         match store {
             CpuStorage::F32(store) => store[start..end].copy_within(source, target),
             CpuStorage::F16(store) => store[start..end].copy_within(source, target),
@@ -184,7 +190,8 @@ impl InplaceOp1 for CopyPage {
 }
 
 impl Kernels {
-    /// Commits staged rows: copies each to its slot, in every layer.
+    /// Commits staged rows: copies each to its slot, in every layer. On a card that waits for the next upload, in
+    /// front of whatever reads it: commits of many branches are one launch.
     ///
     /// * `layers`: each layer's store, and the keys and values that it stages, `[m, kv_heads, d]`
     ///
@@ -207,9 +214,7 @@ impl Kernels {
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            let alike = |(a, ..): &(&KvStore, _, _), (b, ..): &(&KvStore, _, _)| {
-                a.k.dims() == b.k.dims() && a.k.dtype() == b.k.dtype()
-            };
+            let alike = |(a, ..): &(&KvStore, _, _), (b, ..): &(&KvStore, _, _)| a.is_like(b);
             let mut launches = layers.chunk_by(alike).flat_map(|some| some.chunks(LAYERS));
             return launches.try_for_each(|some| write(card, some, moves));
         }
@@ -222,24 +227,29 @@ impl Kernels {
         Ok(())
     }
 
-    /// Copies page `from` over page `to`, so that two branches that share a beginning can go on
-    /// apart.
+    /// Copies page `from` over page `to`, in every layer, so that two branches that share a beginning can go on apart.
+    /// On a card that waits as [`Kernels::write`] does.
     ///
     /// # Errors
-    /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a page does not exist.
-    pub fn copy_page(&self, store: &KvStore, from: u32, to: u32) -> Result<()> {
-        let [pages, heads, d] = store.sizes()?;
-        let (from, to) = (from as usize, to as usize);
-        if from >= pages || to >= pages {
-            return Err(Error::range(format!("page {from} to page {to} of a store with {pages} pages")));
+    /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a page does not exist; nothing is copied then.
+    pub fn copy_page(&self, layers: &[KvStore], from: u32, to: u32) -> Result<()> {
+        for store in layers {
+            let [pages, ..] = store.sizes()?;
+            if from.max(to) as usize >= pages {
+                return Err(Error::range(format!("page {from} to page {to} of a store with {pages} pages")));
+            }
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return copy_page(card, store, from, to);
+            let mut launches = layers.chunk_by(KvStore::is_like).flat_map(|some| some.chunks(LAYERS));
+            return launches.try_for_each(|some| copy_page(card, some, [from, to]));
         }
-        let copy = CopyPage { from, to, len: heads * d * PAGE };
-        store.k.inplace_op1(&copy)?;
-        store.v.inplace_op1(&copy)?;
+        for store in layers {
+            let [_, heads, d] = store.sizes()?;
+            let copy = CopyPage { from, to, len: heads * d * PAGE };
+            store.k.inplace_op1(&copy)?;
+            store.v.inplace_op1(&copy)?;
+        }
         Ok(())
     }
 }
@@ -258,16 +268,12 @@ pub(crate) fn staged(k: &Tensor, v: &Tensor, heads: usize, d: usize) -> Result<[
     Ok(sizes)
 }
 
-/// Layers of one launch.
-#[cfg(feature = "card")]
-const LAYERS: usize = 64;
-
 /// Layers whose stores are alike.
 #[cfg(feature = "card")]
 fn write(card: &Card, layers: &[(&KvStore, &Tensor, &Tensor)], moves: &[Move]) -> Result<()> {
     let store = layers[0].0;
     let [_, heads, d] = store.sizes()?;
-    let mut places = [0; 4 * LAYERS];
+    let (mut places, mut held) = (vec![0; 4 * LAYERS], Vec::with_capacity(4 * layers.len()));
     for (index, (store, k, v)) in layers.iter().enumerate() {
         let layer = [
             start("staged keys", k)?,
@@ -278,28 +284,48 @@ fn write(card: &Card, layers: &[(&KvStore, &Tensor, &Tensor)], moves: &[Move]) -
         for (side, place) in layer.into_iter().enumerate() {
             places[side * LAYERS + index] = place;
         }
+        held.extend([k, v, &store.k, &store.v].map(Clone::clone));
     }
-    let words: Vec<u32> = moves.iter().flat_map(|at| [at.row, at.page, at.offset]).collect();
-    let words = card.words(&words)?;
-    let args = [Arg::Words(&places), words.address(), count(heads), count(d)];
-    let kernel = match store.ty()? {
-        CacheType::F32 => "write_f32",
-        CacheType::F16 => "write_f16",
-        CacheType::Bf16 => "write_bf16",
-    };
-    let threads = (heads * d).next_multiple_of(32).clamp(32, 256);
-    // SAFETY: rows, pages and slots were checked against the tensors.
-    unsafe { card.launch(kernel, [moves.len(), layers.len(), 1], threads, &args) }
+    if moves.iter().any(|at| !card.due().takes_write(at.page, at.offset)) {
+        card.place(&[])?;
+    }
+    card.due().write(Change {
+        kernel: match store.ty()? {
+            CacheType::F32 => "write_f32",
+            CacheType::F16 => "write_f16",
+            CacheType::Bf16 => "write_bf16",
+        },
+        places,
+        grid: [layers.len(), 1],
+        threads: (heads * d).next_multiple_of(32).clamp(32, 256),
+        sizes: [heads, d],
+        held,
+        words: moves.iter().flat_map(|at| [at.row, at.page, at.offset]).collect(),
+    });
+    Ok(())
 }
 
+/// In layers whose stores are alike.
 #[cfg(feature = "card")]
-fn copy_page(card: &Card, store: &KvStore, from: usize, to: usize) -> Result<()> {
-    let [_, heads, d] = store.sizes()?;
-    let words = heads * d * PAGE * store.k.dtype().size_in_bytes() / size_of::<u32>();
-    for side in [&store.k, &store.v] {
-        let args = [address_mut(side)?, count(from), count(to), count(words)];
-        // SAFETY: both pages were checked, and a page has so many words.
-        unsafe { card.launch("copy_page", [words.div_ceil(256), 1, 1], 256, &args) }?;
+fn copy_page(card: &Card, layers: &[KvStore], [from, to]: [u32; 2]) -> Result<()> {
+    let [_, heads, d] = layers[0].sizes()?;
+    let words = heads * d * PAGE * layers[0].k.dtype().size_in_bytes() / size_of::<u32>();
+    let (mut places, mut held) = (vec![0; 2 * LAYERS], Vec::with_capacity(2 * layers.len()));
+    for (index, store) in layers.iter().enumerate() {
+        (places[index], places[LAYERS + index]) = (start_mut(&store.k)?, start_mut(&store.v)?);
+        held.extend([store.k.clone(), store.v.clone()]);
     }
+    if !card.due().takes_copy(from, to) {
+        card.place(&[])?;
+    }
+    card.due().copy(Change {
+        kernel: "copy_page",
+        places,
+        grid: [words.div_ceil(256), 2 * layers.len()],
+        threads: 256,
+        sizes: [layers.len(), words],
+        held,
+        words: vec![from, to],
+    });
     Ok(())
 }

@@ -48,6 +48,7 @@ mod stored;
 mod tile;
 mod units;
 mod weight;
+mod words;
 
 use std::sync::Arc;
 
@@ -62,12 +63,13 @@ pub use error::{Error, ErrorKind, Lack, Result};
 pub use formats::WeightType;
 pub use isa::Isa;
 pub use kv::{KvStore, Move, PAGE};
-pub use rope::Rope;
-pub use shared::SharedKv;
+pub use rope::{Rope, Turns};
+pub use shared::{Readers, SharedKv};
 pub use sight::Sight;
-pub use softmax::{Judged, best, mass};
+pub use softmax::{Drawn, Judged, TOP, Wanted, best, higher, mass, mass_at, top, weigh};
 pub use stored::CacheType;
 pub use weight::Weight;
+pub use words::{Copies, Upload, Words};
 
 /// The most threads that a pool may have.
 const THREADS: usize = 1024;

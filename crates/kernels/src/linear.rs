@@ -23,6 +23,7 @@ use crate::lanes::LANES;
 use crate::pool::Parts;
 use crate::quantise::{BLOCK, Block, Quantise, TILE};
 use crate::weight::Weight;
+use crate::words::Words;
 
 /// Bytes of panels that a task walks for every tile of rows: half of a small second-level cache.
 const CHUNK: usize = 128 << 10;
@@ -177,7 +178,7 @@ impl Kernels {
     ///
     /// # Errors
     /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a token is not below `n`.
-    pub fn embed(&self, tokens: &[u32], w: &Weight) -> Result<Tensor> {
+    pub fn embed(&self, tokens: &Words, w: &Weight) -> Result<Tensor> {
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= w.n()) {
             return Err(Error::range(format!("token {token} is not below the vocabulary's {}", w.n())));
         }
@@ -186,7 +187,7 @@ impl Kernels {
             return on_card::embed(card, tokens, w);
         }
         let mut out = Vec::with_capacity(tokens.len() * w.k());
-        for &token in tokens {
+        for &token in tokens.iter() {
             out.extend(w.row(token as usize)?);
         }
         tensor(out, &[tokens.len(), w.k()])

@@ -4,34 +4,36 @@
 //! # Source
 //! Su et al., 2021, arXiv 2104.09864; the split into halves is that of `GPT-NeoX`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::OnceLock;
 
 use candle_core::Tensor;
 
 use crate::Kernels;
 #[cfg(feature = "card")]
-use crate::card::{Card, address, address_mut, count};
+use crate::card::{Arg, Card, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor};
+use crate::words::{Upload, Words};
 
-/// Turns by position, made when they are asked for.
+/// How far channels turn with each position.
 ///
-/// All layers of a step ask for the same positions, so the last ones are kept. A table of every
-/// position up to the context length was rejected: 16 MiB and a tenth of a second of sines for a
-/// context of 32,768, nearly all unused.
+/// A table of every position up to the context length was rejected: 16 MiB and a tenth of a second
+/// of sines for a context of 32,768, nearly all unused. A step makes its own [`Turns`].
 #[derive(Debug)]
 pub struct Rope {
     inverse_frequencies: Vec<f32>,
     scale: f32,
-    last: Mutex<Arc<Turns>>,
 }
 
-/// Cosines and sines: `[positions, r/2]` each.
-#[derive(Debug, Default)]
-struct Turns {
-    positions: Vec<u32>,
+/// The turns of a step's rows, for all of its layers: cosines and sines, `[m, r/2]` each.
+#[derive(Debug)]
+pub struct Turns {
+    rows: usize,
+    pairs: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    /// Cosines, then sines, as a card reads them.
+    words: OnceLock<Words>,
 }
 
 impl Rope {
@@ -43,26 +45,30 @@ impl Rope {
 
     /// [`Rope::new`] with cosines and sines multiplied by `scale`, as some context extensions ask.
     pub fn scaled(inverse_frequencies: &[f32], scale: f32) -> Self {
-        Self { inverse_frequencies: inverse_frequencies.to_vec(), scale, last: Mutex::default() }
+        Self { inverse_frequencies: inverse_frequencies.to_vec(), scale }
     }
 
-    fn turns(&self, positions: &[u32]) -> Arc<Turns> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.positions != positions {
-            let count = positions.len() * self.inverse_frequencies.len();
-            let (mut cos, mut sin) = (Vec::with_capacity(count), Vec::with_capacity(count));
-            for &position in positions {
-                for &frequency in &self.inverse_frequencies {
-                    // The angle is rounded to f32 as trained models had it; sine and cosine of it
-                    // go through f64, where systems' libraries agree after rounding.
-                    let angle = f64::from(position as f32 * frequency);
-                    cos.push(angle.cos() as f32 * self.scale);
-                    sin.push(angle.sin() as f32 * self.scale);
-                }
+    /// The turns of rows at these positions.
+    pub fn turns(&self, positions: &[u32]) -> Turns {
+        let (rows, pairs) = (positions.len(), self.inverse_frequencies.len());
+        let (mut cos, mut sin) = (Vec::with_capacity(rows * pairs), Vec::with_capacity(rows * pairs));
+        for &position in positions {
+            for &frequency in &self.inverse_frequencies {
+                // The angle is rounded to f32 as trained models had it; sine and cosine of it
+                // go through f64, where systems' libraries agree after rounding.
+                let angle = f64::from(position as f32 * frequency);
+                cos.push(angle.cos() as f32 * self.scale);
+                sin.push(angle.sin() as f32 * self.scale);
             }
-            *last = Arc::new(Turns { positions: positions.to_vec(), cos, sin });
         }
-        Arc::clone(&last)
+        Turns { rows, pairs, cos, sin, words: OnceLock::new() }
+    }
+}
+
+impl Upload for Turns {
+    fn words(&self) -> &Words {
+        let words = || self.cos.iter().chain(&self.sin).map(|x| x.to_bits()).collect::<Vec<_>>().into();
+        self.words.get_or_init(words)
     }
 }
 
@@ -70,22 +76,21 @@ impl Kernels {
     /// Turns every head of every row by the row's position.
     ///
     /// * `x`: `[m, heads, d]`
-    /// * `positions`: `[m]`
+    /// * `turns`: of m positions
     ///
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if there is not one position a row, or if
     /// more than `d` channels would turn.
-    pub fn rope(&self, x: &Tensor, positions: &[u32], table: &Rope) -> Result<Tensor> {
+    pub fn rope(&self, x: &Tensor, turns: &Turns) -> Result<Tensor> {
         let [m, heads, d] = dims("x", x)?;
-        equal("the number of positions", positions.len(), m)?;
-        let pairs = table.inverse_frequencies.len();
+        equal("the number of positions", turns.rows, m)?;
+        let pairs = turns.pairs;
         if 2 * pairs > d {
             return Err(Error::shape(format!("{} channels turn; a head has {d}", 2 * pairs)));
         }
-        let turns = table.turns(positions);
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card(card, x, &turns, pairs);
+            return on_card(card, x, turns);
         }
         let mut out = Flat::new("x", x)?.values().to_vec();
         for (row, values) in out.chunks_exact_mut((heads * d).max(1)).enumerate() {
@@ -105,19 +110,19 @@ impl Kernels {
 }
 
 #[cfg(feature = "card")]
-fn on_card(card: &Card, x: &Tensor, turns: &Turns, pairs: usize) -> Result<Tensor> {
+fn on_card(card: &Card, x: &Tensor, turns: &Turns) -> Result<Tensor> {
     let [m, heads, d] = dims("x", x)?;
-    let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    let (cos, sin) = (card.words(&bits(&turns.cos))?, card.words(&bits(&turns.sin))?);
+    let cos = card.words(turns.words())?;
+    let sin = cos + size_of_val(turns.cos.as_slice()) as u64;
     let out = card.output(x.dims())?;
     let args = [
         address("x", x)?,
-        cos.address(),
-        sin.address(),
+        Arg::Address(cos),
+        Arg::Address(sin),
         address_mut(&out)?,
         count(heads),
         count(d),
-        count(pairs),
+        count(turns.pairs),
     ];
     // SAFETY: there are turns for every row of x, and no more than d channels turn.
     unsafe { card.launch("rope", [m, 1, 1], (heads * d).next_multiple_of(32).clamp(32, 256), &args) }?;

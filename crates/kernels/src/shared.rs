@@ -6,6 +6,7 @@
 
 #[cfg(feature = "card")]
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use candle_core::Tensor;
 use half::{bf16, f16};
@@ -22,9 +23,14 @@ use crate::lanes::Lanes;
 use crate::pool::Parts;
 use crate::stored::{CacheType, Stored};
 use crate::tile::{Bias, Query, Tile, see};
+use crate::words::{Upload, Words};
 
 /// Rows of a task, at most.
 const ROWS: usize = 16;
+
+/// On a card: documents of one launch, and rows of one block.
+const DOCUMENTS: usize = 32;
+const BLOCK_ROWS: usize = 32;
 
 /// Keys and values of one layer, packed in tiles once for all steps.
 #[derive(Clone)]
@@ -85,6 +91,63 @@ impl SharedKv {
     /// Bytes that it keeps in memory.
     pub fn bytes(&self) -> usize {
         2 * self.heads * self.n.div_ceil(PAGE) * PAGE * self.d * self.ty.bytes()
+    }
+}
+
+/// Which rows of a step see which document, for all of its layers.
+#[derive(Debug)]
+pub struct Readers {
+    groups: Vec<Vec<u32>>,
+    /// Blocks (document of its launch, first and number of rows) and then rows, as a card reads them.
+    words: OnceLock<Words>,
+}
+
+impl Readers {
+    /// * `groups`: for each document the rows that see it; each row is some document's, once
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if a row is not there once.
+    pub fn new(groups: Vec<Vec<u32>>) -> Result<Self> {
+        let made = Self { groups, words: OnceLock::new() };
+        let mut seen = vec![false; made.rows()];
+        for &row in made.groups.iter().flatten() {
+            match seen.get_mut(row as usize) {
+                Some(seen) if !*seen => *seen = true,
+                Some(_) => return Err(Error::shape(format!("row {row} sees two documents"))),
+                None => {
+                    let rows = made.rows();
+                    return Err(Error::shape(format!("row {row} sees a document; there are {rows} rows")));
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.groups.iter().map(Vec::len).sum()
+    }
+
+    /// Blocks of these documents on a card.
+    #[cfg(feature = "card")]
+    fn blocks(groups: &[Vec<u32>]) -> usize {
+        groups.iter().map(|rows| rows.len().div_ceil(BLOCK_ROWS)).sum()
+    }
+}
+
+impl Upload for Readers {
+    fn words(&self) -> &Words {
+        self.words.get_or_init(|| {
+            let (mut blocks, mut rows) = (Vec::new(), Vec::with_capacity(self.rows()));
+            for (document, theirs) in self.groups.iter().enumerate() {
+                for block in theirs.chunks(BLOCK_ROWS) {
+                    blocks.extend([document % DOCUMENTS, rows.len(), block.len()].map(|word| word as u32));
+                    rows.extend_from_slice(block);
+                }
+            }
+            blocks.extend(rows);
+            blocks.into()
+        })
     }
 }
 
@@ -185,7 +248,8 @@ impl Kernels {
     /// Attention of every row over all keys of its document.
     ///
     /// * `q`: `[m, heads, d]`
-    /// * `documents`: keys and values, and the rows that see them; each row is some document's, once
+    /// * `documents`: keys and values, with as many heads each
+    /// * `readers`: the rows that see each of them
     /// * `scale`: multiplies q · k
     /// * `bias`: a table `[heads, 2R + 1]`, added by key position − row position + R, the ends
     ///   serving all beyond; and the rows' positions, `[m]`
@@ -193,25 +257,27 @@ impl Kernels {
     /// Returns `[m, heads · d]`.
     ///
     /// # Errors
-    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if shapes or the documents' types disagree or a row is not there
-    /// once.
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if shapes or the documents' types disagree.
     pub fn attend_shared(
         &self,
         q: &Tensor,
-        documents: &[(&SharedKv, &[u32])],
+        documents: &[&SharedKv],
+        readers: &Readers,
         scale: f32,
-        bias: Option<(&Tensor, &[u32])>,
+        bias: Option<(&Tensor, &Words)>,
     ) -> Result<Tensor> {
         let [m, heads, d] = dims("q", q)?;
-        for (kv, _) in documents {
-            if kv.ty != documents[0].0.ty {
-                let (ty, other) = (documents[0].0.ty, kv.ty);
+        for kv in documents {
+            if kv.ty != documents[0].ty {
+                let (ty, other) = (documents[0].ty, kv.ty);
                 return Err(Error::shape(format!("documents in {ty:?} and {other:?} of one call")));
             }
             equal("channels of q", d, kv.d)?;
+            equal("heads of a document", kv.heads, documents[0].heads)?;
             grouped(heads, kv.heads)?;
         }
-        each_once(documents, m)?;
+        equal("the number of documents", documents.len(), readers.groups.len())?;
+        equal("the number of reading rows", readers.rows(), m)?;
         if let Some((table, positions)) = bias {
             let width = bias_width(table, heads)?;
             if width % 2 == 0 {
@@ -223,19 +289,22 @@ impl Kernels {
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card(card, q, documents, scale, bias);
+            return on_card(card, q, documents, readers, scale, bias);
         }
         let table = bias.map(|(table, _)| Flat::new("the bias", table)).transpose()?;
         let bias = table.as_ref().zip(bias).map(|(flat, (table, positions))| {
             let values = flat.values();
-            (values, values.len() / table.dims()[0], positions)
+            (values, values.len() / table.dims()[0], &positions[..])
         });
         let q = Flat::new("q", q)?;
         let mut out = zeros(m * heads * d)?;
         let (q, parts) = (q.values(), Parts::new(&mut out));
         let most = (m * heads / (2 * self.threads())).clamp(1, ROWS);
-        let blocks: Vec<(&SharedKv, &[u32])> =
-            documents.iter().flat_map(|&(kv, rows)| rows.chunks(most).map(move |rows| (kv, rows))).collect();
+        let blocks: Vec<(&SharedKv, &[u32])> = documents
+            .iter()
+            .zip(&readers.groups)
+            .flat_map(|(&kv, rows)| rows.chunks(most).map(move |rows| (kv, rows)))
+            .collect();
         self.pool().run(blocks.len() * heads, &|i| {
             let ((kv, rows), head) = (blocks[i % blocks.len()], i / blocks.len());
             macro_rules! run {
@@ -266,22 +335,17 @@ impl Kernels {
     }
 }
 
-/// Documents of one launch, and rows of one block.
-#[cfg(feature = "card")]
-const DOCUMENTS: usize = 32;
-#[cfg(feature = "card")]
-const BLOCK_ROWS: usize = 32;
-
 #[cfg(feature = "card")]
 fn on_card(
     card: &Card,
     q: &Tensor,
-    documents: &[(&SharedKv, &[u32])],
+    documents: &[&SharedKv],
+    readers: &Readers,
     scale: f32,
-    bias: Option<(&Tensor, &[u32])>,
+    bias: Option<(&Tensor, &Words)>,
 ) -> Result<Tensor> {
     let [m, heads, d] = dims("q", q)?;
-    let ty = documents.first().map_or(CacheType::F32, |(kv, _)| kv.ty);
+    let ty = documents.first().map_or(CacheType::F32, |kv| kv.ty);
     let Shape { channels, most, shared } = Shape::new(d)?;
     let (kernel, most, shared) = match (ty, channels) {
         (CacheType::F32, 2) => ("attend_shared_f32_2", BLOCK_ROWS, 0),
@@ -294,63 +358,43 @@ fn on_card(
         (CacheType::Bf16, 4) => ("attend_shared_bf16_4", most, shared),
         (CacheType::Bf16, _) => ("attend_shared_bf16_8", most, shared),
     };
-    let tiles = documents.iter().map(|(kv, _)| kv.n.div_ceil(PAGE)).max().unwrap_or(0);
+    let tiles = documents.iter().map(|kv| kv.n.div_ceil(PAGE)).max().unwrap_or(0);
     let joint = Joint::new(card, &[m, heads * d], m * heads, d, tiles.div_ceil(PART))?;
     let table = bias.map(|(table, _)| address("the bias", table)).transpose()?;
-    let positions = bias.map(|(_, positions)| card.words(positions)).transpose()?;
-    // All key heads are the same number, or a launch has one document.
-    for some in
-        documents.chunk_by(|(a, _), (b, _)| a.heads == b.heads).flat_map(|some| some.chunks(DOCUMENTS))
-    {
+    let positions = bias.map_or(Ok(0), |(_, positions)| card.words(positions))?;
+    let words = card.words(readers.words())?;
+    let word = |at: usize| Arg::Address(words + (at * size_of::<u32>()) as u64);
+    let (mut first, all) = (0, Readers::blocks(&readers.groups));
+    for (some, groups) in documents.chunks(DOCUMENTS).zip(readers.groups.chunks(DOCUMENTS)) {
         let mut places = [0; 3 * DOCUMENTS];
-        let (mut blocks, mut rows) = (Vec::new(), Vec::new());
-        for (index, (kv, theirs)) in some.iter().enumerate() {
+        for (index, kv) in some.iter().enumerate() {
             let Place::Card(sides) = &kv.place else {
                 return Err(Error::shape("shared keys are on another device"));
             };
             let [k, v] = sides.each_ref().map(Buffer::start);
             (places[index], places[DOCUMENTS + index], places[2 * DOCUMENTS + index]) = (k, v, kv.n as u64);
-            for block in theirs.chunks(BLOCK_ROWS) {
-                blocks.extend([index as u32, rows.len() as u32, block.len() as u32]);
-                rows.extend_from_slice(block);
-            }
         }
-        let (block_words, row_words) = (card.words(&blocks)?, card.words(&rows)?);
+        let blocks = Readers::blocks(groups);
         let args = [
             address("q", q)?,
             Arg::Words(&places),
-            block_words.address(),
-            row_words.address(),
+            word(3 * first),
+            word(3 * all),
             table.unwrap_or(Arg::Address(0)),
-            positions.as_ref().map_or(Arg::Address(0), |positions| positions.address()),
+            Arg::Address(positions),
             address_mut(&joint.out)?,
             joint.partial(),
             count(heads),
-            count(some[0].0.heads),
+            count(some[0].heads),
             count(d),
             Arg::Number(scale),
             count(bias.map_or(0, |(table, _)| table.dims()[1])),
             count(joint.parts()),
         ];
-        let grid = [blocks.len() / 3 * BLOCK_ROWS.div_ceil(most), heads, joint.parts()];
+        let grid = [blocks * BLOCK_ROWS.div_ceil(most), heads, joint.parts()];
         // SAFETY: every row is some document's once, and the tiles of documents are as long as they say.
         unsafe { card.launch_with(kernel, grid, 256, shared, &args) }?;
+        first += blocks;
     }
     joint.merge(card)
-}
-
-/// Checks that the documents' rows are `0..m`, in any order.
-fn each_once(documents: &[(&SharedKv, &[u32])], m: usize) -> Result<()> {
-    let mut seen = vec![false; m];
-    for &row in documents.iter().flat_map(|(_, rows)| *rows) {
-        match seen.get_mut(row as usize) {
-            Some(seen) if !*seen => *seen = true,
-            Some(_) => return Err(Error::shape(format!("row {row} sees two documents"))),
-            None => return Err(Error::shape(format!("row {row} sees a document; there are {m} rows"))),
-        }
-    }
-    match seen.iter().position(|seen| !seen) {
-        Some(row) => Err(Error::shape(format!("row {row} sees no document"))),
-        None => Ok(()),
-    }
 }

@@ -8,11 +8,11 @@
 mod crowds;
 
 use std::ops::Range;
-#[cfg(feature = "card")]
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::kv::PAGE;
+use crate::words::{Upload, Words};
 #[cfg(feature = "card")]
 pub(crate) use crowds::{Crowd, ROWS};
 
@@ -25,6 +25,8 @@ pub struct Sight {
     paths: Vec<u32>,
     #[cfg(feature = "card")]
     crowds: OnceLock<Vec<Crowd>>,
+    /// All of it, as a card reads it.
+    words: OnceLock<Words>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,8 +71,8 @@ impl Sight {
     }
 
     /// Forgets what follows from branches and rows.
-    #[cfg_attr(not(feature = "card"), expect(clippy::unused_self, reason = "only a card asks for more"))]
     fn change(&mut self) {
+        self.words.take();
         #[cfg(feature = "card")]
         self.crowds.take();
     }
@@ -153,19 +155,25 @@ impl Sight {
     pub(crate) fn crowds_at(&self) -> usize {
         4 * self.rows.len() + self.pages.len() + self.paths.len()
     }
+}
 
-    /// All of it as words for a card: for each row where its pages begin, its committed positions, where its path
-    /// begins and its position; then pages, paths and crowds.
-    #[cfg(feature = "card")]
-    pub(crate) fn words(&self) -> Vec<u32> {
-        let pages = 4 * self.rows.len();
-        let paths = pages + self.pages.len();
-        let rows = self.rows.iter().enumerate().flat_map(|(index, row)| {
-            let branch = &self.branches[row.branch];
-            let at = [pages + branch.pages.start, branch.len, paths + row.path.start, self.position(index)];
-            at.map(|word| word as u32)
-        });
-        let crowds = Crowd::words(self.crowds(), self.crowds_at());
-        rows.chain(self.pages.iter().copied()).chain(self.paths.iter().copied()).chain(crowds).collect()
+impl Upload for Sight {
+    /// For each row where its pages begin, its committed positions, where its path begins and its position; then pages,
+    /// paths and, on a card, crowds.
+    fn words(&self) -> &Words {
+        self.words.get_or_init(|| {
+            let pages = 4 * self.rows.len();
+            let paths = pages + self.pages.len();
+            let rows = self.rows.iter().enumerate().flat_map(|(index, row)| {
+                let branch = &self.branches[row.branch];
+                let at =
+                    [pages + branch.pages.start, branch.len, paths + row.path.start, self.position(index)];
+                at.map(|word| word as u32)
+            });
+            let words = rows.chain(self.pages.iter().copied()).chain(self.paths.iter().copied());
+            #[cfg(feature = "card")]
+            let words = words.chain(Crowd::words(self.crowds(), self.crowds_at()));
+            words.collect::<Vec<_>>().into()
+        })
     }
 }

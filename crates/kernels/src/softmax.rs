@@ -3,7 +3,10 @@
 //! Sampling and thresholds look at one probability in a vocabulary of thousands: the highest score and the sum of all
 //! weights relative to it are enough for any of them, and no row of probabilities is ever written.
 
-use candle_core::Tensor;
+use std::cmp::Ordering;
+use std::sync::OnceLock;
+
+use candle_core::{IndexOp, Tensor};
 
 use crate::Kernels;
 #[cfg(feature = "card")]
@@ -13,6 +16,7 @@ use crate::exp::exp;
 use crate::flat::{Flat, dims};
 use crate::isa::{Found, Work};
 use crate::lanes::{LANES, Lanes};
+use crate::words::{Upload, Words};
 
 /// Scores among which the highest is looked for again once it is known to be there.
 const BLOCK: usize = 1024;
@@ -27,8 +31,49 @@ fn highest(scores: &[f32]) -> f32 {
 
 /// The highest of `scores`, and the sum of all e^(score − highest): not a number where a score is none.
 pub fn mass(scores: &[f32]) -> (f32, f64) {
+    mass_at(scores, 1.0)
+}
+
+/// The highest of `scores`, and the sum of all e^((score − highest) / temperature): not a number where a score is none.
+pub fn mass_at(scores: &[f32], temperature: f32) -> (f32, f64) {
     let highest = highest(scores);
-    (highest, Found::best().run(Mass { scores, highest }))
+    (highest, Found::best().run(Mass { scores, highest, scale: scale(temperature) }))
+}
+
+/// Turns each of `scores` into its weight, e^((score − highest) / temperature).
+pub fn weigh(scores: &mut [f32], highest: f32, temperature: f32) {
+    Found::best().run(Weigh { scores, highest, scale: scale(temperature) });
+}
+
+/// What a score is multiplied by at this temperature; finite, so that the highest weighs 1 at any.
+fn scale(temperature: f32) -> f32 {
+    (1.0 / temperature).min(f32::MAX)
+}
+
+/// The `count` highest of `scores` with their indices, in descending order, and of equal ones the lowest index first.
+/// What is no number is left out.
+pub fn top(scores: &[f32], count: usize) -> Vec<(f32, u32)> {
+    let mut found: Vec<(f32, u32)> = Vec::with_capacity(2 * count.min(scores.len()));
+    let mut least = f32::NEG_INFINITY;
+    for (at, &score) in scores.iter().enumerate() {
+        // Behind `count` scores that are as high, an equal one has no chance: its index is higher.
+        if score > least || (found.len() < count && score == least) {
+            found.push((score, at as u32));
+            if found.len() == 2 * count {
+                found.select_nth_unstable_by(count - 1, higher);
+                found.truncate(count);
+                least = found[count - 1].0;
+            }
+        }
+    }
+    found.sort_unstable_by(higher);
+    found.truncate(count);
+    found
+}
+
+/// The order of [`top`]: of a score and its index, the highest score, and of equal ones the lowest index, first.
+pub fn higher(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+    b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
 }
 
 /// The index of the highest of `scores`, the lowest among equals; none where it is no finite number.
@@ -46,6 +91,46 @@ pub fn best(scores: &[f32]) -> Option<u32> {
     found.1.is_finite().then_some((from + at) as u32)
 }
 
+/// The most of a row's scores that [`Kernels::judge`] hands out for a draw.
+pub const TOP: usize = 256;
+
+/// What is wanted of rows of scores beyond what [`Kernels::judge`] says of each.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    asked: Vec<(u32, u32)>,
+    drawn: Vec<(u32, f32)>,
+    /// Both, as a card reads them: row and index, then row and scale.
+    words: OnceLock<Words>,
+}
+
+impl Wanted {
+    /// * `asked`: row and index of single scores
+    /// * `drawn`: rows from which a token will be drawn, and the temperature
+    pub fn new(asked: Vec<(u32, u32)>, drawn: Vec<(u32, f32)>) -> Self {
+        Self { asked, drawn, words: OnceLock::new() }
+    }
+
+    /// Row and index of the single scores.
+    pub fn asked(&self) -> &[(u32, u32)] {
+        &self.asked
+    }
+
+    /// The rows from which a token will be drawn, and the temperature.
+    pub fn drawn(&self) -> &[(u32, f32)] {
+        &self.drawn
+    }
+}
+
+impl Upload for Wanted {
+    fn words(&self) -> &Words {
+        self.words.get_or_init(|| {
+            let asked = self.asked.iter().flat_map(|&(row, at)| [row, at]);
+            let drawn = self.drawn.iter().flat_map(|&(row, temperature)| [row, scale(temperature).to_bits()]);
+            asked.chain(drawn).collect::<Vec<_>>().into()
+        })
+    }
+}
+
 /// What is known of rows of scores that stay on a device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
@@ -53,62 +138,113 @@ pub struct Judged {
     pub rows: Vec<(u32, f32, f64)>,
     /// The scores that were asked for.
     pub asked: Vec<f32>,
+    /// Of each row from which a token will be drawn.
+    pub drawn: Vec<Drawn>,
+}
+
+/// What a draw needs of a row: nearly always enough.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drawn {
+    /// [`mass_at`] the temperature.
+    pub mass: f64,
+    /// [`top`]: [`TOP`] of them, all that there are, or none at all where too many are alike.
+    pub top: Vec<(f32, u32)>,
 }
 
 impl Kernels {
     /// Looks rows of scores over where they are, so that they need not be downloaded.
     ///
     /// * `scores`: `[m, n]`
-    /// * `asked`: row and index of single scores
     ///
     /// # Errors
     /// [`ErrorKind::Range`](crate::ErrorKind::Range) if a score is asked for that is not there.
-    pub fn judge(&self, scores: &Tensor, asked: &[(u32, u32)]) -> Result<Judged> {
+    pub fn judge(&self, scores: &Tensor, wanted: &Wanted) -> Result<Judged> {
         let [m, n] = dims("scores", scores)?;
-        if let Some((row, at)) = asked.iter().find(|&&(row, at)| row as usize >= m || at as usize >= n) {
+        let mut asked = wanted.asked.iter();
+        if let Some((row, at)) = asked.find(|&&(row, at)| row as usize >= m || at as usize >= n) {
             return Err(Error::range(format!("score {at} of row {row}; there are {n} in each of {m}")));
+        }
+        if let Some((row, _)) = wanted.drawn.iter().find(|&&(row, _)| row as usize >= m) {
+            return Err(Error::range(format!("a draw from row {row} of {m}")));
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return judge(card, scores, asked);
+            return judge(card, scores, wanted);
         }
         let flat = Flat::new("scores", scores)?;
-        let rows = flat.values().chunks_exact(n.max(1)).map(|scores| {
+        let row = |row: u32| &flat.values()[row as usize * n..(row as usize + 1) * n];
+        let rows = (0..m as u32).map(row).map(|scores| {
             let (highest, mass) = mass(scores);
             (best(scores).unwrap_or(u32::MAX), highest, mass)
         });
-        let asked = asked.iter().map(|&(row, at)| flat.values()[row as usize * n + at as usize]);
-        Ok(Judged { rows: rows.collect(), asked: asked.collect() })
+        let asked = wanted.asked.iter().map(|&(at, token)| row(at)[token as usize]);
+        let drawn = wanted.drawn.iter().map(|&(at, temperature)| Drawn {
+            mass: mass_at(row(at), temperature).1,
+            top: top(row(at), TOP),
+        });
+        Ok(Judged { rows: rows.collect(), asked: asked.collect(), drawn: drawn.collect() })
+    }
+
+    /// One row of `scores`, `[m, n]`, wherever it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if there is no such row or the device fails.
+    pub fn row(&self, scores: &Tensor, row: usize) -> Result<Vec<f32>> {
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            card.note_download();
+        }
+        Ok(scores.i(row)?.to_vec1()?)
     }
 }
 
-/// Bytes of what is known of a row.
+/// Bytes of what is known of a row, and of what a draw needs of one: its mass, a count, and scores with their indices.
 #[cfg(feature = "card")]
 const JUDGED: usize = 16;
+#[cfg(feature = "card")]
+const DRAWN: usize = 16 + 8 * TOP;
 
 #[cfg(feature = "card")]
-fn judge(card: &Card, scores: &Tensor, asked: &[(u32, u32)]) -> Result<Judged> {
+fn judge(card: &Card, scores: &Tensor, wanted: &Wanted) -> Result<Judged> {
     let [m, n] = dims("scores", scores)?;
+    let (asked, drawn) = (wanted.asked.len(), wanted.drawn.len());
     // One buffer for everything, so that there is one download.
-    let buffer = card.scratch(m * JUDGED + asked.len() * size_of::<f32>())?;
-    let from = address("scores", scores)?;
+    let (rows_end, drawn_end) = (m * JUDGED, m * JUDGED + drawn * DRAWN);
+    let buffer = card.scratch(drawn_end + asked * size_of::<f32>())?;
+    let at = |offset: usize| Arg::Address(buffer.start() + offset as u64);
+    let (from, words) = (address("scores", scores)?, card.words(wanted.words())?);
     // SAFETY: there is room for every row.
-    unsafe { card.launch("judge", [m, 1, 1], 1024, &[from, buffer.address(), count(n)]) }?;
-    let words: Vec<u32> = asked.iter().flat_map(|&(row, at)| [row, at]).collect();
-    let words = card.words(&words)?;
-    let answers = Arg::Address(buffer.start() + (m * JUDGED) as u64);
-    let args = [from, words.address(), answers, count(asked.len()), count(n)];
+    unsafe { card.launch("judge", [m, 1, 1], THREADS, &[from, at(0), count(n)]) }?;
+    let rows = Arg::Address(words + (2 * asked * size_of::<u32>()) as u64);
+    // SAFETY: the rows were checked to be there and are judged by now, and there is room behind them.
+    unsafe { card.launch("draw", [drawn, 1, 1], THREADS, &[from, at(0), rows, at(rows_end), count(n)]) }?;
+    let args = [from, Arg::Address(words), at(drawn_end), count(asked), count(n)];
     // SAFETY: the scores were checked to be there, and the answers have room behind the rows.
-    unsafe { card.launch("ask", [asked.len().div_ceil(256), 1, 1], 256, &args) }?;
-    let bytes = card.download(&buffer, 0, m * JUDGED + asked.len() * size_of::<f32>())?;
-    let (rows, answers) = bytes.split_at(m * JUDGED);
-    let rows = rows.as_chunks::<JUDGED>().0.iter().map(|row| {
+    unsafe { card.launch("ask", [asked.div_ceil(256), 1, 1], 256, &args) }?;
+    let bytes = card.download(&buffer, 0, drawn_end + asked * size_of::<f32>())?;
+    let rows = bytes[..rows_end].as_chunks::<JUDGED>().0.iter().map(|row| {
         let [best, highest, low, high] = four(row);
-        let mass = f64::from_bits(u64::from(low) | u64::from(high) << 32);
-        (best, f32::from_bits(highest), mass)
+        (best, f32::from_bits(highest), double(low, high))
     });
-    let answers = answers.as_chunks().0.iter().map(|&answer| f32::from_le_bytes(answer));
-    Ok(Judged { rows: rows.collect(), asked: answers.collect() })
+    let answers = bytes[drawn_end..].as_chunks().0.iter().map(|&answer| f32::from_le_bytes(answer));
+    let drawn = bytes[rows_end..drawn_end].chunks_exact(DRAWN).map(|row| {
+        let (quads, _) = row.as_chunks();
+        let [low, high, count, _] = four(&quads[0]);
+        let pairs = quads[1..].iter().map(four).flat_map(|[a, b, c, d]| [(a, b), (c, d)]);
+        let top = pairs.take(count as usize).map(|(score, at)| (f32::from_bits(score), at)).collect();
+        Drawn { mass: double(low, high), top }
+    });
+    Ok(Judged { rows: rows.collect(), asked: answers.collect(), drawn: drawn.collect() })
+}
+
+/// Threads of a block that looks a row over.
+#[cfg(feature = "card")]
+const THREADS: usize = 1024;
+
+/// A number of two words.
+#[cfg(feature = "card")]
+fn double(low: u32, high: u32) -> f64 {
+    f64::from_bits(u64::from(low) | u64::from(high) << 32)
 }
 
 /// Four words.
@@ -125,6 +261,13 @@ struct Highest<'a> {
 struct Mass<'a> {
     scores: &'a [f32],
     highest: f32,
+    scale: f32,
+}
+
+struct Weigh<'a> {
+    scores: &'a mut [f32],
+    highest: f32,
+    scale: f32,
 }
 
 impl Work for Highest<'_> {
@@ -157,18 +300,37 @@ impl Work for Mass<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> f64 {
-        let highest = l.splat(self.highest);
+        let (highest, scale) = (l.splat(self.highest), l.splat(self.scale));
         let (vectors, rest) = self.scores.as_chunks::<LANES>();
         let mut total = 0.0;
         for stretch in vectors.chunks(STRETCH) {
             let mut sum = l.splat(0.0);
             for vector in stretch {
-                sum = l.add(sum, exp(l, l.sub(l.load(vector), highest)));
+                sum = l.add(sum, weight(l, l.load(vector), highest, scale));
             }
             total += across(l, sum);
         }
-        total + across(l, exp(l, l.sub(l.load(&padded(rest)), highest)))
+        total + across(l, weight(l, l.load(&padded(rest)), highest, scale))
     }
+}
+
+impl Work for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let (highest, scale) = (l.splat(self.highest), l.splat(self.scale));
+        for some in self.scores.chunks_mut(LANES) {
+            let mut weights = [0.0; LANES];
+            l.store(weight(l, l.load(&padded(some)), highest, scale), &mut weights);
+            some.copy_from_slice(&weights[..some.len()]);
+        }
+    }
+}
+
+#[inline(always)]
+fn weight<L: Lanes>(l: L, scores: L::F, highest: L::F, scale: L::F) -> L::F {
+    exp(l, l.mul(l.sub(scores, highest), scale))
 }
 
 /// The sum over all lanes, in their order.
@@ -225,13 +387,41 @@ mod tests {
     }
 
     #[test]
+    fn the_top_is_the_front_of_a_sorted_row() {
+        for len in [0, 1, 7, 100, 3000] {
+            // Some are equal, and some are none.
+            let mut scores: Vec<f32> = scores(len).iter().map(|score| (score * 8.0).round() / 8.0).collect();
+            scores.iter_mut().skip(5).step_by(17).for_each(|score| *score = f32::NAN);
+            scores.iter_mut().skip(3).step_by(19).for_each(|score| *score = f32::NEG_INFINITY);
+            let mut sorted: Vec<(f32, u32)> =
+                scores.iter().copied().zip(0..).filter(|(score, _)| !score.is_nan()).collect();
+            sorted.sort_by(higher);
+            for count in [1, 2, 64, 256, 5000] {
+                assert_eq!(top(&scores, count), sorted[..count.min(sorted.len())], "{count} of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_are_relative_to_the_highest_at_any_temperature() {
+        for temperature in [1e-45, 0.1, 1.0, 7.0] {
+            let mut weights = scores(37);
+            let (highest, mass) = mass_at(&weights, temperature);
+            weigh(&mut weights, highest, temperature);
+            assert!(weights.contains(&1.0) && weights.iter().all(|weight| (0.0..=1.0).contains(weight)));
+            let sum: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
+            assert!((mass / sum - 1.0).abs() < 1e-6, "{temperature}: {mass}, not {sum}");
+        }
+    }
+
+    #[test]
     fn every_instruction_set_gives_the_same_bits() {
         let scores = scores(6007);
         let (highest, mass) = mass(&scores);
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             let found = Found::new(isa).unwrap();
             assert_eq!(found.run(Highest { scores: &scores }).to_bits(), highest.to_bits(), "{isa:?}");
-            let sum: f64 = found.run(Mass { scores: &scores, highest });
+            let sum: f64 = found.run(Mass { scores: &scores, highest, scale: 1.0 });
             assert_eq!(sum.to_bits(), mass.to_bits(), "{isa:?}");
         }
     }

@@ -290,11 +290,11 @@ fn a_copied_page_serves_as_the_original() {
     let rows: Vec<usize> = (0..41).collect();
     let store = KvStore::new(&kernels, 4, shape.kv_heads, shape.d, shape.ty).unwrap();
     text.commit(&kernels, &store, &[0, 1], &rows[..40], 0);
-    kernels.copy_page(&store, 1, 3).unwrap();
+    kernels.copy_page(std::slice::from_ref(&store), 1, 3).unwrap();
     let one = text.attend(&kernels, shape, &store, &chain(&[0, 1], 40, 1), &[40]);
     let other = text.attend(&kernels, shape, &store, &chain(&[0, 3], 40, 1), &[40]);
     assert_eq!(bits(&one), bits(&other));
-    assert_eq!(kernels.copy_page(&store, 0, 4).unwrap_err().kind(), ErrorKind::Range);
+    assert_eq!(kernels.copy_page(&[store], 0, 4).unwrap_err().kind(), ErrorKind::Range);
 }
 
 #[test]

@@ -53,6 +53,7 @@ fn reaches(kernels: &[Kernels], having: &[usize], layers: usize, ty: CacheType) 
         .collect();
     let theirs: Vec<_> = devices.each().iter().map(stores).collect();
     devices.write(&theirs, &paths).unwrap();
+    devices.each().iter().for_each(|kernels| kernels.settle().unwrap());
     theirs.iter().all(|stores| pages(stores) == pages(&alone))
 }
 

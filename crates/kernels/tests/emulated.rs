@@ -53,7 +53,10 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
     ),
     (
         "store",
-        &[mutation("kv.cu", "pages_k[tile + channel * PAGE + slot]", "pages_k[tile + channel * PAGE]")],
+        &[
+            mutation("kv.cu", "pages_k[tile + channel * PAGE + slot]", "pages_k[tile + channel * PAGE]"),
+            mutation("kv.cu", "store[from * words + i]", "store[from * words]"),
+        ],
     ),
     (
         "attend",
@@ -76,7 +79,14 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
             mutation("halves.cuh", "x / in.shrinks[query]", "x / in.shrinks[0]"),
         ],
     ),
-    ("judge", &[mutation("softmax.cu", "where < best))", "where > best))")]),
+    (
+        "judge",
+        &[
+            mutation("softmax.cu", "where < best))", "where > best))"),
+            mutation("softmax.cu", "places[j] < places[i]", "places[j] > places[i]"),
+            mutation("softmax.cu", "(scores[i] - high) * scale", "(scores[i] - high)"),
+        ],
+    ),
 ];
 
 #[test]

@@ -182,13 +182,13 @@ fn embedding_takes_rows() {
     let kernels = Kernels::cpu(2).unwrap();
     for ty in WeightType::ALL {
         let weight = Sample::new(7).weight(&kernels, ty, 50, 256);
-        let got = values(&kernels.embed(&[49, 0, 17, 17], &weight).unwrap());
+        let got = values(&kernels.embed(&[49, 0, 17, 17].into(), &weight).unwrap());
         let expected: Vec<f32> = [49, 0, 17, 17].iter().flat_map(|&i| weight.row(i).unwrap()).collect();
         assert_eq!(got, expected, "{ty:?}");
-        let error = kernels.embed(&[3, 50], &weight).unwrap_err();
+        let error = kernels.embed(&[3, 50].into(), &weight).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Range);
         assert_eq!(error.to_string(), "token 50 is not below the vocabulary's 50");
-        assert_eq!(kernels.embed(&[], &weight).unwrap().dims(), [0, 256]);
+        assert_eq!(kernels.embed(&[].into(), &weight).unwrap().dims(), [0, 256]);
     }
 }
 

@@ -6,7 +6,7 @@ mod sample;
 use candle_core::{DType, Tensor};
 use sample::{Sample, all, bits, pick, values};
 use trefoil_kernels::CacheType::{self, Bf16, F16, F32};
-use trefoil_kernels::{ErrorKind, Isa, Kernels, Result, SharedKv};
+use trefoil_kernels::{ErrorKind, Isa, Kernels, Readers, Result, SharedKv, Words};
 
 /// Softmax in double precision over all keys.
 fn truth(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<(&Tensor, &[u32])>) -> Vec<f64> {
@@ -61,8 +61,10 @@ fn attend(
     scale: f32,
     bias: Option<(&Tensor, &[u32])>,
 ) -> Result<Tensor> {
-    let rows: Vec<u32> = (0..q.dims()[0] as u32).collect();
-    kernels.attend_shared(q, &[(kv, &rows)], scale, bias)
+    let readers = Readers::new(vec![(0..q.dims()[0] as u32).collect()])?;
+    let positions = bias.map(|(table, positions)| (table, Words::from(positions.to_vec())));
+    let bias = positions.as_ref().map(|(table, positions)| (*table, positions));
+    kernels.attend_shared(q, &[kv], &readers, scale, bias)
 }
 
 #[test]
@@ -133,11 +135,11 @@ fn rows_of_several_documents_see_their_own() {
     let rows: Vec<Vec<u32>> =
         (0..3).map(|document| (0..50).rev().filter(|row| row * row % 3 == document).collect()).collect();
     assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), [17, 33, 0]);
-    let seen: Vec<(&SharedKv, &[u32])> =
-        documents.iter().zip(&rows).map(|(kv, rows)| (kv, &rows[..])).collect();
+    let seen: Vec<&SharedKv> = documents.iter().collect();
+    let readers = Readers::new(rows.clone()).unwrap();
     for kernels in all(1).into_iter().chain(all(3)) {
-        let got = kernels.attend_shared(&q, &seen, 0.3, None).unwrap();
-        for (kv, rows) in seen.iter().filter(|(_, rows)| !rows.is_empty()) {
+        let got = kernels.attend_shared(&q, &seen, &readers, 0.3, None).unwrap();
+        for (kv, rows) in documents.iter().zip(&rows).filter(|(_, rows)| !rows.is_empty()) {
             let at: Vec<usize> = rows.iter().map(|&row| row as usize).collect();
             let alone = attend(&kernels, &pick(&q, &at), kv, 0.3, None).unwrap();
             assert_eq!(bits(&pick(&got, &at)), bits(&alone), "{kernels:?}");
@@ -161,11 +163,17 @@ fn mistakes_are_errors() {
     assert_eq!(kind(attend(&kernels, &q, &kv, 1.0, Some((&even, &[0; 3])))), ErrorKind::Shape);
     assert_eq!(kind(attend(&kernels, &q, &kv, 1.0, Some((&odd, &[0; 2])))), ErrorKind::Shape);
     assert!(attend(&kernels, &q, &kv, 1.0, Some((&odd, &[0, u32::MAX, 9]))).is_ok());
-    let half = kernels.share(&k, &k, F16).unwrap();
-    let mixed = [(&kv, &[0, 1][..]), (&half, &[2])];
-    assert_eq!(kind(kernels.attend_shared(&q, &mixed, 1.0, None)), ErrorKind::Shape);
-    for rows in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3], &[0, 1, 2, 2]] {
-        assert_eq!(kind(kernels.attend_shared(&q, &[(&kv, rows)], 1.0, None)), ErrorKind::Shape);
+    for rows in [&[0, 1, 1][..], &[0, 1, 3], &[0, 2]] {
+        assert_eq!(Readers::new(vec![rows.to_vec()]).unwrap_err().kind(), ErrorKind::Shape);
     }
-    assert!(kernels.attend_shared(&q, &[(&kv, &[2, 0]), (&kv, &[1])], 1.0, None).is_ok());
+    let shared = |documents: &[&SharedKv], groups| kernels.attend_shared(&q, documents, &groups, 1.0, None);
+    let groups = |groups: &[&[u32]]| Readers::new(groups.iter().map(|rows| rows.to_vec()).collect()).unwrap();
+    assert!(shared(&[&kv, &kv], groups(&[&[2, 0], &[1]])).is_ok());
+    assert_eq!(kind(shared(&[&kv], groups(&[&[0, 1]]))), ErrorKind::Shape);
+    assert_eq!(kind(shared(&[&kv], groups(&[&[2, 0], &[1]]))), ErrorKind::Shape);
+    let k = sample.tensor(&[5, 1, 8]);
+    let half = sample.tensor(&[5, 2, 8]);
+    for other in [kernels.share(&k, &k, F32), kernels.share(&half, &half, F16)] {
+        assert_eq!(kind(shared(&[&kv, &other.unwrap()], groups(&[&[2, 0], &[1]]))), ErrorKind::Shape);
+    }
 }

@@ -24,7 +24,7 @@ impl RowId {
 }
 
 /// One token to be scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row {
     /// The token at this row.
     pub token: Token,
@@ -38,6 +38,8 @@ pub struct Row {
     pub scored: bool,
     /// A token whose score there is wanted, whichever is the best.
     pub asked: Option<Token>,
+    /// The temperature at which a token may be drawn there.
+    pub drawn: Option<f32>,
 }
 
 /// The rows of one step, parents before children.
@@ -59,7 +61,7 @@ impl Draft {
 
     /// Adds a branch's pending token.
     pub fn root(&mut self, branch: BranchId, token: Token) -> RowId {
-        self.push(Row { token, branch, parent: None, depth: 0, scored: false, asked: None })
+        self.push(Row { token, branch, parent: None, depth: 0, scored: false, asked: None, drawn: None })
     }
 
     /// Adds `token` under `parent`.
@@ -72,6 +74,7 @@ impl Draft {
             depth: above.depth + 1,
             scored: false,
             asked: None,
+            drawn: None,
         })
     }
 
@@ -88,6 +91,12 @@ impl Draft {
     /// Asks for the score of `token` at a scored `row`, so that a device can answer without its other scores.
     pub fn ask(&mut self, row: RowId, token: Token) {
         self.rows[row.index()].asked = Some(token);
+    }
+
+    /// Says that a token may be drawn at a scored `row`, so that a device can hand out what that takes without its
+    /// other scores.
+    pub fn draw(&mut self, row: RowId, temperature: f32) {
+        self.rows[row.index()].drawn = Some(temperature);
     }
 
     /// All rows, parents before children.

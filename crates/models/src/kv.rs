@@ -298,7 +298,7 @@ impl Kv {
             Some(&shared) => {
                 let own = self.take(id)?;
                 for (kernels, layers) in self.devices.each().iter().zip(&self.stores) {
-                    layers.iter().try_for_each(|store| kernels.copy_page(store, shared, own))?;
+                    kernels.copy_page(layers, shared, own)?;
                 }
                 slot(&mut self.branches, id)?.pages[index] = own;
                 self.release(shared);
@@ -350,6 +350,15 @@ impl Kv {
         }
         self.branches[index] = Some(branch);
         BranchId(index as u32)
+    }
+}
+
+impl Drop for Kv {
+    fn drop(&mut self) {
+        // Writes that wait on a card would keep the pages. Where it fails the pages go with the card.
+        for kernels in self.devices.each() {
+            let _ = kernels.settle();
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::kv::{Kv, KvShape};
 use crate::linear::{Linear, matrix, vector};
 use crate::model::CausalLm;
-use crate::scored::{logits, tokens};
+use crate::scored::Rows;
 use crate::scores::Scores;
 use crate::staged::Staged;
 use crate::weights::Weights;
@@ -121,11 +121,12 @@ impl CausalLm for Llama {
     fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
         let (config, kernels) = (&self.config, &self.kernels);
         let rows = draft.len();
-        let sight = kv.sight(draft)?;
-        let positions: Vec<u32> = (0..rows).map(|row| sight.position(row) as u32).collect();
+        let step = Rows::of(draft, kv)?;
+        let turns = self.rope.turns(&step.positions());
+        step.upload(kernels, &turns)?;
         let scale = 1.0 / (config.head_dim as f32).sqrt();
 
-        let mut x = kernels.embed(&tokens(draft), &self.embedding)?;
+        let mut x = kernels.embed(&step.tokens, &self.embedding)?;
         let mut staged = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let h = kernels.rms_norm(&x, &layer.attention_norm, config.norm_eps)?;
@@ -137,10 +138,10 @@ impl CausalLm for Llama {
                 q = kernels.rms_norm(&q, q_norm, config.norm_eps)?;
                 k = kernels.rms_norm(&k, k_norm, config.norm_eps)?;
             }
-            let q = kernels.rope(&q, &positions, &self.rope)?;
-            let k = kernels.rope(&k, &positions, &self.rope)?;
-            let a =
-                kernels.attend(&q, &k, &v, kv.store(kernels, index)?, &sight, scale, config.window, None)?;
+            let q = kernels.rope(&q, &turns)?;
+            let k = kernels.rope(&k, &turns)?;
+            let store = kv.store(kernels, index)?;
+            let a = kernels.attend(&q, &k, &v, store, &step.sight, scale, config.window, None)?;
             staged.push((k, v));
             let o = layer.o.forward(kernels, &a)?;
 
@@ -149,7 +150,7 @@ impl CausalLm for Llama {
             let h = kernels.gate(&gate, Some(&up), Activation::Silu)?;
             x = kernels.add(&residual, &layer.down.forward(kernels, &h)?)?;
         }
-        let scores = logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
+        let scores = step.logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
             Ok(kernels.rms_norm(x, &self.norm, config.norm_eps)?)
         })?;
         Ok((scores, Staged::new(kernels, draft, staged)))

@@ -1,37 +1,70 @@
 //! The two ends of every decoder: tokens in, logits of the scored rows out.
 
 use candle_core::Tensor;
-use trefoil_kernels::{Kernels, Weight};
+use trefoil_kernels::{Kernels, Sight, Upload, Wanted, Weight, Words};
 
 use crate::draft::{Draft, Token};
 use crate::error::Result;
+use crate::kv::Kv;
 use crate::scores::Scores;
 
-/// The draft's tokens, row by row.
-pub(crate) fn tokens(draft: &Draft) -> Vec<Token> {
-    draft.rows().iter().map(|row| row.token).collect()
+/// What the rows of a step are, as operations ask for it.
+pub(crate) struct Rows {
+    pub(crate) tokens: Words,
+    pub(crate) sight: Sight,
+    /// The rows that the draft wants scored.
+    scored: Words,
+    /// What else it wants of their scores; rows are those among the scored ones.
+    wanted: Wanted,
 }
 
-/// Applies the last norm and the head to the rows of `x` (`[rows, width]`) that the draft wants scored, and to no
-/// others: the head is the widest product of the step.
-pub(crate) fn logits(
-    kernels: &Kernels,
-    draft: &Draft,
-    x: &Tensor,
-    head: &Weight,
-    finish: impl Fn(&Tensor) -> Result<Tensor>,
-) -> Result<Scores> {
-    let scored: Vec<u32> = (0..draft.len() as u32).filter(|&row| draft.rows()[row as usize].scored).collect();
-    if scored.is_empty() {
-        return Ok(Scores::new(draft, head.n(), Vec::new()));
+impl Rows {
+    pub(crate) fn of(draft: &Draft, kv: &Kv) -> Result<Self> {
+        let (rows, mut scored) = (draft.rows(), Vec::new());
+        let (mut asked, mut drawn) = (Vec::new(), Vec::new());
+        for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.scored) {
+            let place = scored.len() as u32;
+            scored.push(at as u32);
+            asked.extend(row.asked.map(|token| (place, token)));
+            drawn.extend(row.drawn.map(|temperature| (place, temperature)));
+        }
+        Ok(Self {
+            tokens: rows.iter().map(|row| row.token).collect::<Vec<Token>>().into(),
+            sight: kv.sight(draft)?,
+            scored: scored.into(),
+            wanted: Wanted::new(asked, drawn),
+        })
     }
-    let x = if scored.len() == draft.len() { x.clone() } else { kernels.select(x, &scored)? };
-    if !kernels.on_card() {
-        return Ok(Scores::new(draft, head.n(), kernels.linear_values(&finish(&x)?, head)?));
+
+    /// Each row's position in its text.
+    pub(crate) fn positions(&self) -> Vec<u32> {
+        (0..self.tokens.len()).map(|row| self.sight.position(row) as u32).collect()
     }
-    let logits = kernels.linear(&finish(&x)?, head)?;
-    let asked = |(at, &row): (usize, &u32)| Some((at as u32, draft.rows()[row as usize].asked?));
-    let asked: Vec<(u32, Token)> = scored.iter().enumerate().filter_map(asked).collect();
-    let judged = kernels.judge(&logits, &asked)?;
-    Scores::away(draft, logits, judged, asked)
+
+    /// Hands it all to a card in one copy, with the lists of `more`.
+    pub(crate) fn upload(&self, kernels: &Kernels, more: &dyn Upload) -> Result<()> {
+        Ok(kernels.upload(&[&self.tokens, &self.sight, &self.scored, &self.wanted, more])?)
+    }
+
+    /// Applies the last norm and the head to the rows of `x` (`[rows, width]`) that the draft wants scored, and to no
+    /// others: the head is the widest product of the step.
+    pub(crate) fn logits(
+        self,
+        kernels: &Kernels,
+        draft: &Draft,
+        x: &Tensor,
+        head: &Weight,
+        finish: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Scores> {
+        if self.scored.is_empty() {
+            return Ok(Scores::new(draft, head.n(), Vec::new()));
+        }
+        let x = if self.scored.len() == draft.len() { x.clone() } else { kernels.select(x, &self.scored)? };
+        if !kernels.on_card() {
+            return Ok(Scores::new(draft, head.n(), kernels.linear_values(&finish(&x)?, head)?));
+        }
+        let logits = kernels.linear(&finish(&x)?, head)?;
+        let judged = kernels.judge(&logits, &self.wanted)?;
+        Ok(Scores::away(draft, head.n(), kernels, logits, judged, self.wanted))
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use candle_core::{IndexOp, Tensor};
-use trefoil_kernels::{Judged, best, mass};
+use candle_core::Tensor;
+use trefoil_kernels::{Drawn, Judged, Kernels, Wanted, best, mass};
 
 use crate::draft::{Draft, RowId, Token};
 use crate::error::{Error, Result};
@@ -22,16 +22,16 @@ pub struct Scores {
 #[derive(Clone, Debug)]
 enum Part {
     Here(Vec<f32>),
-    Away(Away),
+    Away(Box<Away>),
 }
 
 /// Logits that stay on a device, and what it said of them.
 #[derive(Clone, Debug)]
 struct Away {
+    kernels: Kernels,
     logits: Tensor,
     judged: Judged,
-    /// The row and token of each score that was asked for.
-    asked: Vec<(u32, Token)>,
+    wanted: Wanted,
 }
 
 /// The logits after one row, `[vocabulary]`, wherever they are.
@@ -54,17 +54,17 @@ impl Scores {
         Self { vocabulary, parts: vec![Part::Here(logits)], slots }
     }
 
-    /// As [`Scores::new`], of logits that stay on a device.
-    ///
-    /// * `asked`: the row, among the scored ones, and token of each score in `judged.asked`
+    /// As [`Scores::new`], of logits that stay on a device, which was asked for what is `wanted` of them.
     pub(crate) fn away(
         draft: &Draft,
+        vocabulary: usize,
+        kernels: &Kernels,
         logits: Tensor,
         judged: Judged,
-        asked: Vec<(u32, Token)>,
-    ) -> Result<Self> {
-        let vocabulary = logits.dim(1)?;
-        Ok(Self { vocabulary, parts: vec![Part::Away(Away { logits, judged, asked })], slots: slots(draft) })
+        wanted: Wanted,
+    ) -> Self {
+        let away = Away { kernels: kernels.clone(), logits, judged, wanted };
+        Self { vocabulary, parts: vec![Part::Away(away.into())], slots: slots(draft) }
     }
 
     /// No row's logits yet.
@@ -105,6 +105,14 @@ fn slots(draft: &Draft) -> Vec<Option<(u32, u32)>> {
     draft.rows().iter().map(|row| row.scored).map(slot).collect()
 }
 
+impl Away {
+    /// What was handed out for a draw from a row, behind its temperature.
+    fn drawn(&self, row: u32) -> Option<(f32, &Drawn)> {
+        let at = self.wanted.drawn().iter().position(|&(drawn, _)| drawn == row)?;
+        Some((self.wanted.drawn()[at].1, &self.judged.drawn[at]))
+    }
+}
+
 impl<'a> Logits<'a> {
     /// All of them; downloads a row that is on a device.
     ///
@@ -113,7 +121,7 @@ impl<'a> Logits<'a> {
     pub fn all(self) -> Result<Cow<'a, [f32]>> {
         match self.0 {
             At::Here(logits) => Ok(Cow::Borrowed(logits)),
-            At::Away(away, row) => Ok(Cow::Owned(away.logits.i(row as usize)?.to_vec1()?)),
+            At::Away(away, row) => Ok(Cow::Owned(away.kernels.row(&away.logits, row as usize)?)),
         }
     }
 
@@ -142,8 +150,12 @@ impl<'a> Logits<'a> {
             if token == best {
                 return Ok(highest);
             }
-            if let Some(at) = away.asked.iter().position(|&asked| asked == (row, token)) {
+            if let Some(at) = away.wanted.asked().iter().position(|&asked| asked == (row, token)) {
                 return Ok(away.judged.asked[at]);
+            }
+            let drawn = away.drawn(row).map_or(&[][..], |(_, drawn)| &drawn.top);
+            if let Some(&(score, _)) = drawn.iter().find(|&&(_, drawn)| drawn == token) {
+                return Ok(score);
             }
         }
         let score = self.all()?.get(token as usize).copied();
@@ -162,6 +174,16 @@ impl<'a> Logits<'a> {
     /// The probability of the best token; not a number where a score is none.
     pub fn confidence(self) -> f64 {
         1.0 / self.mass().1
+    }
+
+    /// What a device has handed out for a draw at this temperature.
+    pub(crate) fn drawn(self, temperature: f32) -> Option<&'a Drawn> {
+        match self.0 {
+            At::Here(_) => None,
+            At::Away(away, row) => {
+                away.drawn(row).filter(|&(at, _)| at == temperature).map(|(_, drawn)| drawn)
+            }
+        }
     }
 
     /// The highest score, and the sum of all e^(score − highest).

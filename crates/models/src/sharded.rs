@@ -191,6 +191,7 @@ impl Shard {
             if entry.scored && !std::mem::replace(&mut scored[row.index()], true) {
                 part.score(here);
                 entry.asked.iter().for_each(|&token| part.ask(here, token));
+                entry.drawn.iter().for_each(|&temperature| part.draw(here, temperature));
             }
         }
         Self { draft: part, rows }

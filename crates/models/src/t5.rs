@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{CacheType, Kernels, SharedKv, Weight};
+use trefoil_kernels::{CacheType, Kernels, Readers, SharedKv, Weight, Words};
 
 use crate::config::T5Config;
 use crate::draft::{Draft, Token};
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::kv::{CrossKv, Kv, KvShape};
 use crate::linear::{Linear, matrix, vector};
 use crate::model::{CausalLm, Seq2SeqLm};
-use crate::scored::{logits, tokens};
+use crate::scored::Rows;
 use crate::scores::Scores;
 use crate::staged::Staged;
 use crate::t5_bias::{decoder_bias, encoder_bias};
@@ -214,27 +214,30 @@ impl CausalLm for T5 {
 
     fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
         let kernels = &self.kernels;
-        let sight = kv.sight(draft)?;
+        let step = Rows::of(draft, kv)?;
         let documents = Documents::of(draft, kv)?;
-        let mut x = kernels.embed(&tokens(draft), &self.embedding)?;
+        step.upload(kernels, &documents.readers)?;
+        let mut x = kernels.embed(&step.tokens, &self.embedding)?;
         let mut staged = Vec::with_capacity(self.decoder.len());
         for (index, layer) in self.decoder.iter().enumerate() {
             let own = &layer.attention;
             let h = self.norm(&x, &own.norm)?;
             let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
             let bias = Some(&self.decoder_bias);
-            let a = kernels.attend(&q, &k, &v, kv.store(kernels, index)?, &sight, SCALE, None, bias)?;
+            let store = kv.store(kernels, index)?;
+            let a = kernels.attend(&q, &k, &v, store, &step.sight, SCALE, None, bias)?;
             staged.push((k, v));
             let o = own.o.forward(kernels, &a)?;
 
             let [residual, h] = kernels.add_norm(&x, &o, &layer.cross.norm, self.config.norm_eps)?;
             let [q] = self.heads([&layer.cross.q], &h)?;
-            let a = kernels.attend_shared(&q, &documents.layer(kernels, index)?, SCALE, None)?;
+            let read = documents.layer(kernels, index)?;
+            let a = kernels.attend_shared(&q, &read, &documents.readers, SCALE, None)?;
             let o = layer.cross.o.forward(kernels, &a)?;
 
             x = self.feed_forward(&residual, &o, &layer.feed_forward)?;
         }
-        let scores = logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
+        let scores = step.logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
             let x = self.norm(x, &self.decoder_norm)?;
             if !self.config.scale_outputs {
                 return Ok(x);
@@ -251,16 +254,18 @@ impl Seq2SeqLm for T5 {
             return Err(Error::internal("an empty source"));
         }
         let kernels = &self.kernels;
-        let positions: Vec<u32> = (0..source.len() as u32).collect();
-        let mut x = kernels.embed(source, &self.embedding)?;
+        // Row i is at position i, and every row reads the whole source.
+        let positions = Words::from((0..source.len() as u32).collect::<Vec<_>>());
+        let (tokens, readers) = (Words::from(source.to_vec()), Readers::new(vec![positions.to_vec()])?);
+        kernels.upload(&[&tokens, &positions, &readers])?;
+        let mut x = kernels.embed(&tokens, &self.embedding)?;
         for layer in &self.encoder {
             let own = &layer.attention;
             let h = self.norm(&x, &own.norm)?;
             let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
-            let (own_keys, bias) =
-                (kernels.share(&k, &v, CacheType::F32)?, (&self.encoder_bias, positions.as_slice()));
-            // Row i is at position i.
-            let a = kernels.attend_shared(&q, &[(&own_keys, &positions)], SCALE, Some(bias))?;
+            let own_keys = kernels.share(&k, &v, CacheType::F32)?;
+            let bias = Some((&self.encoder_bias, &positions));
+            let a = kernels.attend_shared(&q, &[&own_keys], &readers, SCALE, bias)?;
             x = self.feed_forward(&x, &own.o.forward(kernels, &a)?, &layer.feed_forward)?;
         }
         let x = self.norm(&x, &self.encoder_norm)?;
@@ -276,26 +281,31 @@ impl Seq2SeqLm for T5 {
     }
 }
 
-/// The rows of a draft by the document that they read, each with its one copy of keys and values.
-struct Documents(Vec<(Arc<CrossKv>, Vec<u32>)>);
+/// The documents that a draft reads, and which of its rows read each.
+struct Documents {
+    all: Vec<Arc<CrossKv>>,
+    readers: Readers,
+}
 
 impl Documents {
     fn of(draft: &Draft, kv: &Kv) -> Result<Self> {
-        let mut groups: Vec<(Arc<CrossKv>, Vec<u32>)> = Vec::new();
+        let (mut all, mut groups): (Vec<Arc<CrossKv>>, Vec<Vec<u32>>) = (Vec::new(), Vec::new());
         for (row, entry) in draft.rows().iter().enumerate() {
             let document =
                 kv.source(entry.branch)?.ok_or_else(|| Error::internal("a branch without a document"))?;
-            match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, document)) {
-                Some((_, rows)) => rows.push(row as u32),
-                None => groups.push((Arc::clone(document), vec![row as u32])),
+            let at = all.iter().position(|known| Arc::ptr_eq(known, document)).unwrap_or(all.len());
+            if at == all.len() {
+                all.push(Arc::clone(document));
+                groups.push(Vec::new());
             }
+            groups[at].push(row as u32);
         }
-        Ok(Self(groups))
+        Ok(Self { all, readers: Readers::new(groups)? })
     }
 
     /// What cross-attention of a layer reads.
-    fn layer(&self, kernels: &Kernels, layer: usize) -> Result<Vec<(&SharedKv, &[u32])>> {
-        self.0.iter().map(|(document, rows)| Ok((document.layer(kernels, layer)?, rows.as_slice()))).collect()
+    fn layer(&self, kernels: &Kernels, layer: usize) -> Result<Vec<&SharedKv>> {
+        self.all.iter().map(|document| document.layer(kernels, layer)).collect()
     }
 }
 

@@ -151,6 +151,7 @@ fn write(subject: &Subject, cache: CacheType, steps: usize) -> (Vec<Option<Vec<u
     };
     let mut cached = Vec::new();
     for kernels in subject.devices.each() {
+        kernels.settle().unwrap();
         let stores = (0..subject.model.kv_shape().layers).map(|layer| kv.store(kernels, layer).unwrap());
         cached.push(stores.flat_map(|store| [bits(&store.k), bits(&store.v)].concat()).collect());
     }

@@ -12,6 +12,7 @@ use crate::flat::dims;
 use crate::kv::{KvStore, PAGE};
 use crate::sight::{ROWS, Sight};
 use crate::stored::CacheType;
+use crate::words::Upload;
 
 /// Queries of one warp.
 const QUERIES: usize = 4;
@@ -61,14 +62,14 @@ pub(super) fn attend(
         }
     };
     let joint = Joint::new(card, &[m, heads * d], m * heads, d, parts)?;
-    let words = card.words(&sight.words())?;
+    let words = card.words(sight.words())?;
     let mut args = vec![
         address("q", q)?,
         address("staged keys", k)?,
         address("staged values", v)?,
         address_mut(&store.k)?,
         address_mut(&store.v)?,
-        words.address(),
+        Arg::Address(words),
         bias.map_or(Ok(Arg::Address(0)), |bias| address("the bias", bias))?,
         address_mut(&joint.out)?,
         joint.partial(),

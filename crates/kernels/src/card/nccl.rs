@@ -16,6 +16,7 @@ use libloading::Library;
 use super::{Arg, Buffer, Card, count, start, start_mut};
 use crate::error::{Error, ErrorKind, Lack, Result};
 use crate::flat::dims;
+use crate::words::Words;
 
 /// The library's name where `TREFOIL_NCCL` gives no other.
 const LIBRARY: &str = "libnccl.so.2";
@@ -158,7 +159,8 @@ impl Group {
         // Keys before values.
         let packed = [layers.len(), 2, rows.len(), heads, d];
         let theirs = self.broadcast(root, lacking, &packed, |card, to| {
-            let list = card.words(rows)?;
+            let list = Words::from(rows.to_vec());
+            let rows_at = Arg::Address(card.words(&list)?);
             for (at, some) in layers.chunks(LAYERS).enumerate() {
                 let mut places = [0; 4 * LAYERS];
                 for (index, (k, v)) in some.iter().enumerate() {
@@ -166,7 +168,7 @@ impl Group {
                     places[LAYERS + index] = start("staged values", v)?;
                 }
                 let to = to + (at * LAYERS * 2 * rows.len() * heads * d * size_of::<f32>()) as u64;
-                let args = [Arg::Words(&places), list.address(), Arg::Address(to), count(heads * d)];
+                let args = [Arg::Words(&places), rows_at, Arg::Address(to), count(heads * d)];
                 // SAFETY: the rows have been committed on this card, so they are there, and `to` has room for them.
                 unsafe { card.launch("gather_rows", [rows.len(), some.len(), 1], 256, &args) }?;
             }

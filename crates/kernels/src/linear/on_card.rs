@@ -9,6 +9,7 @@ use crate::formats::WeightType;
 use crate::lanes::LANES;
 use crate::quantise::{BLOCK, Block};
 use crate::weight::{Weight, stride};
+use crate::words::Words;
 
 /// What a product on a card multiplies, made once for all weights that want it.
 struct Operands<'a> {
@@ -176,13 +177,13 @@ pub(super) fn linears<const N: usize>(card: &Card, x: &Tensor, weights: [&Weight
     outs.try_into().map_err(|_| Error::shape("products and weights differ in number"))
 }
 
-pub(super) fn embed(card: &Card, tokens: &[u32], w: &Weight) -> Result<Tensor> {
+pub(super) fn embed(card: &Card, tokens: &Words, w: &Weight) -> Result<Tensor> {
     let weight = w.on_card().ok_or_else(|| Error::shape("the weight is on another device"))?;
     let (out, words) = (card.output(&[tokens.len(), w.k()])?, card.words(tokens)?);
     let row_bytes = stride(w.ty(), w.k()) * w.ty().block_bytes();
     let args = [
         weight.address(),
-        words.address(),
+        Arg::Address(words),
         address_mut(&out)?,
         count(w.k()),
         count(w.ty() as usize),

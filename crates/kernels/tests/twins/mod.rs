@@ -12,7 +12,8 @@ use half::{bf16, f16};
 use sample::{Sample, bits, pick, values};
 use trefoil_kernels::CacheType::{Bf16, F16, F32};
 use trefoil_kernels::{
-    Activation, CacheType, ErrorKind, Kernels, KvStore, Lack, Move, PAGE, Rope, Sight, Weight, WeightType,
+    Activation, CacheType, ErrorKind, Kernels, KvStore, Lack, Move, PAGE, Readers, Rope, Sight, TOP, Wanted,
+    Weight, WeightType, Words, top,
 };
 
 /// This CPU, and a card.
@@ -92,7 +93,7 @@ fn elementwise(pair: &Pair) -> Found {
             [
                 kernels.add(&a, &b).unwrap(),
                 kernels.add_bias(&a, &bias).unwrap(),
-                kernels.select(&a, &[m as u32 - 1, 0, 0]).unwrap(),
+                kernels.select(&a, &[m as u32 - 1, 0, 0].into()).unwrap(),
                 kernels.gate(&a, Some(&b), Activation::Silu).unwrap(),
                 kernels.gate(&a, Some(&b), Activation::GeluTanh).unwrap(),
                 kernels.gate(&a, None, Activation::Relu).unwrap(),
@@ -116,7 +117,7 @@ fn rope(pair: &Pair) -> Found {
         let frequencies: Vec<f32> = (0..pairs).map(|i| 0.9_f32.powi(i)).collect();
         let positions: Vec<u32> = (0..m).map(|_| sample.below(4000) as u32).collect();
         let table = Rope::new(&frequencies);
-        let made = |kernels: &Kernels| kernels.rope(&on(kernels, &x), &positions, &table).unwrap();
+        let made = |kernels: &Kernels| kernels.rope(&on(kernels, &x), &table.turns(&positions)).unwrap();
         same(&format!("rope [{m}, {heads}, {d}]"), &made(&pair.cpu), &made(&pair.card))?;
     }
     Ok(())
@@ -131,7 +132,7 @@ fn embed(pair: &Pair) -> Found {
             let weight = Weight::pack(kernels, ty, n, k, &bytes).unwrap();
             let rows: Vec<f32> = (0..n).flat_map(|row| weight.row(row).unwrap()).collect();
             let rows = Tensor::from_vec(rows, (n, k), &Device::Cpu).unwrap();
-            (kernels.embed(&[0, 18, 3, 16, 15], &weight).unwrap(), rows)
+            (kernels.embed(&[0, 18, 3, 16, 15].into(), &weight).unwrap(), rows)
         };
         let (cpu, card) = (made(&pair.cpu), made(&pair.card));
         same(&format!("embed {ty:?}"), &cpu.0, &card.0)?;
@@ -273,9 +274,22 @@ fn store(pair: &Pair) -> Found {
         let moves = [(4, 2, 31), (0, 0, 0), (2, 2, 7)].map(|(row, page, offset)| Move { row, page, offset });
         let made = |kernels: &Kernels| {
             let store = KvStore::new(kernels, 4, heads, d, ty).unwrap();
-            kernels.write(&[(&store, &on(kernels, &k), &on(kernels, &v))], &moves).unwrap();
-            kernels.copy_page(&store, 2, 1).unwrap();
-            [&store.k, &store.v].map(|x| x.to_dtype(candle_core::DType::F32).unwrap())
+            let (k, v) = (on(kernels, &k), on(kernels, &v));
+            let stores = [store, KvStore::new(kernels, 4, heads, d, ty).unwrap()];
+            let layers = stores.each_ref().map(|store| (store, &k, &v));
+            let write = |moves: &[Move]| kernels.write(&layers, moves).unwrap();
+            // Some of these meet others that may still wait: a page that was written, a slot, a page that was copied.
+            write(&moves[..2]);
+            write(&moves[2..]);
+            kernels.copy_page(&stores, 2, 1).unwrap();
+            write(&[Move { row: 1, page: 2, offset: 7 }]);
+            write(&[Move { row: 3, page: 2, offset: 7 }]);
+            kernels.copy_page(&stores, 1, 3).unwrap();
+            kernels.copy_page(&stores, 0, 3).unwrap();
+            write(&[Move { row: 0, page: 3, offset: 0 }]);
+            kernels.settle().unwrap();
+            let [one, other] = stores;
+            [one.k, one.v, other.k, other.v].map(|x| x.to_dtype(candle_core::DType::F32).unwrap())
         };
         for (cpu, card) in made(&pair.cpu).iter().zip(&made(&pair.card)) {
             same(&format!("store {ty:?}"), cpu, card)?;
@@ -506,22 +520,25 @@ fn shared(pair: &Pair) -> Found {
         let q = sample.tensor(&[rows, heads, d]);
         let bias = width.map(|width| sample.tensor(&[heads, width]));
         let positions: Vec<u32> = (0..rows).map(|_| sample.below(60) as u32).collect();
-        let (mine, theirs): (Vec<u32>, Vec<u32>) = (0..rows as u32).partition(|row| row % 3 > 0);
+        let (mine, theirs) = (0..rows as u32).partition(|row| row % 3 > 0);
+        let together = Readers::new(vec![mine, theirs]).unwrap();
         let scale = 0.3;
         let made = |kernels: &Kernels| {
             let share = |[k, v]: &[Tensor; 2]| kernels.share(&on(kernels, k), &on(kernels, v), ty).unwrap();
             let kept = text.each_ref().map(share);
-            let attend = |q: &Tensor, positions: &[u32], readers: [&[u32]; 2]| {
+            let attend = |q: &Tensor, positions: &[u32], readers: &Readers| {
                 let (q, bias) = (on(kernels, q), bias.as_ref().map(|bias| on(kernels, bias)));
-                let bias = bias.as_ref().map(|bias| (bias, positions));
-                let documents = [(&kept[0], readers[0]), (&kept[1], readers[1])];
-                on(&pair.cpu, &kernels.attend_shared(&q, &documents, scale, bias).unwrap())
+                let positions = Words::from(positions.to_vec());
+                let bias = bias.as_ref().map(|bias| (bias, &positions));
+                let made = kernels.attend_shared(&q, &kept.each_ref(), readers, scale, bias);
+                on(&pair.cpu, &made.unwrap())
             };
             // The last row alone sees what it sees in company.
-            let (last, alone): (usize, [&[u32]; 2]) =
-                (rows - 1, if (rows - 1) % 3 > 0 { [&[0], &[]] } else { [&[], &[0]] });
-            let single = attend(&pick(&q, &[last]), &positions[last..], alone);
-            (attend(&q, &positions, [&mine, &theirs]), single)
+            let last = rows - 1;
+            let alone = if last % 3 > 0 { [vec![0], vec![]] } else { [vec![], vec![0]] };
+            let alone = Readers::new(alone.to_vec()).unwrap();
+            let single = attend(&pick(&q, &[last]), &positions[last..], &alone);
+            (attend(&q, &positions, &together), single)
         };
         let ((cpu, _), (card, alone)) = (made(&pair.cpu), made(&pair.card));
         if ty != F32 {
@@ -546,15 +563,28 @@ fn judge(pair: &Pair) -> Found {
         let last = scores.len() - 1;
         (scores[last / 2], scores[last]) = (20.0, 20.0);
         let scores = Tensor::from_vec(scores, (m, n), &Device::Cpu).unwrap();
-        let asked: Vec<(u32, u32)> =
-            (0..7).map(|_| (sample.below(m) as u32, sample.below(n) as u32)).collect();
+        let asked = (0..7).map(|_| (sample.below(m) as u32, sample.below(n) as u32)).collect();
+        let drawn = (0..m as u32).rev().map(|row| (row, 0.3 + row as f32)).collect();
+        let wanted = Wanted::new(asked, drawn);
         let [cpu, card] =
-            [&pair.cpu, &pair.card].map(|kernels| kernels.judge(&on(kernels, &scores), &asked).unwrap());
+            [&pair.cpu, &pair.card].map(|kernels| kernels.judge(&on(kernels, &scores), &wanted).unwrap());
         if cpu != card {
             return Err(format!("judge [{m}, {n}]: {card:?}, not {cpu:?}"));
         }
     }
     let scores = Tensor::new(&[[f32::NAN, 1.0, 3.0, 3.0, 2.0]], &Device::Cpu).unwrap();
-    let found = pair.card.judge(&on(&pair.card, &scores), &[]).unwrap().rows[0];
-    if found.0 == 2 && found.1 == 3.0 && found.2.is_nan() { Ok(()) } else { Err(format!("NaN: {found:?}")) }
+    let wanted = Wanted::new(Vec::new(), vec![(0, 1.0)]);
+    let found = pair.card.judge(&on(&pair.card, &scores), &wanted).unwrap();
+    let (row, drawn) = (found.rows[0], &found.drawn[0]);
+    if row.0 != 2 || row.1 != 3.0 || !row.2.is_nan() || !drawn.mass.is_nan() {
+        return Err(format!("NaN: {found:?}"));
+    }
+    if drawn.top != [(3.0, 2), (3.0, 3), (2.0, 4), (1.0, 1)] {
+        return Err(format!("top of NaN: {:?}", drawn.top));
+    }
+    // Among so many that are alike the first ones are not looked for.
+    let alike = Tensor::zeros((1, 3000), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let drawn = &pair.card.judge(&on(&pair.card, &alike), &wanted).unwrap().drawn[0];
+    let none = drawn.top.is_empty() || drawn.top == top(&[0.0; 3000], TOP);
+    if none && drawn.mass == 3000.0 { Ok(()) } else { Err(format!("alike: {drawn:?}")) }
 }
