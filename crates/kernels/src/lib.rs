@@ -46,6 +46,7 @@ mod sight;
 mod softmax;
 mod stored;
 mod tile;
+mod top;
 mod units;
 mod weight;
 mod words;
@@ -66,8 +67,9 @@ pub use kv::{KvStore, Move, PAGE};
 pub use rope::{Rope, Turns};
 pub use shared::{Readers, SharedKv};
 pub use sight::Sight;
-pub use softmax::{Drawn, Judged, TOP, Wanted, best, higher, mass, mass_at, top, weigh};
+pub use softmax::{Drawn, Judged, TOP, Wanted, best, mass, mass_at, weigh};
 pub use stored::CacheType;
+pub use top::{higher, top};
 pub use weight::Weight;
 pub use words::{Copies, Upload, Words};
 

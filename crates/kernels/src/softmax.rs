@@ -3,7 +3,6 @@
 //! Sampling and thresholds look at one probability in a vocabulary of thousands: the highest score and the sum of all
 //! weights relative to it are enough for any of them, and no row of probabilities is ever written.
 
-use std::cmp::Ordering;
 use std::sync::OnceLock;
 
 use candle_core::{IndexOp, Tensor};
@@ -16,6 +15,7 @@ use crate::exp::exp;
 use crate::flat::{Flat, dims};
 use crate::isa::{Found, Work};
 use crate::lanes::{LANES, Lanes};
+use crate::top::top;
 use crate::words::{Upload, Words};
 
 /// Scores among which the highest is looked for again once it is known to be there.
@@ -48,32 +48,6 @@ pub fn weigh(scores: &mut [f32], highest: f32, temperature: f32) {
 /// What a score is multiplied by at this temperature; finite, so that the highest weighs 1 at any.
 fn scale(temperature: f32) -> f32 {
     (1.0 / temperature).min(f32::MAX)
-}
-
-/// The `count` highest of `scores` with their indices, in descending order, and of equal ones the lowest index first.
-/// What is no number is left out.
-pub fn top(scores: &[f32], count: usize) -> Vec<(f32, u32)> {
-    let mut found: Vec<(f32, u32)> = Vec::with_capacity(2 * count.min(scores.len()));
-    let mut least = f32::NEG_INFINITY;
-    for (at, &score) in scores.iter().enumerate() {
-        // Behind `count` scores that are as high, an equal one has no chance: its index is higher.
-        if score > least || (found.len() < count && score == least) {
-            found.push((score, at as u32));
-            if found.len() == 2 * count {
-                found.select_nth_unstable_by(count - 1, higher);
-                found.truncate(count);
-                least = found[count - 1].0;
-            }
-        }
-    }
-    found.sort_unstable_by(higher);
-    found.truncate(count);
-    found
-}
-
-/// The order of [`top`]: of a score and its index, the highest score, and of equal ones the lowest index, first.
-pub fn higher(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
-    b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
 }
 
 /// The index of the highest of `scores`, the lowest among equals; none where it is no finite number.
@@ -384,22 +358,6 @@ mod tests {
         }
         assert_eq!(best(&[f32::NAN; 4]), None);
         assert_eq!(best(&[]), None);
-    }
-
-    #[test]
-    fn the_top_is_the_front_of_a_sorted_row() {
-        for len in [0, 1, 7, 100, 3000] {
-            // Some are equal, and some are none.
-            let mut scores: Vec<f32> = scores(len).iter().map(|score| (score * 8.0).round() / 8.0).collect();
-            scores.iter_mut().skip(5).step_by(17).for_each(|score| *score = f32::NAN);
-            scores.iter_mut().skip(3).step_by(19).for_each(|score| *score = f32::NEG_INFINITY);
-            let mut sorted: Vec<(f32, u32)> =
-                scores.iter().copied().zip(0..).filter(|(score, _)| !score.is_nan()).collect();
-            sorted.sort_by(higher);
-            for count in [1, 2, 64, 256, 5000] {
-                assert_eq!(top(&scores, count), sorted[..count.min(sorted.len())], "{count} of {len}");
-            }
-        }
     }
 
     #[test]
