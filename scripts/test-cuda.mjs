@@ -20,7 +20,7 @@ const PHASES = [
     name: 'emulate',
     commands: [
       ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '-p', 'trefoil-decode', '-p', 'trefoil-check', '--features', EMULATE, '--test', 'emulated', '--test', 'devices', '--test', 'sharded'],
-      ['cargo', 'test', '--release', '-p', 'trefoil-kernels', '--features', 'trefoil-kernels/emulate,trefoil-kernels/nccl', '--lib', '--', '--include-ignored', 'nccl']
+      ['cargo', 'test', '--release', '-p', 'trefoil-kernels', '--features', 'trefoil-kernels/emulate,trefoil-kernels/nccl', '--lib', '--', '--include-ignored', 'nccl', 'recorder']
     ],
     count: cargoTests
   },

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use trefoil_decode::{
     Bild, BildSettings, Little, Lookahead, LookaheadSettings, Plain, Rule, Sampling, Session, Strategy,
 };
-use trefoil_kernels::{Activation, Copies, Kernels, WeightType};
+use trefoil_kernels::{Activation, Kernels, WeightType};
 use trefoil_models::{
     CacheType, CausalLm, Draft, Kv, KvShape, Llama, LlamaConfig, Result, RopeScaling, Scores, Seq2SeqLm,
     Staged, T5, T5Config, Token, Weights,
@@ -91,13 +91,16 @@ const DRAWN: Sampling = Sampling {
     logprobs: true,
 };
 
+/// Uploads and downloads of a step.
+type Copied = (usize, usize);
+
 /// Texts of three prompts, none of which a page holds, and what each step copied.
 fn write(
     model: &dyn CausalLm,
     kernels: &Kernels,
     strategy: Box<dyn Strategy>,
     sampling: Sampling,
-) -> (Vec<Vec<Token>>, Vec<Copies>) {
+) -> (Vec<Vec<Token>>, Vec<Copied>) {
     let mut kv = kv(kernels, model.kv_shape());
     let mut session = Session::new(strategy, [].into());
     for key in 0..3 {
@@ -105,18 +108,17 @@ fn write(
     }
     let mut copies = Vec::new();
     while !session.is_done() {
-        let before = kernels.copies();
+        let before = kernels.calls();
         session.step(model, &mut kv).unwrap();
-        let after = kernels.copies();
-        let (uploads, downloads) = (after.uploads - before.uploads, after.downloads - before.downloads);
-        copies.push(Copies { uploads, downloads });
+        let after = kernels.calls();
+        copies.push((after.uploads - before.uploads, after.downloads - before.downloads));
     }
     ((0..3).map(|branch| session.text(branch).written().to_vec()).collect(), copies)
 }
 
-const ONE: Copies = Copies { uploads: 1, downloads: 1 };
+const ONE: Copied = (1, 1);
 /// A pass that fills the cache scores nothing.
-const FILL: Copies = Copies { uploads: 1, downloads: 0 };
+const FILL: Copied = (1, 0);
 
 #[test]
 fn a_step_is_one_upload_and_one_download() {
@@ -149,8 +151,7 @@ fn a_pass_of_a_little_model_is_one_upload_and_one_download() {
         let (_, copies) = write(&model, &card, strategy, sampling);
         assert_eq!(copies[..2], [FILL, FILL]);
         // Chains of three tokens, or fewer where a text ends.
-        let passes =
-            |copies: &Copies| copies.uploads == copies.downloads && (2..=4).contains(&copies.uploads);
+        let passes = |&(up, down): &Copied| up == down && (2..=4).contains(&up);
         assert!(copies[2..].iter().all(passes), "{sampling:?}: {copies:?}");
     }
 }
@@ -180,9 +181,9 @@ fn prompts_to_a_document_share_uploads() {
             session.add(branch, prompt, 5, DRAWN, key as u64);
         }
         for _ in 0..4 {
-            let before = card.copies();
+            let before = card.calls();
             session.step(lm, &mut kv).unwrap();
-            let after = card.copies();
+            let after = card.calls();
             assert_eq!((after.uploads - before.uploads, after.downloads - before.downloads), (1, 1));
         }
     }

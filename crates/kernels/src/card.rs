@@ -14,14 +14,18 @@ mod due;
 #[cfg(feature = "emulate")]
 mod emulated;
 mod joint;
+mod launch;
 #[cfg(feature = "nccl")]
 pub(crate) mod nccl;
+mod recorder;
 
 pub(crate) use due::{Change, Due, LAYERS};
 #[cfg(feature = "emulate")]
 pub use emulated::Mutation;
 pub(crate) use joint::{Joint, PART, Shape};
+use recorder::Recorder;
 
+#[cfg(feature = "nccl")]
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,22 +37,25 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::flat::check;
-use crate::words::{Copies, Place, Words};
+use crate::words::{Calls, Place, Words};
 
 /// A device's own memory, its kernels and its one stream.
 pub(crate) struct Card {
-    machine: Machine,
     due: Mutex<Due>,
+    recorder: Mutex<Recorder>,
     uploads: AtomicUsize,
     downloads: AtomicUsize,
+    launches: AtomicUsize,
     counters: Mutex<Option<Arc<Buffer>>>,
+    /// Dropped behind all that holds its memory.
+    machine: Machine,
 }
 
 enum Machine {
     #[cfg(feature = "cuda")]
     Cuda(cuda::Cuda),
     #[cfg(feature = "emulate")]
-    Emulated(emulated::Emulated),
+    Emulated(Arc<emulated::Emulated>),
 }
 
 /// Bytes on a card.
@@ -81,16 +88,18 @@ impl Card {
 
     #[cfg(feature = "emulate")]
     pub(crate) fn emulated(mutations: &[Mutation]) -> Result<Self> {
-        Ok(Self::new(Machine::Emulated(emulated::Emulated::new(mutations)?)))
+        Ok(Self::new(Machine::Emulated(emulated::Emulated::new(mutations)?.into())))
     }
 
     fn new(machine: Machine) -> Self {
         Self {
-            machine,
             due: Mutex::default(),
+            recorder: Mutex::default(),
             uploads: AtomicUsize::new(0),
             downloads: AtomicUsize::new(0),
+            launches: AtomicUsize::new(0),
             counters: Mutex::default(),
+            machine,
         }
     }
 
@@ -166,24 +175,26 @@ impl Card {
         }
     }
 
-    /// `len` bytes that a kernel will write before any are read.
-    pub(crate) fn scratch(&self, len: usize) -> Result<Buffer> {
-        match &self.machine {
+    /// At least `len` bytes that a kernel will write before any are read.
+    pub(crate) fn scratch(&self, len: usize) -> Result<Arc<Buffer>> {
+        self.recorder().buffer(len, |len| match &self.machine {
             #[cfg(feature = "cuda")]
             Machine::Cuda(cuda) => cuda.scratch(len.max(1)).map(Buffer::Cuda),
             #[cfg(feature = "emulate")]
             Machine::Emulated(_) => emulated::Bytes::unwritten(len).map(Buffer::Emulated),
-        }
+        })
     }
 
     /// So many whole numbers that are 0 whenever no kernel runs: one that counts in them leaves them so.
     pub(crate) fn counters(&self, len: usize) -> Result<Arc<Buffer>> {
         let bytes = len * size_of::<i32>();
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*counters {
-            Some(found) if found.len() >= bytes => Ok(Arc::clone(found)),
-            _ => Ok(Arc::clone(counters.insert(Arc::new(self.zeros(bytes.next_power_of_two())?)))),
-        }
+        let found = match &*counters {
+            Some(found) if found.len() >= bytes => Arc::clone(found),
+            _ => Arc::clone(counters.insert(Arc::new(self.zeros(bytes.next_power_of_two())?))),
+        };
+        self.recorder().hold(&found);
+        Ok(found)
     }
 
     /// `len` bytes that other cards can reach, and that stay until the stream is done.
@@ -217,7 +228,7 @@ impl Card {
     }
 
     /// Writes `bytes` at `at` of `buffer`, which must have room for them.
-    pub(crate) fn upload(&self, buffer: &mut Buffer, at: usize, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn upload(&self, buffer: &Buffer, at: usize, bytes: &[u8]) -> Result<()> {
         self.uploads.fetch_add(1, Ordering::Relaxed);
         match (&self.machine, buffer) {
             #[cfg(feature = "cuda")]
@@ -231,6 +242,7 @@ impl Card {
 
     /// `len` bytes of `buffer` from `at` on, when all that was launched before is done.
     pub(crate) fn download(&self, buffer: &Buffer, at: usize, len: usize) -> Result<Vec<u8>> {
+        self.start()?;
         self.note_download();
         match (&self.machine, buffer) {
             #[cfg(feature = "cuda")]
@@ -247,11 +259,11 @@ impl Card {
         self.downloads.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often memory was copied from and to the card.
-    pub(crate) fn copies(&self) -> Copies {
-        let [uploads, downloads] =
-            [&self.uploads, &self.downloads].map(|copies| copies.load(Ordering::Relaxed));
-        Copies { uploads, downloads }
+    /// What it was asked for.
+    pub(crate) fn calls(&self) -> Calls {
+        let [uploads, downloads, launches] =
+            [&self.uploads, &self.downloads, &self.launches].map(|calls| calls.load(Ordering::Relaxed));
+        Calls { uploads, downloads, launches }
     }
 
     /// Where `words` lie on the card: there by now, or uploaded alone. What was due is started before anything reads
@@ -267,21 +279,21 @@ impl Card {
     /// Uploads what is due and the lists that are not on the card yet, in one copy; then starts what was due.
     pub(crate) fn place(&self, lists: &[&Words]) -> Result<()> {
         let due = std::mem::take(&mut *self.due());
-        let mut words = due.words();
-        let missing: Vec<_> = lists.iter().filter(|list| list.place().is_none()).collect();
-        let mut places = Vec::with_capacity(missing.len());
-        for list in &missing {
-            places.push(words.len());
+        let (mut words, mut places) = (Vec::new(), Vec::with_capacity(lists.len()));
+        for list in lists.iter().filter(|list| list.place().is_none()) {
+            places.push((list, words.len()));
             words.extend_from_slice(list);
         }
+        // Last, so that how much is due moves no list.
+        let due_at = words.len();
+        words.extend(due.words());
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let mut buffer = self.scratch(bytes.len())?;
+        let buffer = self.scratch(bytes.len())?;
         if !bytes.is_empty() {
-            self.upload(&mut buffer, 0, &bytes)?;
+            self.upload(&buffer, 0, &bytes)?;
         }
-        due.launch(self, buffer.start())?;
-        let buffer = Arc::new(buffer);
-        for (list, at) in missing.into_iter().zip(places) {
+        due.launch(self, buffer.start() + (due_at * size_of::<u32>()) as u64)?;
+        for (list, at) in places {
             list.put(Place { buffer: Arc::clone(&buffer), at });
         }
         Ok(())
@@ -292,81 +304,14 @@ impl Card {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts `kernel` on `grid` blocks of `threads` threads; nothing where the grid is empty.
-    ///
-    /// # Safety
-    /// The arguments are those of the kernel, in its order, and what it does with them stays within
-    /// buffers and tensors that live until the call returns. (What is freed later is freed in the
-    /// same stream, behind the kernel.)
-    pub(crate) unsafe fn launch(
-        &self,
-        kernel: &'static str,
-        grid: [usize; 3],
-        threads: usize,
-        args: &[Arg<'_>],
-    ) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { self.launch_with(kernel, grid, threads, 0, args) }
-    }
-
-    /// [`Card::launch`] of a kernel that takes so many bytes of shared memory beside those that it declares: the same
-    /// number every time.
-    ///
-    /// # Safety
-    /// As [`Card::launch`]; and they are as many as the kernel uses.
-    pub(crate) unsafe fn launch_with(
-        &self,
-        kernel: &'static str,
-        grid: [usize; 3],
-        threads: usize,
-        shared: usize,
-        args: &[Arg<'_>],
-    ) -> Result<()> {
-        if grid.contains(&0) {
-            return Ok(());
-        }
-        // A short argument in eight bytes of its own; machines are little-endian, so it comes first in them.
-        let slots: Vec<u64> = args
-            .iter()
-            .map(|arg| match *arg {
-                Arg::Address(address) => address,
-                Arg::Count(count) => u64::from(count.cast_unsigned()),
-                Arg::Number(number) => u64::from(number.to_bits()),
-                Arg::Words(_) => 0,
-            })
-            .collect();
-        // Kernels are given copies: nobody writes through these pointers.
-        let mut pointers: Vec<*mut c_void> = args
-            .iter()
-            .zip(&slots)
-            .map(|(arg, slot)| match arg {
-                Arg::Words(words) => words.as_ptr().cast_mut().cast(),
-                _ => std::ptr::from_ref(slot).cast_mut().cast(),
-            })
-            .collect();
-        let grid = grid.map(|blocks| blocks as u32);
-        match &self.machine {
-            #[cfg(feature = "cuda")]
-            // SAFETY: the caller's promise.
-            Machine::Cuda(cuda) => unsafe {
-                cuda.launch(kernel, grid, threads as u32, shared as u32, &mut pointers)
-            },
-            #[cfg(feature = "emulate")]
-            // SAFETY: the caller's promise.
-            Machine::Emulated(it) => unsafe {
-                it.launch(kernel, grid, threads as u32, shared as u32, &mut pointers)
-            },
-        }
-    }
-
     /// A tensor whose numbers a kernel will write, all of them.
     pub(crate) fn output(&self, dims: &[usize]) -> Result<Tensor> {
-        match &self.machine {
+        self.recorder().tensor(dims, || match &self.machine {
             #[cfg(feature = "cuda")]
             Machine::Cuda(cuda) => cuda.output(dims),
             #[cfg(feature = "emulate")]
             Machine::Emulated(_) => Ok(Tensor::full(f32::NAN, dims, &Device::Cpu)?),
-        }
+        })
     }
 }
 

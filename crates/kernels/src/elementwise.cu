@@ -10,6 +10,10 @@ KERNEL(256) add(const float *a, const float *b, float *out, int count) {
   EACH(i, count) out[i] = a[i] + b[i];
 }
 
+KERNEL(256) scale(const float *x, float *out, int count, float factor) {
+  EACH(i, count) out[i] = x[i] * factor;
+}
+
 KERNEL(256) add_bias(const float *x, const float *bias, float *out, int count, int width) {
   EACH(i, count) out[i] = x[i] + bias[i % width];
 }

@@ -115,6 +115,19 @@ impl Kernels {
         tensor(sum, a.dims())
     }
 
+    /// x · factor.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if `x` is not contiguous.
+    pub fn scale(&self, x: &Tensor, factor: f32) -> Result<Tensor> {
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            return each(card, "scale", x, &[address("x", x)?], &[Arg::Number(factor)]);
+        }
+        let values = Flat::new("x", x)?;
+        tensor(values.values().iter().map(|x| x * factor).collect(), x.dims())
+    }
+
     /// Adds `bias`, `[n]`, to every row of `x`, `[m, n]`.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ mod kv;
 mod lanes;
 mod linear;
 mod norm;
+mod pass;
 mod pool;
 mod quantise;
 mod rope;
@@ -64,6 +65,7 @@ pub use error::{Error, ErrorKind, Lack, Result};
 pub use formats::WeightType;
 pub use isa::Isa;
 pub use kv::{KvStore, Move, PAGE};
+pub use pass::{Kind, Lease};
 pub use rope::{Rope, Turns};
 pub use shared::{Readers, SharedKv};
 pub use sight::Sight;
@@ -71,7 +73,7 @@ pub use softmax::{Drawn, Judged, TOP, Wanted, best, mass, mass_at, weigh};
 pub use stored::CacheType;
 pub use top::{higher, top};
 pub use weight::Weight;
-pub use words::{Copies, Upload, Words};
+pub use words::{Calls, Upload, Words};
 
 /// The most threads that a pool may have.
 const THREADS: usize = 1024;

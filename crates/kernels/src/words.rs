@@ -85,13 +85,15 @@ impl std::fmt::Debug for Words {
     }
 }
 
-/// Copies between this CPU's memory and a card's, so far.
+/// What a card was asked for, so far: copies between its memory and this CPU's, and launches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copies {
+pub struct Calls {
     /// To the card.
     pub uploads: usize,
     /// From the card.
     pub downloads: usize,
+    /// Launches, those that start as one counted once.
+    pub launches: usize,
 }
 
 impl Kernels {
@@ -118,12 +120,12 @@ impl Kernels {
         self.upload(&[])
     }
 
-    /// How often memory was copied between this CPU and a card; never, where there is no card.
-    pub fn copies(&self) -> Copies {
+    /// What a card was asked for; nothing, where there is none.
+    pub fn calls(&self) -> Calls {
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return card.copies();
+            return card.calls();
         }
-        Copies::default()
+        Calls::default()
     }
 }

@@ -4,7 +4,8 @@
 
 mod twins;
 
-use trefoil_kernels::{Kernels, Mutation};
+use candle_core::{Device, Tensor};
+use trefoil_kernels::{Kernels, Mutation, Result};
 use twins::{CHECKS, Check, Pair};
 
 /// This CPU, and a card that it plays.
@@ -97,6 +98,36 @@ fn kernels_are_their_twins() {
             panic!("{found}");
         }
     }
+}
+
+/// A pass like an earlier one starts at once, with arguments of its own; one that is not starts bit by bit.
+#[test]
+fn passes_take_their_own_arguments() {
+    let card = Kernels::emulated(&[]).unwrap();
+    let tensor = |at: usize| Tensor::from_vec(vec![at as f32 + 0.5; 40], (1, 40), &Device::Cpu).unwrap();
+    let mut launches = Vec::new();
+    for turn in 0..8 {
+        let (a, b) = (tensor(turn), tensor(3 * turn));
+        let before = card.calls().launches;
+        let made: Result<_> = card.pass([0; 4], 1, |lease| {
+            let sum = card.add(&a, &b)?;
+            // The sixth pass has one more.
+            let sum = if turn == 5 { card.scale(&sum, 1.0)? } else { sum };
+            Ok((lease, card.scale(&sum, turn as f32)?))
+        });
+        let (_lease, made) = made.unwrap();
+        launches.push(card.calls().launches - before);
+        let expected = (4 * turn + 1) as f32 * turn as f32;
+        assert_eq!(made.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [expected; 40], "turn {turn}");
+    }
+    assert_eq!(launches, [2, 1, 1, 1, 1, 3, 2, 1]);
+    // A large pass is not gathered.
+    let before = card.calls().launches;
+    for _ in 0..3 {
+        let made: Result<_> = card.pass([1; 4], 17, |_| card.add(&tensor(1), &tensor(2)));
+        assert_eq!(made.unwrap().dims(), [1, 40]);
+    }
+    assert_eq!(card.calls().launches - before, 3);
 }
 
 /// One library a turn: mutations of different checks' kernels do not meet.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{Activation, Kernels, Rope, Weight};
+use trefoil_kernels::{Activation, Kernels, Lease, Rope, Weight};
 
 use crate::config::LlamaConfig;
 use crate::draft::Draft;
@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::kv::{Kv, KvShape};
 use crate::linear::{Linear, matrix, vector};
 use crate::model::CausalLm;
-use crate::scored::Rows;
+use crate::scored::{Rows, kind};
 use crate::scores::Scores;
 use crate::staged::Staged;
 use crate::weights::Weights;
@@ -119,6 +119,13 @@ impl CausalLm for Llama {
     }
 
     fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
+        let kind = kind(&self.embedding, self.layers.len(), draft);
+        self.kernels.pass(kind, draft.len(), |lease| self.pass(draft, kv, &lease))
+    }
+}
+
+impl Llama {
+    fn pass(&self, draft: &Draft, kv: &Kv, lease: &Lease) -> Result<(Scores, Staged)> {
         let (config, kernels) = (&self.config, &self.kernels);
         let rows = draft.len();
         let step = Rows::of(draft, kv)?;
@@ -150,10 +157,11 @@ impl CausalLm for Llama {
             let h = kernels.gate(&gate, Some(&up), Activation::Silu)?;
             x = kernels.add(&residual, &layer.down.forward(kernels, &h)?)?;
         }
-        let scores = step.logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
-            Ok(kernels.rms_norm(x, &self.norm, config.norm_eps)?)
-        })?;
-        Ok((scores, Staged::new(kernels, draft, staged)))
+        let scores =
+            step.logits(kernels, draft, lease, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
+                Ok(kernels.rms_norm(x, &self.norm, config.norm_eps)?)
+            })?;
+        Ok((scores, Staged::new(kernels, draft, staged).on(lease)))
     }
 }
 

@@ -1,12 +1,20 @@
 //! The two ends of every decoder: tokens in, logits of the scored rows out.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
-use trefoil_kernels::{Kernels, Sight, Upload, Wanted, Weight, Words};
+use trefoil_kernels::{Kernels, Kind, Lease, Sight, Upload, Wanted, Weight, Words};
 
 use crate::draft::{Draft, Token};
 use crate::error::Result;
 use crate::kv::Kv;
-use crate::scores::Scores;
+use crate::scores::{Away, Scores};
+
+/// Which passes of a model are alike: those of as many layers, rows and scored rows.
+pub(crate) fn kind(embedding: &Arc<Weight>, layers: usize, draft: &Draft) -> Kind {
+    let scored = draft.rows().iter().filter(|row| row.scored).count();
+    [Arc::as_ptr(embedding) as usize, layers, draft.len(), scored]
+}
 
 /// What the rows of a step are, as operations ask for it.
 pub(crate) struct Rows {
@@ -41,9 +49,10 @@ impl Rows {
         (0..self.tokens.len()).map(|row| self.sight.position(row) as u32).collect()
     }
 
-    /// Hands it all to a card in one copy, with the lists of `more`.
+    /// Hands it all to a card in one copy, with the lists of `more`. What is as long as the text comes last, so that the
+    /// others keep their places.
     pub(crate) fn upload(&self, kernels: &Kernels, more: &dyn Upload) -> Result<()> {
-        Ok(kernels.upload(&[&self.tokens, &self.sight, &self.scored, &self.wanted, more])?)
+        Ok(kernels.upload(&[&self.tokens, &self.scored, &self.wanted, more, &self.sight])?)
     }
 
     /// Applies the last norm and the head to the rows of `x` (`[rows, width]`) that the draft wants scored, and to no
@@ -52,6 +61,7 @@ impl Rows {
         self,
         kernels: &Kernels,
         draft: &Draft,
+        lease: &Lease,
         x: &Tensor,
         head: &Weight,
         finish: impl Fn(&Tensor) -> Result<Tensor>,
@@ -65,6 +75,16 @@ impl Rows {
         }
         let logits = kernels.linear(&finish(&x)?, head)?;
         let judged = kernels.judge(&logits, &self.wanted)?;
-        Ok(Scores::away(draft, head.n(), kernels, logits, judged, self.wanted))
+        Ok(Scores::away(
+            draft,
+            head.n(),
+            Away {
+                kernels: kernels.clone(),
+                lease: Lease::clone(lease),
+                logits,
+                judged,
+                wanted: self.wanted,
+            },
+        ))
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use candle_core::Tensor;
-use trefoil_kernels::{Drawn, Judged, Kernels, Wanted, best, mass};
+use trefoil_kernels::{Drawn, Judged, Kernels, Lease, Wanted, best, mass};
 
 use crate::draft::{Draft, RowId, Token};
 use crate::error::{Error, Result};
@@ -27,11 +27,14 @@ enum Part {
 
 /// Logits that stay on a device, and what it said of them.
 #[derive(Clone, Debug)]
-struct Away {
-    kernels: Kernels,
-    logits: Tensor,
-    judged: Judged,
-    wanted: Wanted,
+pub(crate) struct Away {
+    pub(crate) kernels: Kernels,
+    /// Of the pass that made them.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(crate) lease: Lease,
+    pub(crate) logits: Tensor,
+    pub(crate) judged: Judged,
+    pub(crate) wanted: Wanted,
 }
 
 /// The logits after one row, `[vocabulary]`, wherever they are.
@@ -54,16 +57,8 @@ impl Scores {
         Self { vocabulary, parts: vec![Part::Here(logits)], slots }
     }
 
-    /// As [`Scores::new`], of logits that stay on a device, which was asked for what is `wanted` of them.
-    pub(crate) fn away(
-        draft: &Draft,
-        vocabulary: usize,
-        kernels: &Kernels,
-        logits: Tensor,
-        judged: Judged,
-        wanted: Wanted,
-    ) -> Self {
-        let away = Away { kernels: kernels.clone(), logits, judged, wanted };
+    /// As [`Scores::new`], of logits that stay on a device.
+    pub(crate) fn away(draft: &Draft, vocabulary: usize, away: Away) -> Self {
         Self { vocabulary, parts: vec![Part::Away(away.into())], slots: slots(draft) }
     }
 

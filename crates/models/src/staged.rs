@@ -1,7 +1,7 @@
 //! What a step stages: the keys and values of its rows, beside the cache until it is known which rows stay.
 
 use candle_core::Tensor;
-use trefoil_kernels::{Kernels, Move, Path};
+use trefoil_kernels::{Kernels, Lease, Move, Path};
 
 use crate::draft::{Draft, RowId};
 use crate::error::{Error, Result};
@@ -26,13 +26,22 @@ struct Part {
     /// The draft's rows that the worker had, ascending.
     rows: Vec<RowId>,
     layers: Layers,
+    /// Of the pass that made them.
+    lease: Lease,
 }
 
 impl Staged {
     /// The keys and values of all rows of `draft`, on the device of `kernels`.
     pub fn new(kernels: &Kernels, draft: &Draft, layers: Layers) -> Self {
         let rows = (0..draft.len() as u32).map(RowId).collect();
-        Self { parts: vec![Part { device: kernels.rank(), rows, layers }] }
+        Self { parts: vec![Part { device: kernels.rank(), rows, layers, lease: Lease::default() }] }
+    }
+
+    /// The same, made by a pass whose memory they stand on.
+    #[must_use]
+    pub(crate) fn on(mut self, lease: &Lease) -> Self {
+        self.parts.iter_mut().for_each(|part| part.lease.clone_from(lease));
+        self
     }
 
     /// Takes in what a worker has staged for a draft whose rows are `rows` of the whole one, ascending.

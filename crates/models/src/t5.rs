@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{CacheType, Kernels, Readers, SharedKv, Weight, Words};
+use trefoil_kernels::{CacheType, Kernels, Lease, Readers, SharedKv, Weight, Words};
 
 use crate::config::T5Config;
 use crate::draft::{Draft, Token};
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::kv::{CrossKv, Kv, KvShape};
 use crate::linear::{Linear, matrix, vector};
 use crate::model::{CausalLm, Seq2SeqLm};
-use crate::scored::Rows;
+use crate::scored::{Rows, kind};
 use crate::scores::Scores;
 use crate::staged::Staged;
 use crate::t5_bias::{decoder_bias, encoder_bias};
@@ -213,6 +213,13 @@ impl CausalLm for T5 {
     }
 
     fn forward(&self, draft: &Draft, kv: &Kv) -> Result<(Scores, Staged)> {
+        let kind = kind(&self.embedding, self.decoder.len(), draft);
+        self.kernels.pass(kind, draft.len(), |lease| self.pass(draft, kv, &lease))
+    }
+}
+
+impl T5 {
+    fn pass(&self, draft: &Draft, kv: &Kv, lease: &Lease) -> Result<(Scores, Staged)> {
         let kernels = &self.kernels;
         let step = Rows::of(draft, kv)?;
         let documents = Documents::of(draft, kv)?;
@@ -237,14 +244,15 @@ impl CausalLm for T5 {
 
             x = self.feed_forward(&residual, &o, &layer.feed_forward)?;
         }
-        let scores = step.logits(kernels, draft, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
-            let x = self.norm(x, &self.decoder_norm)?;
-            if !self.config.scale_outputs {
-                return Ok(x);
-            }
-            Ok((x * (self.config.width as f64).powf(-0.5))?)
-        })?;
-        Ok((scores, Staged::new(kernels, draft, staged)))
+        let scores =
+            step.logits(kernels, draft, lease, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
+                let x = self.norm(x, &self.decoder_norm)?;
+                if !self.config.scale_outputs {
+                    return Ok(x);
+                }
+                Ok(kernels.scale(&x, (self.config.width as f64).powf(-0.5) as f32)?)
+            })?;
+        Ok((scores, Staged::new(kernels, draft, staged).on(lease)))
     }
 }
 

@@ -142,3 +142,84 @@ fn rows_are_exact() {
         }
     }
 }
+
+/// Steps whose launches start as one, over growing texts, borders of pages and of what attention walks at a time, and
+/// forks: each row scores as it does in a chain that is too long for that.
+#[test]
+fn steps_that_start_as_one_are_exact() {
+    let card = Kernels::emulated(&[]).unwrap();
+    let fixtures = [
+        ("mistral", CacheType::F32),
+        ("mistral", CacheType::F16),
+        ("smollm2-gguf", CacheType::Bf16),
+        ("t5-v1.1", CacheType::F32),
+        ("t5-v1.1", CacheType::F16),
+    ];
+    for (name, ty) in fixtures {
+        let fixture = Fixture::open_with(name, &card).keeping(ty);
+        let prompt = &fixture.golden.cases[0].prompt;
+        let (begin, source) = fixture.begin(prompt);
+        let text: Vec<_> = begin.iter().chain(prompt.iter().cycle()).copied().take(265).collect();
+        let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let mut kv = fixture.kv(4 * 300);
+        let branch = kv.open(source);
+        let (draft, expected) = fixture.chain(&mut kv, branch, &text);
+        let rows: Vec<RowId> = (0..draft.len() as u32).map(RowId).collect();
+        let mut calls = Vec::new();
+        for from in [25, 250] {
+            // A fork writes on, beside the branch that it comes from, and alone.
+            fixture.chain(&mut kv, branch, &text[..from]);
+            kv.commit(branch, &rows[..from]).unwrap();
+            let fork = kv.fork(branch).unwrap();
+            for (at, &token) in text.iter().enumerate().skip(from).take(15) {
+                let mut draft = Draft::new();
+                let branches = if at % 5 == 0 { vec![fork] } else { vec![branch, fork] };
+                for &branch in &branches {
+                    let row = draft.root(branch, token);
+                    draft.score(row);
+                }
+                let before = card.calls();
+                let scores = fixture.lm().score(&draft, &mut kv).unwrap();
+                calls.push(card.calls().launches - before.launches);
+                for (row, branch) in branches.into_iter().enumerate() {
+                    let row = RowId(row as u32);
+                    let found = scores.row(row).unwrap().all().unwrap();
+                    assert!(bits(&found) == bits(&expected[at]), "{name} {ty:?}, position {at}, {branch:?}");
+                    kv.commit(branch, &[row]).unwrap();
+                }
+                if at % 5 == 0 {
+                    // The other one catches up.
+                    fixture.chain(&mut kv, branch, &[token]);
+                    kv.commit(branch, &[RowId(0)]).unwrap();
+                }
+            }
+            kv.close(fork);
+            kv.truncate(branch, 0).unwrap();
+        }
+        // The writes of the step before, their pages' copies, and the step.
+        let few = calls.iter().filter(|&&calls| calls <= 3).count();
+        assert!(few > 12 && calls.iter().any(|&calls| calls > 10), "{name} {ty:?}: {calls:?}");
+    }
+}
+
+/// What stands on a pass's memory is not written by the next one like it.
+#[test]
+fn scores_outlive_the_next_steps() {
+    let card = Kernels::emulated(&[]).unwrap();
+    let fixture = Fixture::open_with("qwen2-gguf", &card);
+    let mut kv = fixture.kv(64);
+    let branches = [kv.open(None), kv.open(None)];
+    let mut kept = Vec::new();
+    for token in 3..9 {
+        let mut draft = Draft::new();
+        let row = draft.root(branches[token as usize % 2], token);
+        draft.score(row);
+        kept.push(fixture.lm().score(&draft, &mut kv).unwrap());
+    }
+    for (scores, token) in kept.iter().zip(3..9) {
+        let mut kv = fixture.kv(64);
+        let branch = kv.open(None);
+        let (_, expected) = fixture.chain(&mut kv, branch, &[token]);
+        assert_eq!(*scores.row(RowId(0)).unwrap().all().unwrap(), expected[0], "token {token}");
+    }
+}

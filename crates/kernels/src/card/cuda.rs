@@ -3,7 +3,10 @@
 //! The kernels of all files are one module, compiled when this crate is: machine code for three
 //! architectures, and PTX from which the driver makes code for those that came later.
 
+mod graph;
+
 use std::collections::HashMap;
+#[cfg(feature = "nccl")]
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +19,9 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{CudaStorage, DType, Device, Tensor};
 use half::{bf16, f16};
 
+pub(super) use graph::Graph;
+
+use super::recorder::Launch;
 use crate::cards::unusable;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -133,12 +139,16 @@ impl Cuda {
         Ok(Bytes { slice, start })
     }
 
-    pub(super) fn upload(&self, to: &mut Bytes, at: usize, bytes: &[u8]) -> Result<()> {
+    pub(super) fn upload(&self, to: &Bytes, at: usize, bytes: &[u8]) -> Result<()> {
         let len = to.slice.len();
-        let Some(mut to) = to.slice.try_slice_mut(at..at + bytes.len()) else {
+        if at.checked_add(bytes.len()).is_none_or(|end| end > len) {
             return Err(Error::range(format!("{} bytes at {at} of a buffer of {len}", bytes.len())));
-        };
-        self.stream.memcpy_htod(bytes, &mut to).map_err(failed)
+        }
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: the bytes fit, and are copied away before the call returns; in this stream, behind whatever read what was
+        // there before.
+        unsafe { result::memcpy_htod_async(to.start + at as u64, bytes, self.stream.cu_stream()) }
+            .map_err(failed)
     }
 
     pub(super) fn download(&self, from: &Bytes, at: usize, len: usize) -> Result<Vec<u8>> {
@@ -148,34 +158,36 @@ impl Cuda {
         self.stream.clone_dtoh(&view).map_err(failed)
     }
 
-    /// # Safety
-    /// As `Card::launch`.
-    pub(super) unsafe fn launch(
-        &self,
-        kernel: &'static str,
-        [x, y, z]: [u32; 3],
-        threads: u32,
-        shared: u32,
-        args: &mut [*mut c_void],
-    ) -> Result<()> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let function = if let Some(function) = functions.get(kernel) {
-            function
-        } else {
-            let found = self.module.load_function(kernel).map_err(failed)?;
-            if shared > 0 {
-                // The same every time.
-                let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                found.set_attribute(most, shared as i32).map_err(failed)?;
-            }
-            functions.entry(kernel).or_insert(found)
-        };
+    /// Starts a launch, whose safety `Card::launch` was promised.
+    pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
+        let function = self.function(launch)?;
         self.context.bind_to_thread().map_err(failed)?;
-        let (function, stream) = (function.cu_function(), self.stream.cu_stream());
-        // SAFETY: the function and the stream are this context's, and the arguments the caller's promise.
-        unsafe { result::launch_kernel(function, (x, y, z), (threads, 1, 1), shared, stream, args) }.map_err(
-            |cause| Error::new(ErrorKind::Backend, format!("{kernel} could not be started: {cause}")),
-        )
+        let ([x, y, z], stream) = (launch.grid, self.stream.cu_stream());
+        let (threads, mut arguments) = ((launch.threads, 1, 1), launch.pointers());
+        // SAFETY: the function and the stream are this context's, and the arguments as promised.
+        unsafe { result::launch_kernel(function, (x, y, z), threads, launch.shared, stream, &mut arguments) }
+            .map_err(|cause| unstarted(launch.kernel, cause))
+    }
+
+    fn function(&self, &Launch { kernel, shared, .. }: &Launch) -> Result<sys::CUfunction> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(kernel) {
+            return Ok(function.cu_function());
+        }
+        let found = self.module.load_function(kernel).map_err(failed)?;
+        if shared > 0 {
+            // The same every time.
+            let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            found.set_attribute(most, shared as i32).map_err(failed)?;
+        }
+        Ok(functions.entry(kernel).or_insert(found).cu_function())
+    }
+
+    /// A graph of launches, each behind the one before it.
+    pub(super) fn graph(&self, launches: &[Launch]) -> Result<Graph> {
+        let functions = launches.iter().map(|launch| self.function(launch)).collect::<Result<_>>()?;
+        self.context.bind_to_thread().map_err(failed)?;
+        Graph::new(Arc::clone(&self.stream), functions, launches)
     }
 
     pub(super) fn output(&self, dims: &[usize]) -> Result<Tensor> {
@@ -241,6 +253,10 @@ pub(super) fn start_of(storage: &CudaStorage, from: usize) -> Result<u64> {
         DType::BF16 => start::<bf16>(storage, from),
         _ => start::<f32>(storage, from),
     }
+}
+
+fn unstarted(what: &str, cause: DriverError) -> Error {
+    Error::new(ErrorKind::Backend, format!("{what} could not be started: {cause}"))
 }
 
 fn failed(cause: DriverError) -> Error {

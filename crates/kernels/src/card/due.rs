@@ -80,7 +80,7 @@ impl Due {
             let args = [Arg::Words(&change.places), Arg::Address(address), count(first), count(second)];
             let grid = [change.words.len() / each, change.grid[0], change.grid[1]];
             // SAFETY: rows, pages and slots were checked against the tensors, which are held.
-            unsafe { card.launch(change.kernel, grid, change.threads, &args) }?;
+            unsafe { card.launch_now(change.kernel, grid, change.threads, &args) }?;
             address += size_of_val(change.words.as_slice()) as u64;
         }
         Ok(())

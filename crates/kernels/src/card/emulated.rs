@@ -9,10 +9,11 @@ use std::ffi::c_void;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libloading::Library;
 
+use super::recorder::Launch;
 use crate::error::{Error, ErrorKind, Result};
 
 macro_rules! sources {
@@ -97,16 +98,9 @@ impl Emulated {
         Ok(Self { library })
     }
 
-    /// # Safety
-    /// As `Card::launch`.
-    pub(super) unsafe fn launch(
-        &self,
-        kernel: &'static str,
-        grid: [u32; 3],
-        threads: u32,
-        shared: u32,
-        args: &mut [*mut c_void],
-    ) -> Result<()> {
+    /// Runs a launch, whose safety `Card::launch` was promised.
+    pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
+        let kernel = launch.kernel;
         // SAFETY: the shim defines `find_kernel` with this type.
         let find = unsafe { self.library.get::<Find>(b"find_kernel") }
             .map_err(|cause| broken(format!("the emulated kernels have no directory: {cause}")))?;
@@ -114,9 +108,32 @@ impl Emulated {
         let start = unsafe { find(kernel.as_ptr(), kernel.len()) };
         let start = start.ok_or_else(|| broken(format!("there is no kernel {kernel}")))?;
         let _busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the caller's promise.
-        unsafe { start(grid.as_ptr(), threads, shared, args.as_mut_ptr()) };
+        // SAFETY: the promise.
+        unsafe { start(launch.grid.as_ptr(), launch.threads, launch.shared, launch.pointers().as_mut_ptr()) };
         Ok(())
+    }
+
+    pub(super) fn graph(self: &Arc<Self>, launches: &[Launch]) -> Graph {
+        Graph { machine: Arc::clone(self), launches: launches.to_vec() }
+    }
+}
+
+/// Launches that are remembered.
+pub(super) struct Graph {
+    machine: Arc<Emulated>,
+    launches: Vec<Launch>,
+}
+
+impl Graph {
+    pub(super) fn change(&mut self, at: usize, launch: &Launch) -> Result<()> {
+        let found =
+            self.launches.get_mut(at).ok_or_else(|| Error::range(format!("launch {at} of a graph")))?;
+        *found = launch.clone();
+        Ok(())
+    }
+
+    pub(super) fn start(&self) -> Result<()> {
+        self.launches.iter().try_for_each(|launch| self.machine.launch(launch))
     }
 }
 
@@ -145,9 +162,9 @@ impl Bytes {
         self.start as u64
     }
 
-    pub(super) fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&self, at: usize, bytes: &[u8]) -> Result<()> {
         self.check(at, bytes.len())?;
-        // SAFETY: the bytes fit, and `&mut` keeps others away.
+        // SAFETY: the bytes fit, no kernel runs, and only the thread that took the buffer writes there.
         unsafe { self.start.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(())
     }

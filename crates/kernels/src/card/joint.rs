@@ -1,5 +1,7 @@
 //! What both attentions have in common on a card: a long text is walked in parts, and the parts are joined.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::{Arg, Buffer, Card, address_mut, count};
@@ -12,7 +14,7 @@ pub(crate) const PART: usize = 8;
 /// The output of an attention whose parts may be walked apart.
 pub(crate) struct Joint {
     pub(crate) out: Tensor,
-    partial: Option<Buffer>,
+    partial: Option<Arc<Buffer>>,
     queries: usize,
     d: usize,
     parts: usize,
@@ -30,7 +32,7 @@ impl Joint {
 
     /// Where parts are written: `[queries, parts, 2 + d]`.
     pub(crate) fn partial(&self) -> Arg<'static> {
-        self.partial.as_ref().map_or(Arg::Address(0), Buffer::address)
+        self.partial.as_ref().map_or(Arg::Address(0), |partial| partial.address())
     }
 
     /// The output, when every part is written.

@@ -1,5 +1,7 @@
 //! Products on a card: which kernel takes which rows, and what they are given.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use crate::card::{Arg, Buffer, Card, address, address_mut, count, start_mut};
@@ -17,9 +19,9 @@ struct Operands<'a> {
     x: &'a Tensor,
     m: usize,
     k: usize,
-    blocks: Option<Buffer>,
+    blocks: Option<Arc<Buffer>>,
     /// Numbers of sixteen bits and what scales their rows, by the weight's type.
-    rounded: Vec<(WeightType, [Buffer; 2])>,
+    rounded: Vec<(WeightType, [Arc<Buffer>; 2])>,
 }
 
 impl Operands<'_> {
@@ -33,16 +35,16 @@ impl Operands<'_> {
             unsafe { self.card.launch("quantise", [all.div_ceil(8), 1, 1], 256, &args) }?;
             self.blocks = Some(blocks);
         }
-        Ok(self.blocks.as_ref().map_or(Arg::Address(0), Buffer::address))
+        Ok(self.blocks.as_ref().map_or(Arg::Address(0), |blocks| blocks.address()))
     }
 
     /// Activations as numbers of `ty`, `[m, stride]`, and what scales each row.
     fn rounded(&mut self, ty: WeightType, stride: usize) -> Result<[Arg<'static>; 2]> {
         if let Some((_, found)) = self.rounded.iter().find(|(found, _)| *found == ty) {
-            return Ok(found.each_ref().map(Buffer::address));
+            return Ok(found.each_ref().map(|found| found.address()));
         }
         let made = [self.card.scratch(self.m * stride * 2)?, self.card.scratch(self.m * size_of::<f32>())?];
-        let [to, scales] = made.each_ref().map(Buffer::address);
+        let [to, scales] = made.each_ref().map(|made| made.address());
         let args = [address("x", self.x)?, to, scales, count(self.k), count(stride)];
         let kernel = if ty == WeightType::F16 { "round_f16" } else { "round_bf16" };
         // SAFETY: there is room for every row and its scale.

@@ -93,6 +93,7 @@ fn elementwise(pair: &Pair) -> Found {
             [
                 kernels.add(&a, &b).unwrap(),
                 kernels.add_bias(&a, &bias).unwrap(),
+                kernels.scale(&a, 0.3).unwrap(),
                 kernels.select(&a, &[m as u32 - 1, 0, 0].into()).unwrap(),
                 kernels.gate(&a, Some(&b), Activation::Silu).unwrap(),
                 kernels.gate(&a, Some(&b), Activation::GeluTanh).unwrap(),
