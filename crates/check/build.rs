@@ -1,4 +1,4 @@
-//! Lists the models that the binary carries: every fixture, and the smallest of those that are trained.
+//! Lists the models that the binary carries: every fixture, and the small ones of those that are trained.
 
 use std::env;
 use std::error::Error;
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders of models, and which of their models are carried; all where none is named.
-const FOLDERS: [(&str, &[&str]); 2] = [("fixtures", &[]), ("models/de-en", &["small"])];
+const FOLDERS: [(&str, &[&str]); 3] = [("fixtures", &[]), ("models/de-en", &["small"]), ("models", &["dst"])];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");

@@ -36,7 +36,8 @@ struct Case {
 /// A line of a trained model's goldens.
 #[derive(Deserialize)]
 struct Line {
-    de: String,
+    #[serde(alias = "de")]
+    context: String,
 }
 
 impl Folder {
@@ -85,7 +86,7 @@ fn prompts(folder: &Path) -> Result<Vec<Vec<Token>>> {
         .lines()
         .map(|line| {
             let line: Line = serde_json::from_str(line)?;
-            Ok(tokenizer.encode(&line.de, true)?)
+            Ok(tokenizer.encode(&line.context, true)?)
         })
         .collect()
 }
