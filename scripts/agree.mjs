@@ -8,6 +8,9 @@
  *
  * Greedy text after the same prompt tokens, 32 tokens, 20 prompts of its own or all of FILE's. The lead of each pick
  * over the runner-up tells a difference by rounding from a mistake. The cache is kept in half precision, as the peer's is.
+ *
+ * Who is right where the two differ? Beside each recorded text is the model's own, computed with the same weights in f32
+ * and nothing rounded (scripts/agree.py); how often either engine writes it is printed too.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import { fileURLToPath, pathToFileURL } from 'node:url'
@@ -93,12 +96,12 @@ async function compareSelf(name, cases) {
   }
 }
 
-/** Compares one model's texts and prints where each first differs; resolves to the number that agree. */
+/** Compares one model's texts and prints where each first differs. */
 async function compare(name, cases) {
   const { load } = await import('../esm/index.js')
   const model = await load(await modelPath(name), { device: 'cpu', threads: 2, contextLength: 1024, cacheType: 'f16' })
-  let agreed = 0
-  for (const { prompt, ids, tokens, leads } of cases) {
+  const count = { agreed: 0, exact: 0, peerExact: 0 }
+  for (const { prompt, ids, tokens, leads, exact } of cases) {
     const title = JSON.stringify(prompt.slice(0, 40))
     const mine = await model.tokenize(prompt)
     if (mine.join() !== ids.join()) {
@@ -106,14 +109,28 @@ async function compare(name, cases) {
       continue
     }
     const written = (await model.generate(prompt, { decoding: 'plain', maxTokens: TOKENS }).result).tokens
-    const length = Math.max(tokens.length, written.length)
-    const at = Array.from({ length }).findIndex((_, i) => tokens[i] !== written[i])
-    if (at < 0) agreed += 1
-    else console.log(`  ${title}: differs at ${at}: ${written[at] ?? 'end'} against ${tokens[at] ?? 'end'}, lead ${leads[at] ?? '–'}`)
+    if (exact) {
+      count.exact += Number(written.join() === exact.join())
+      count.peerExact += Number(tokens.join() === exact.join())
+    }
+    const at = firstDifference(written, tokens)
+    if (at < 0) {
+      count.agreed += 1
+      continue
+    }
+    const right = exact && firstDifference(exact.slice(0, at), tokens.slice(0, at)) < 0 ? `, unrounded ${exact[at] ?? 'end'}` : ''
+    console.log(`  ${title}: differs at ${at}: ${written[at] ?? 'end'} against ${tokens[at] ?? 'end'}, lead ${leads[at] ?? '–'}${right}`)
   }
   await model.dispose()
-  console.log(`${name}: ${agreed} of ${cases.length} agree`)
-  return agreed
+  console.log(`${name}: ${count.agreed} of ${cases.length} agree`)
+  if (cases.every(({ exact }) => exact)) {
+    console.log(`${name}: as without rounding ${count.exact} of ${cases.length}, the peer ${count.peerExact}`)
+  }
+}
+
+/** Where two texts first differ, -1 where they don't. */
+function firstDifference(a, b) {
+  return Array.from({ length: Math.max(a.length, b.length) }).findIndex((_, i) => a[i] !== b[i])
 }
 
 async function main(args) {
