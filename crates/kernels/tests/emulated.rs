@@ -41,6 +41,13 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
             mutation("integer.cu", "block->sums[1];", "block->sums[0];"),
             mutation("quantise.cu", "127.0f / greatest", "126.0f / greatest"),
             mutation("integer.cu", "plane >> t & 0x10101010u", "plane >> 1 & 0x10101010u"),
+            mutation("integer_many.cu", "await_copies<RING - 2>();", "await_copies<RING - 1>();"),
+            mutation("integer_many.cu", "is_there ? panel : 0", "panel % wide"),
+            mutation(
+                "quantise.cu",
+                "row < m ? x[at * BLOCK + lane] : 0.0f",
+                "row < m ? x[at * BLOCK] : 0.0f",
+            ),
         ],
     ),
     (

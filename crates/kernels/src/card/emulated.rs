@@ -32,6 +32,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "exp.cuh",
     "halves.cuh",
     "integer.cu",
+    "integer_many.cu",
     "kernels.cu",
     "kv.cu",
     "norm.cu",

@@ -83,8 +83,8 @@ impl Card {
         unsafe { self.launch_with(kernel, grid, threads, 0, args) }
     }
 
-    /// [`Card::launch`] of a kernel that takes so many bytes of shared memory beside those that it declares: the same
-    /// number every time.
+    /// [`Card::launch`] of a kernel that takes so many bytes of shared memory beside those that it declares, 99 KiB at
+    /// most; one that takes some takes some every time.
     ///
     /// # Safety
     /// As [`Card::launch`]; and they are as many as the kernel uses.
