@@ -161,7 +161,7 @@ fn run(options: &Options) -> Result<Report> {
     let Device { kernels, name, bandwidth } = options.device()?;
     let short = options.short;
     let (cpu, shapes) = (cpu()?, Shapes { short });
-    let mut report = Report::new(name, short, Some(options.output.clone()));
+    let mut report = Report::new(name, short, kernels.graphs(), Some(options.output.clone()));
     let folder = Folder::new()?;
     let mut models = folder.models(if short { 3 } else { 7 })?;
     for source in &options.models {

@@ -69,9 +69,10 @@ fn models(name: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in entries.map(Result::unwrap) {
         let file = entry.file_name().into_string().unwrap();
+        let kind = entry.path().extension().unwrap_or_default().to_owned();
         if entry.path().is_dir() {
             found.extend(models(&format!("{name}/{file}")));
-        } else if file.contains("model") && (file.ends_with(".safetensors") || file.ends_with(".gguf")) {
+        } else if file.contains("model") && (kind == "safetensors" || kind == "gguf") {
             found.push(name.to_owned());
         }
     }

@@ -10,7 +10,7 @@ use super::emulated;
 use super::recorder::{Launch, Recorder};
 use super::{Arg, Card, Machine};
 use crate::error::Result;
-use crate::pass::{Kind, Lease};
+use crate::pass::{Graphs, Kind, Lease};
 
 /// Launches that start as one.
 pub(super) enum Graph {
@@ -24,6 +24,11 @@ impl Card {
     /// Begins a pass of this thread: what it launches starts when something is downloaded or it ends.
     pub(crate) fn begin(&self, kind: Kind) -> Lease {
         self.recorder().begin(kind)
+    }
+
+    /// What is known of its graphs.
+    pub(crate) fn graphs(&self) -> Graphs {
+        self.recorder().graphs()
     }
 
     /// Ends this thread's pass.
@@ -51,7 +56,7 @@ impl Card {
             #[cfg(feature = "cuda")]
             Machine::Cuda(cuda) => cuda.graph(launches).map(Graph::Cuda),
             #[cfg(feature = "emulate")]
-            Machine::Emulated(it) => Ok(Graph::Emulated(it.graph(launches))),
+            Machine::Emulated(it) => it.graph(launches).map(Graph::Emulated),
         }
     }
 

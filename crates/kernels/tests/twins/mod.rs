@@ -6,7 +6,7 @@
 
 mod attention;
 #[path = "../sample/mod.rs"]
-mod sample;
+pub(crate) mod sample;
 
 use attention::{attend, shared};
 use candle_core::{Device, Tensor};
