@@ -58,6 +58,12 @@ fn everything_holds_on_this_cpu() {
             texts.iter().any(|check| check["name"].as_str().unwrap().starts_with(&format!("{model}, ")));
         assert!(is_there, "{model} is not carried");
     }
+    let exact: Vec<_> = list(&report, "checks").iter().filter(|check| check["section"] == "exact").collect();
+    for way in ["speculative", "bild"] {
+        let paired = format!("models/de-en/large, {way} with models/de-en/aligned");
+        let is_there = exact.iter().any(|check| check["name"].as_str().unwrap().starts_with(&paired));
+        assert!(is_there, "{paired} is not held against plain");
+    }
     for wanted in ["kernels    11 of 11 hold", "7B bf16: c(120)", "U 30, b 2, n_s 64: one copy"] {
         assert!(table.contains(wanted), "{wanted} is not in\n{table}");
     }

@@ -216,6 +216,15 @@ impl Kernels {
         Ok(None)
     }
 
+    /// Bytes of the device's memory that one operation takes beside operands and results, at most.
+    pub fn scratch(&self) -> usize {
+        #[cfg(feature = "card")]
+        if let Some(card) = &self.card {
+            return linear::scratch(card);
+        }
+        0
+    }
+
     /// Whether attention takes heads of so many channels.
     ///
     /// # Errors

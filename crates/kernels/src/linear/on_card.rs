@@ -138,7 +138,7 @@ impl Operands<'_> {
         let (rows, blocks) = (self.m.div_ceil(tile), self.card.processors());
         // What a block hands over: the sums of its last outputs, and those of chains whose first ones are another's.
         let slots = 1 + (rows * outputs * CHAINS).div_ceil(blocks).min(CHAINS - 1);
-        let handed = self.card.scratch(blocks * slots * tile * OUTPUTS * size_of::<f32>())?;
+        let handed = self.card.scratch(handed(blocks, slots, tile))?;
         let met = self.card.counters(rows * outputs)?;
         args.extend([count(rows), count(outputs), count(slots), handed.address(), met.address()]);
         let stages = if tall == 4 { 3 } else { 4 };
@@ -146,6 +146,16 @@ impl Operands<'_> {
         // SAFETY: x, the weights and their outputs have these sizes, and every block has its slots.
         unsafe { self.card.launch_with(kernel, [blocks, 1, 1], 256, shared, &args) }
     }
+}
+
+/// Bytes that so many blocks hand over: in each slot the sums of so many rows.
+fn handed(blocks: usize, slots: usize, rows: usize) -> usize {
+    blocks * slots * rows * OUTPUTS * size_of::<f32>()
+}
+
+/// Bytes that a product takes beside activations and results, at most: what blocks of the largest tile hand over.
+pub(crate) fn scratch(card: &Card) -> usize {
+    handed(card.processors(), CHAINS, MOST)
 }
 
 /// Products of one launch.
@@ -156,6 +166,9 @@ const FEW: usize = 16;
 
 /// Outputs that a block takes for more rows than that, where weights have sixteen bits.
 const OUTPUTS: usize = 128;
+
+/// Rows of such a block, at most.
+const MOST: usize = 128;
 
 /// Inputs that are copied at a time, and chains into which all are cut.
 const STEP: usize = 64;
