@@ -107,12 +107,12 @@ impl Operands<'_> {
     }
 
     /// The products of many rows with quantised weights: a block takes up to [`TALL`] tiles of rows and [`WIDE`] panels,
-    /// fewer panels where processors would have none.
+    /// fewer of both where processors would have none.
     fn many_quantised(&self, ty: WeightType, panels: usize, mut args: Vec<Arg<'_>>) -> Result<()> {
-        let tiles = self.m.div_ceil(TILE);
-        let rows = tiles.div_ceil(TALL);
+        let (tiles, processors) = (self.m.div_ceil(TILE), self.card.processors());
+        let rows = tiles.div_ceil(TALL).max((processors / panels).min(tiles));
         let tall = tiles.div_ceil(rows);
-        let wide = (8 * panels * rows / (7 * self.card.processors())).clamp(1, WIDE.min(BLOCK_WARPS / tall));
+        let wide = (8 * panels * rows / (7 * processors)).clamp(1, WIDE.min(BLOCK_WARPS / tall));
         args.extend([count(tall), count(wide), count(panels)]);
         let layout = UnitLayout::of(ty);
         let packed = STEP_BLOCKS / layout.blocks * layout.bytes();
