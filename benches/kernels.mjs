@@ -2,12 +2,12 @@
  * What a step of m rows costs: each product of some models against this machine's memory and arithmetic, and whole
  * models beside llama.cpp on the same file, turn by turn in one run.
  *
- *   npm run bench -- kernels [--models smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b] [--rounds 7] [--threads 2] [--products]
+ *   npm run bench -- kernels [--models smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b] [--rounds 7] [--threads 2] [--parts products,models,t5]
  *
  * A step scores m tokens behind a prefix of 64; the peer evaluates them in one batch with the scores of all. Prefill is
  * 512 tokens. Figures are medians over rounds; c(m) is t(m) / t(1). The decoder of T5-base's shape, with random weights
- * and a source of 64 tokens, is measured against the roofline: its weights read once, or its arithmetic done. `--products`
- * leaves the whole models out. A plot of the products' arithmetic against the roofline goes to benches/results/kernels.svg.
+ * and a source of 64 tokens, is measured against the roofline: its weights read once, or its arithmetic done, at what the
+ * memory and the cores gave in the same rounds. A plot of the products' arithmetic against the roofline goes to benches/results/kernels.svg.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { mkdir, writeFile } from 'node:fs/promises'
@@ -31,55 +31,80 @@ export async function run(args) {
       models: { type: 'string', default: 'smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b' },
       rounds: { type: 'string', default: '7' },
       threads: { type: 'string', default: '2' },
-      products: { type: 'boolean', default: false }
+      parts: { type: 'string', default: 'products,models,t5' }
     }
   })
   const [rounds, threads] = [values.rounds, values.threads].map(Number)
   const example = (crate, name) => ['run', '--release', '--quiet', '-p', crate, '--example', name, '--']
-  const table = execFileSync('cargo', [...example('trefoil-kernels', 'roofline'), String(threads), '--json'], {
-    cwd: ROOT,
-    encoding: 'utf8',
-    maxBuffer: 1 << 24
-  })
-  const products = JSON.parse(table)
-  printProducts(products)
-  await mkdir(new URL('./results/', import.meta.url), { recursive: true })
-  await writeFile(new URL('./results/kernels.svg', import.meta.url), plot(roofline(products)))
-
-  const models = {}
-  if (!values.products) {
+  const parts = values.parts.split(',')
+  const result = { shape: { rounds, threads, prefix: PREFIX, prefill: PREFILL } }
+  if (parts.includes('products')) {
+    const table = execFileSync('cargo', [...example('trefoil-kernels', 'roofline'), String(threads), '--json'], {
+      cwd: ROOT,
+      encoding: 'utf8',
+      maxBuffer: 1 << 24
+    })
+    result.products = JSON.parse(table)
+    printProducts(result.products)
+    await mkdir(new URL('./results/', import.meta.url), { recursive: true })
+    await writeFile(new URL('./results/kernels.svg', import.meta.url), plot(roofline(result.products)))
+  }
+  if (parts.includes('models')) {
+    result.models = {}
     const peer = await openPeer().catch((error) => console.log(`without a peer: ${error.message}`))
     for (const name of values.models.split(',')) {
       const path = await modelPath(name)
       const ours = await openSteps([...example('trefoil-models', 'steps'), path, String(threads), String(PREFIX)])
       const theirs = await peer?.open(path, { threads, contextSize: 1024 })
-      models[name] = await compare(ours, theirs, rounds)
+      result.models[name] = await compare(ours, theirs, rounds)
       ours.end()
       await theirs?.dispose()
-      printModel(name, models[name])
+      printModel(name, result.models[name])
     }
   }
-  const t5 = {}
-  if (!values.products) {
+  if (parts.includes('t5')) {
+    result.t5 = {}
+    const machine = await openSteps([...example('trefoil-kernels', 'roofline'), String(threads), '--serve'])
     for (const type of ['bf16', 'f32']) {
       const ours = await openSteps([...example('trefoil-models', 'steps'), await randomT5('t5-base', type), String(threads), String(PREFIX)])
-      t5[type] = againstRoofline(await compare(ours, undefined, rounds), type, products)
+      result.t5[type] = await againstRoofline(ours, machine, type, rounds)
       ours.end()
-      console.log(`T5-base ${type}, ms a step (× the roofline's)  ${t5[type].map(({ rows, ms, times }) => `${rows}: ${ms.toFixed(1)} (${times.toFixed(2)})`).join('  ')}`)
+      printSteps(type, result.t5[type])
     }
+    machine.end()
   }
-  return { shape: { rounds, threads, prefix: PREFIX, prefill: PREFILL }, products, models, t5 }
+  return result
 }
 
-/** Steps of T5-base's decoder beside the least that its products can take. */
-function againstRoofline(times, type, machine) {
+/** Steps of T5-base's decoder beside the least that its products can take on the machine of these very rounds. */
+async function againstRoofline(ours, machine, type, rounds) {
   const { d_model, d_kv, d_ff, layers, heads } = SHAPES['t5-base']
   const numbers = layers * (6 * heads * d_kv * d_model + 2 * d_model * d_ff) + VOCABULARY * d_model
   const product = { type, n: numbers, k: 1, bytes: numbers * (type === 'bf16' ? 2 : 4) }
-  return ROWS.map((rows) => ({ rows, ms: times[rows].ours, times: times[rows].ours / roof(machine, product, rows) }))
+  const asked = { memory: [], f32: [] }
+  const times = ROWS.map(() => [])
+  for (let round = -1; round < rounds; round += 1) {
+    for (const [at, rows] of ROWS.entries()) {
+      // The machine's own measurements have taken the caches and let the threads sleep.
+      await ours.time(rows)
+      const found = { ms: await ours.time(rows), memory: await machine.time('memory'), f32: await machine.time('f32') }
+      if (round < 0) continue
+      times[at].push(found.ms)
+      asked.memory.push(found.memory)
+      asked.f32.push(found.f32)
+    }
+  }
+  const bounds = { bandwidth: median(asked.memory), peak: { f32: median(asked.f32) } }
+  const steps = ROWS.map((rows, at) => ({ rows, ms: median(times[at]), times: median(times[at]) / roof(bounds, product, rows) }))
+  return { ...bounds, steps }
 }
 
-/** A child process that times steps on request. */
+function printSteps(type, { bandwidth, peak, steps }) {
+  const list = steps.map(({ rows, ms, times }) => `${rows}: ${ms.toFixed(1)} (${times.toFixed(2)})`)
+  console.log(`T5-base ${type}, memory ${bandwidth.toFixed(1)} GB/s, f32 ${peak.f32.toFixed(0)} GMAC/s; ms a step (times the roofline's)  ${list.join('  ')}`)
+}
+
+/** A child process that times on request. */
 async function openSteps(args) {
   const child = spawn('cargo', args, { cwd: ROOT, stdio: ['pipe', 'pipe', 'inherit'] })
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()

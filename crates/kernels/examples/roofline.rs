@@ -1,6 +1,9 @@
 //! What a product of m rows costs on this machine, against its memory and its arithmetic.
 //!
 //! `cargo run --release -p trefoil-kernels --example roofline [threads] [isa] [--json]`
+//!
+//! With `--serve` it answers each line that says `memory` or `f32` with one measurement of it, so that another program's
+//! times can be held against the machine as it was at that moment.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -65,21 +68,28 @@ const SHAPES: [Shape; 22] = [
 ];
 
 fn main() -> Result<()> {
-    let mut json = false;
+    let (mut json, mut serves) = (false, false);
     let mut threads = 2;
     let mut isa = Isa::detect();
     for arg in std::env::args().skip(1) {
         match arg.as_str() {
             "--json" => json = true,
+            "--serve" => serves = true,
             "portable" => isa = Isa::Portable,
             "avx2" => isa = Isa::Avx2,
             "neon" => isa = Isa::Neon,
             number => threads = number.parse().unwrap_or(threads),
         }
     }
+    let data = vec![1_u64; FOOTPRINT / 8];
+    if serves {
+        serve(threads, &data);
+        return Ok(());
+    }
     let kernels = Kernels::cpu_with(threads, isa)?;
-    let memory = bandwidth(threads);
-    let (int8, f32) = (peak(threads, peak::int8), peak(threads, peak::f32));
+    let memory = best(|| bandwidth(threads, &data));
+    let (int8, f32) = (best(|| peak(threads, peak::int8)), best(|| peak(threads, peak::f32)));
+    drop(data);
     let mut times = Vec::with_capacity(SHAPES.len());
     for shape in &SHAPES {
         times.push(measure(&kernels, shape)?);
@@ -158,35 +168,38 @@ fn print_row(name: &str, cells: [String; ROWS.len()]) {
     println!();
 }
 
-/// Bytes that `threads` cores can read a second, by summing, in units of 10⁹.
-fn bandwidth(threads: usize) -> f64 {
-    let data = vec![1_u64; FOOTPRINT / 8];
-    let mut best = f64::INFINITY;
-    for _ in 0..8 {
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            for part in data.chunks(data.len() / threads) {
-                scope.spawn(move || black_box(part.iter().fold(0, |a: u64, b| a.wrapping_add(*b))));
-            }
-        });
-        best = best.min(start.elapsed().as_secs_f64());
+fn serve(threads: usize, data: &[u64]) {
+    println!("ready");
+    for line in std::io::stdin().lines().map_while(std::result::Result::ok) {
+        println!("{}", if line == "memory" { bandwidth(threads, data) } else { peak(threads, peak::f32) });
     }
-    FOOTPRINT as f64 / best / 1e9
 }
 
-/// Products that `threads` cores can add a second, with all operands in registers, in units of 10⁹; `work` gives how
-/// many it did.
+/// The greatest of several measurements.
+fn best(measure: impl Fn() -> f64) -> f64 {
+    (0..8).map(|_| measure()).fold(0.0, f64::max)
+}
+
+/// Bytes of `data` that `threads` cores read a second, by summing, in units of 10⁹.
+fn bandwidth(threads: usize, data: &[u64]) -> f64 {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for part in data.chunks(data.len() / threads) {
+            scope.spawn(move || black_box(part.iter().fold(0, |a: u64, b| a.wrapping_add(*b))));
+        }
+    });
+    size_of_val(data) as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+/// Products that `threads` cores add a second, with all operands in registers, in units of 10⁹; `work` gives how many
+/// it did.
 fn peak(threads: usize, work: fn() -> u64) -> f64 {
-    let mut best = 0.0_f64;
-    for _ in 0..8 {
-        let start = Instant::now();
-        let done: u64 = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().map(|worker| worker.join().unwrap_or(0)).sum()
-        });
-        best = best.max(done as f64 / start.elapsed().as_secs_f64() / 1e9);
-    }
-    best
+    let start = Instant::now();
+    let done: u64 = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap_or(0)).sum()
+    });
+    done as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
 #[cfg(target_arch = "x86_64")]

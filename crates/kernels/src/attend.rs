@@ -11,14 +11,16 @@
 #[cfg(feature = "card")]
 mod on_card;
 
+use std::mem::MaybeUninit;
+
 use candle_core::Tensor;
 use half::{bf16, f16};
 
 use crate::Kernels;
 use crate::error::{Error, Result};
-use crate::flat::{Flat, dims, equal, tensor, zeros};
+use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::isa::Work;
-use crate::kv::{KvStore, PAGE, staged};
+use crate::kv::{KvStore, PAGE, Side, staged};
 use crate::lanes::Lanes;
 use crate::pool::Parts;
 use crate::sight::Sight;
@@ -41,7 +43,7 @@ struct Step<'a, T> {
     heads: usize,
     kv_heads: usize,
     d: usize,
-    out: Parts<'a, f32>,
+    out: Parts<'a, MaybeUninit<f32>>,
 }
 
 /// Rows `first..first + count` with key head `head`.
@@ -123,12 +125,8 @@ impl<T: Stored> Gathered<T> {
         for (slot, &staged) in (committed + common..).zip(&path[common..]) {
             let at = (staged as usize * step.kv_heads + head) * d;
             let [k, v] = step.staged.map(|rows| &rows[at..at + d]);
-            for (x, to) in k.iter().zip(self.k[slot..].iter_mut().step_by(PAGE)) {
-                *to = T::narrow(*x);
-            }
-            for (x, to) in v.iter().zip(&mut self.v[slot * d..]) {
-                *to = T::narrow(*x);
-            }
+            Side::Keys.put(k, &mut self.k, slot);
+            Side::Values.put(v, &mut self.v, slot);
             self.path.push(staged);
         }
     }
@@ -289,7 +287,7 @@ impl Kernels {
             (Flat::new("q", q)?, Flat::new("staged keys", staged_k)?, Flat::new("staged values", staged_v)?);
         let (pages_k, pages_v) =
             (Flat::<T>::of("the key store", &store.k)?, Flat::<T>::of("the value store", &store.v)?);
-        let mut out = zeros(m * heads * d)?;
+        let mut out = room(m * heads * d)?;
         let step = Step {
             q: q.values(),
             staged: [k.values(), v.values()],
@@ -309,7 +307,8 @@ impl Kernels {
             let (first, head) = (i / kv_heads * rows, i % kv_heads);
             self.found().run(Attend { step: &step, first, count: rows.min(m - first), head });
         })?;
-        tensor(out, &[m, heads * d])
+        // SAFETY: the tasks have every row and head, and each writes what it has.
+        tensor(unsafe { written(out) }, &[m, heads * d])
     }
 }
 

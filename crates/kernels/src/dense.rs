@@ -1,34 +1,49 @@
 //! The product with dense weights, in f32: one fused multiply-add for each input, in order.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::Kernels;
 use crate::error::Result;
-use crate::flat::zeros;
+use crate::flat::{room, written};
 use crate::formats::WeightType;
 use crate::isa::{Found, Work};
 use crate::lanes::{LANES, Lanes};
 use crate::linear::Product;
 use crate::pool::Parts;
 
-/// Panels that are walked side by side at most; tasks have whole groups of so many.
-pub(crate) const SIDE: usize = 4;
+/// Panels that are walked side by side at most.
+const SIDE: usize = 4;
 
 /// Panels that are walked side by side where there are many rows.
 const PAIR: usize = 2;
 
-/// Inputs whose weights are unpacked at a time: with [`BAND`] rows of sums and of activations they fit a first-level cache.
-const DEEP: usize = 128;
+/// Inputs that are walked at a time for one tile after the other: their weights stay in a first-level cache.
+const DEEP: usize = 384;
 
-/// Rows that share unpacked weights.
+/// Rows of tiles that are walked in turn: their sums stay there too.
 const BAND: usize = 64;
+
+/// Bytes that are fetched together.
+const LINE: usize = 64;
 
 /// Activations as the kernel walks them.
 pub(crate) enum Rows<'a> {
     /// So few that all their sums stay in registers: `[m, k]`.
     Few { x: &'a [f32], m: usize },
-    /// Tiles of about as many rows each, of which a tile is `[k, rows]`: what is multiplied together lies together.
+    /// Tiles of about as many rows each, of which a tile is `[k, rows]`: what is multiplied together lies together, and
+    /// so do the tiles' parts of every [`DEEP`] inputs, which are walked in turn.
     Many { x: Vec<f32>, m: usize, tiles: usize },
+}
+
+impl Rows<'_> {
+    /// Panels that are walked side by side, at most: tasks have whole groups of so many.
+    pub(crate) fn side(&self) -> usize {
+        match self {
+            Self::Few { m: 1..=4, .. } => SIDE,
+            _ => PAIR,
+        }
+    }
 }
 
 /// Rows whose sums stay in registers.
@@ -60,34 +75,43 @@ impl Kernels {
         if tiles <= 1 {
             return Ok(Rows::Few { x, m });
         }
-        let mut packed = zeros(x.len())?;
+        let mut packed = room(x.len())?;
         let parts = Parts::new(&mut packed);
         self.pool().run(tiles, &|at| {
             let rows = tile(m, tiles, at);
-            // SAFETY: tiles are disjoint.
-            let out = unsafe { parts.part(rows.start * k, rows.len() * k) };
             let x = &x[rows.start * k..rows.end * k];
             match rows.len() {
-                2 => interleave::<2>(x, out),
-                3 => interleave::<3>(x, out),
-                4 => interleave::<4>(x, out),
-                5 => interleave::<5>(x, out),
-                6 => interleave::<6>(x, out),
-                7 => interleave::<7>(x, out),
-                _ => interleave::<8>(x, out),
+                2 => interleave::<2>(x, &parts, rows.start, m),
+                3 => interleave::<3>(x, &parts, rows.start, m),
+                4 => interleave::<4>(x, &parts, rows.start, m),
+                5 => interleave::<5>(x, &parts, rows.start, m),
+                6 => interleave::<6>(x, &parts, rows.start, m),
+                7 => interleave::<7>(x, &parts, rows.start, m),
+                _ => interleave::<8>(x, &parts, rows.start, m),
             }
         })?;
-        Ok(Rows::Many { x: packed, m, tiles })
+        // SAFETY: the tiles have every row, and each writes all of its inputs.
+        Ok(Rows::Many { x: unsafe { written(packed) }, m, tiles })
     }
 }
 
-/// `[R, k]` to `[k, R]`.
-fn interleave<const R: usize>(x: &[f32], out: &mut [f32]) {
+/// Where a tile's part of the inputs from `first` on begins, `depth` of them; `start` is its first row of `m`.
+fn place(first: usize, depth: usize, start: usize, m: usize) -> usize {
+    first * m + start * depth
+}
+
+/// A tile, `[R, k]`, whose first row is `start`, into its parts, each `[depth, R]`.
+fn interleave<const R: usize>(x: &[f32], parts: &Parts<'_, MaybeUninit<f32>>, start: usize, m: usize) {
     let k = x.len() / R;
-    let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * k..(r + 1) * k]);
-    for (i, out) in out.as_chunks_mut::<R>().0[..k].iter_mut().enumerate() {
-        for (to, row) in out.iter_mut().zip(rows) {
-            *to = row[i];
+    for first in (0..k).step_by(DEEP) {
+        let depth = DEEP.min(k - first);
+        let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * k + first..][..depth]);
+        // SAFETY: tiles have disjoint parts.
+        let out = unsafe { parts.part(place(first, depth, start, m), depth * R) };
+        for (i, out) in out.as_chunks_mut::<R>().0[..depth].iter_mut().enumerate() {
+            for (to, row) in out.iter_mut().zip(rows) {
+                to.write(row[i]);
+            }
         }
     }
 }
@@ -98,12 +122,6 @@ struct Dense<'a, const TY: usize> {
     rows: &'a Rows<'a>,
     first: usize,
     count: usize,
-}
-
-/// Weights of some inputs, unpacked, and the sums of a band of rows up to there; for `S` panels.
-struct Scratch<const S: usize> {
-    weights: [[[f32; LANES]; S]; DEEP],
-    sums: [[[f32; LANES]; S]; BAND],
 }
 
 impl<const TY: usize> Work for Dense<'_, TY> {
@@ -131,12 +149,11 @@ impl<const TY: usize> Work for Dense<'_, TY> {
             },
             Rows::Many { ref x, m, tiles } => {
                 let whole = self.count / PAIR * PAIR;
-                let mut scratch = Scratch::new();
                 for at in (0..whole).step_by(PAIR) {
-                    self.many::<L, PAIR>(l, x, [m, tiles], self.first + at, &mut scratch);
+                    self.many::<L, PAIR>(l, x, [m, tiles], self.first + at);
                 }
                 if whole < self.count {
-                    self.many::<L, 1>(l, x, [m, tiles], self.first + whole, &mut Scratch::new());
+                    self.many::<L, 1>(l, x, [m, tiles], self.first + whole);
                 }
             }
         }
@@ -164,13 +181,16 @@ impl<const TY: usize> Dense<'_, TY> {
         let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * k..(r + 1) * k]);
         let sides = self.sides::<S>(at);
         // What comes next, in this task or the thread's next one, is fetched while these are multiplied: with several
-        // rows the hardware's own look-ahead is too short.
+        // rows the hardware's own look-ahead is too short. With few it does the most, and wants a hint.
+        let lines = const { if R > 4 { (S * unit::<TY>()).div_ceil(LINE) } else { 1 } };
         let next = self.next(at, S);
         let mut sums = [[l.splat(0.0); S]; R];
         let unit = const { unit::<TY>() };
         for i in 0..k {
-            if let Some(next) = next.get(i * S * unit..) {
-                l.prefetch(next);
+            for line in 0..lines {
+                if let Some(next) = next.get(i * S * unit + line * LINE..) {
+                    l.prefetch(next);
+                }
             }
             let mut w = [l.splat(0.0); S];
             for (w, side) in w.iter_mut().zip(sides) {
@@ -193,17 +213,11 @@ impl<const TY: usize> Dense<'_, TY> {
         }
     }
 
-    /// `S` panels from panel `at` on: some inputs' weights are unpacked once for a band of rows, and multiplied with one
-    /// tile after the other. Sums rest in memory between, which rounds nothing.
+    /// `S` panels from panel `at` on: some inputs' weights are multiplied with one tile of a band after the other. Sums
+    /// rest in memory between, which rounds nothing. Each tile unpacks the weights anew: to keep them unpacked would cost
+    /// a store a vector, which is more.
     #[inline(always)]
-    fn many<L: Lanes, const S: usize>(
-        &self,
-        l: L,
-        x: &[f32],
-        [m, tiles]: [usize; 2],
-        at: usize,
-        scratch: &mut Scratch<S>,
-    ) {
+    fn many<L: Lanes, const S: usize>(&self, l: L, x: &[f32], [m, tiles]: [usize; 2], at: usize) {
         let k = self.product.weight.k();
         let unit = const { unit::<TY>() };
         let sides = self.sides::<S>(at);
@@ -211,38 +225,35 @@ impl<const TY: usize> Dense<'_, TY> {
         for low in (0..tiles).step_by(band) {
             let band = low..tiles.min(low + band);
             let (start, end) = (tile(m, tiles, low).start, tile(m, tiles, band.end - 1).end);
-            let Scratch { weights, sums } = &mut *scratch;
+            let mut sums = [[[0.0; LANES]; S]; BAND];
             let sums = &mut sums[..end - start];
-            sums.fill([[0.0; LANES]; S]);
             for first in (0..k).step_by(DEEP) {
                 let depth = DEEP.min(k - first);
-                let weights = &mut weights[..depth];
-                // What is unpacked after the next block is fetched meanwhile, each tile its share.
-                let soon = first + 2 * DEEP;
-                let ahead: [&[u8]; S] = match low {
-                    0 if soon < k => sides.map(|side| &side[soon * unit..]),
+                // The next block of weights is fetched meanwhile, each tile its share.
+                let soon = first + depth;
+                let (ahead, length): ([&[u8]; S], _) = match low {
+                    0 if soon < k => (sides.map(|side| &side[soon * unit..]), DEEP.min(k - soon)),
                     0 => {
                         let next = self.next(at, S);
-                        let place = |s| s * self.product.weight.panel_bytes() + (soon - k) * unit;
-                        std::array::from_fn(|s| next.get(place(s)..).unwrap_or(&[]))
+                        let place = |s| s * self.product.weight.panel_bytes();
+                        (std::array::from_fn(|s| next.get(place(s)..).unwrap_or(&[])), DEEP.min(k))
                     }
-                    _ => [&[]; S],
+                    _ => ([&[]; S], 0),
                 };
-                let step = unit / band.len();
+                let step = (length * unit).div_ceil(depth * band.len());
                 for (share, rows) in band.clone().map(|at| tile(m, tiles, at)).enumerate() {
                     let ahead = Ahead { bytes: ahead, start: share * depth * step, step };
-                    let x = &x[rows.start * k + first * rows.len()..][..depth * rows.len()];
+                    let x = &x[place(first, depth, rows.start, m)..][..depth * rows.len()];
                     let sums = &mut sums[rows.start - start..rows.end - start];
-                    let packed =
-                        if share == 0 { Some(sides.map(|side| &side[first * unit..])) } else { None };
+                    let packed = sides.map(|side| &side[first * unit..]);
                     match rows.len() {
-                        2 => multiply::<L, TY, 2, S>(l, x, packed, weights, ahead, sums),
-                        3 => multiply::<L, TY, 3, S>(l, x, packed, weights, ahead, sums),
-                        4 => multiply::<L, TY, 4, S>(l, x, packed, weights, ahead, sums),
-                        5 => multiply::<L, TY, 5, S>(l, x, packed, weights, ahead, sums),
-                        6 => multiply::<L, TY, 6, S>(l, x, packed, weights, ahead, sums),
-                        7 => multiply::<L, TY, 7, S>(l, x, packed, weights, ahead, sums),
-                        _ => multiply::<L, TY, 8, S>(l, x, packed, weights, ahead, sums),
+                        2 => multiply::<L, TY, 2, S>(l, x, packed, ahead, sums),
+                        3 => multiply::<L, TY, 3, S>(l, x, packed, ahead, sums),
+                        4 => multiply::<L, TY, 4, S>(l, x, packed, ahead, sums),
+                        5 => multiply::<L, TY, 5, S>(l, x, packed, ahead, sums),
+                        6 => multiply::<L, TY, 6, S>(l, x, packed, ahead, sums),
+                        7 => multiply::<L, TY, 7, S>(l, x, packed, ahead, sums),
+                        _ => multiply::<L, TY, 8, S>(l, x, packed, ahead, sums),
                     }
                 }
             }
@@ -273,12 +284,6 @@ impl<const TY: usize> Dense<'_, TY> {
     }
 }
 
-impl<const S: usize> Scratch<S> {
-    fn new() -> Self {
-        Self { weights: [[[0.0; LANES]; S]; DEEP], sums: [[[0.0; LANES]; S]; BAND] }
-    }
-}
-
 /// What a tile fetches: a step of bytes for each input, from `start` on.
 #[derive(Clone, Copy)]
 struct Ahead<'a, const S: usize> {
@@ -298,14 +303,12 @@ impl<const S: usize> Ahead<'_, S> {
     }
 }
 
-/// Goes on with the sums of a tile of `R` rows; `x` is `[k, R]`. The tile that is given `packed` weights unpacks them for
-/// the others on its way, where arithmetic leaves time for it.
+/// Goes on with the sums of a tile of `R` rows; `x` is `[k, R]`.
 #[inline(always)]
 fn multiply<L: Lanes, const TY: usize, const R: usize, const S: usize>(
     l: L,
     x: &[f32],
-    packed: Option<[&[u8]; S]>,
-    weights: &mut [[[f32; LANES]; S]],
+    packed: [&[u8]; S],
     ahead: Ahead<'_, S>,
     sums: &mut [[[f32; LANES]; S]],
 ) {
@@ -317,26 +320,14 @@ fn multiply<L: Lanes, const TY: usize, const R: usize, const S: usize>(
             *kept = l.load(sum);
         }
     }
-    if let Some(packed) = packed {
-        let unit = const { unit::<TY>() };
-        for (i, (x, weights)) in x.iter().zip(weights).enumerate() {
-            ahead.fetch(l, i);
-            let mut w = [l.splat(0.0); S];
-            for ((w, packed), unpacked) in w.iter_mut().zip(packed).zip(weights) {
-                *w = load::<L, TY>(l, &packed[i * unit..(i + 1) * unit]);
-                l.store(*w, unpacked);
-            }
-            add(l, x, w, &mut kept);
+    let unit = const { unit::<TY>() };
+    for (i, x) in x.iter().enumerate() {
+        ahead.fetch(l, i);
+        let mut w = [l.splat(0.0); S];
+        for (w, packed) in w.iter_mut().zip(packed) {
+            *w = load::<L, TY>(l, &packed[i * unit..(i + 1) * unit]);
         }
-    } else {
-        for (i, (x, weights)) in x.iter().zip(weights).enumerate() {
-            ahead.fetch(l, i);
-            let mut w = [l.splat(0.0); S];
-            for (w, unpacked) in w.iter_mut().zip(weights) {
-                *w = l.load(unpacked);
-            }
-            add(l, x, w, &mut kept);
-        }
+        add(l, x, w, &mut kept);
     }
     for (kept, sums) in kept.iter().zip(sums) {
         for (kept, sum) in kept.iter().zip(sums) {

@@ -1,5 +1,7 @@
 //! Operations on single numbers: residual sums, biases and the feed-forward's gate.
 
+use std::mem::MaybeUninit;
+
 use candle_core::Tensor;
 use candle_core::cpu::erf::erf_f64;
 
@@ -8,7 +10,7 @@ use crate::Kernels;
 use crate::card::{Arg, Card, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::exp::{gelu_tanh, silu};
-use crate::flat::{Flat, dims, equal, tensor};
+use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
 use crate::pool::Parts;
@@ -40,7 +42,7 @@ struct Gate<'a> {
     x: &'a [f32],
     up: Option<&'a [f32]>,
     activation: Activation,
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 #[inline(always)]
@@ -78,7 +80,9 @@ impl Work for Gate<'_> {
             }
             let mut result = [0.0; LANES];
             l.store(l.mul(activate(l, self.activation, l.load(&x)), l.load(&up)), &mut result);
-            out.copy_from_slice(&result[..out.len()]);
+            for (to, x) in out.iter_mut().zip(result) {
+                to.write(x);
+            }
         }
     }
 }
@@ -111,8 +115,20 @@ impl Kernels {
             return each(card, "add", a, &[address("a", a)?, address("b", b)?], &[]);
         }
         let (left, right) = (Flat::new("a", a)?, Flat::new("b", b)?);
-        let sum = left.values().iter().zip(right.values()).map(|(a, b)| a + b).collect();
-        tensor(sum, a.dims())
+        let (left, right) = (left.values(), right.values());
+        let mut sum = room(left.len())?;
+        let parts = Parts::new(&mut sum);
+        let (count, step) = stretches(left.len(), 1, self.threads());
+        self.pool().run(count, &|i| {
+            let (from, to) = (i * step, left.len().min((i + 1) * step));
+            // SAFETY: stretches are disjoint.
+            let sum = unsafe { parts.part(from, to - from) };
+            for ((sum, a), b) in sum.iter_mut().zip(&left[from..to]).zip(&right[from..to]) {
+                sum.write(a + b);
+            }
+        })?;
+        // SAFETY: the stretches have every number.
+        tensor(unsafe { written(sum) }, a.dims())
     }
 
     /// x · factor.
@@ -168,7 +184,7 @@ impl Kernels {
         let values = Flat::new("the gate", gate)?;
         let up = up.map(|up| Flat::new("up", up)).transpose()?;
         let (values, up) = (values.values(), up.as_ref().map(Flat::values));
-        let mut out = vec![0.0; values.len()];
+        let mut out = room(values.len())?;
         let parts = Parts::new(&mut out);
         // Whole vectors a task: which lane a number stands in depends on the number alone.
         let vectors = values.len().div_ceil(LANES);
@@ -181,7 +197,8 @@ impl Kernels {
             let up = up.map(|up| &up[from..to]);
             self.found().run(Gate { x: &values[from..to], up, activation, out });
         })?;
-        tensor(out, gate.dims())
+        // SAFETY: the stretches have every number.
+        tensor(unsafe { written(out) }, gate.dims())
     }
 }
 

@@ -105,6 +105,13 @@ pub(crate) fn room(count: usize) -> Result<Vec<MaybeUninit<f32>>> {
     Ok(room)
 }
 
+/// Zeros in a part of a [`room`].
+pub(crate) fn cleared(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    part.fill(MaybeUninit::new(0.0));
+    // SAFETY: all of them are numbers now, and lie as numbers do.
+    unsafe { &mut *(std::ptr::from_mut(part) as *mut [f32]) }
+}
+
 /// The numbers in a [`room`].
 ///
 /// # Safety

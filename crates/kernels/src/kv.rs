@@ -14,6 +14,7 @@ use crate::Kernels;
 use crate::card::{Card, Change, LAYERS, start, start_mut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{check, dims, equal, tensor, zeros};
+use crate::lanes::LANES;
 use crate::stored::{CacheType, Stored};
 
 /// Positions a page.
@@ -94,11 +95,30 @@ impl KvStore {
     }
 }
 
-/// Which index of a page runs fastest.
+/// A tile's keys, `[d, PAGE]`, or its values, `[PAGE, d]`.
 #[derive(Clone, Copy)]
-enum Side {
+pub(crate) enum Side {
     Keys,
     Values,
+}
+
+impl Side {
+    /// Puts a position's numbers, `[d]`, into a slot of a tile, rounded to what the tile keeps.
+    pub(crate) fn put<T: Stored>(self, x: &[f32], tile: &mut [T], slot: usize) {
+        match self {
+            Self::Keys => {
+                let mut kept = [T::default(); LANES];
+                for (x, channels) in x.chunks(LANES).zip(tile.chunks_mut(LANES * PAGE)) {
+                    let kept = &mut kept[..x.len()];
+                    T::narrow(x, kept);
+                    for (kept, to) in kept.iter().zip(channels[slot..].iter_mut().step_by(PAGE)) {
+                        *to = *kept;
+                    }
+                }
+            }
+            Self::Values => T::narrow(x, &mut tile[slot * x.len()..][..x.len()]),
+        }
+    }
 }
 
 /// Copies staged rows, `[m, heads, d]`, into their slots, rounded to what the store keeps.
@@ -142,18 +162,7 @@ impl Write<'_> {
             for h in 0..heads {
                 let source = &staged[(row * heads + h) * d..][..d];
                 let target = &mut store[(page * heads + h) * d * PAGE..][..d * PAGE];
-                match self.side {
-                    Side::Keys => {
-                        for (x, to) in source.iter().zip(target[offset..].iter_mut().step_by(PAGE)) {
-                            *to = T::narrow(*x);
-                        }
-                    }
-                    Side::Values => {
-                        for (x, to) in source.iter().zip(&mut target[offset * d..]) {
-                            *to = T::narrow(*x);
-                        }
-                    }
-                }
+                self.side.put(source, target, offset);
             }
         }
         Ok(())

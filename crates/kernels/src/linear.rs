@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use candle_core::Tensor;
 
 use crate::Kernels;
-use crate::dense::{SIDE, dense};
+use crate::dense::{Rows, dense};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::formats::WeightType;
@@ -132,7 +132,8 @@ impl Kernels {
             .zip(weights)
             .map(|(out, weight)| Product { weight, out: Parts::new(out) })
             .collect();
-        let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product)).collect();
+        let side = rows.as_ref().map_or(1, Rows::side);
+        let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product, side)).collect();
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
             match &rows {
@@ -166,14 +167,16 @@ impl Kernels {
         Ok(blocks)
     }
 
-    /// Cuts a product into tasks: stretches of panels, each as its first panel and their number.
+    /// Cuts a product into tasks: stretches of panels, each as its first panel and their number, where the product is a
+    /// dense one in groups of `side`.
     fn stretches<'a>(
         &self,
         product: &'a Product<'a>,
+        side: usize,
     ) -> impl Iterator<Item = (&'a Product<'a>, usize, usize)> {
         let panels = product.weight.n().div_ceil(LANES);
         let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads())).max(1);
-        let step = if product.weight.ty().is_dense() { step.next_multiple_of(SIDE) } else { step };
+        let step = if product.weight.ty().is_dense() { step.next_multiple_of(side) } else { step };
         (0..panels).step_by(step).map(move |first| (product, first, step.min(panels - first)))
     }
 

@@ -1,5 +1,7 @@
 //! Root-mean-square normalisation: y = x / √(mean(x²) + ε) · weight, over the last dimension.
 
+use std::mem::MaybeUninit;
+
 use candle_core::Tensor;
 
 #[cfg(feature = "card")]
@@ -7,7 +9,7 @@ use crate::card::{Arg, Card, address, address_mut, count};
 #[cfg(feature = "card")]
 use crate::elementwise::same;
 use crate::error::{Error, Result};
-use crate::flat::{Flat, dims, equal, tensor};
+use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
 use crate::pool::Parts;
@@ -17,7 +19,7 @@ struct Norm<'a> {
     x: &'a [f32],
     weight: &'a [f32],
     eps: f32,
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 impl Work for Norm<'_> {
@@ -39,7 +41,7 @@ impl Work for Norm<'_> {
             squares = l.fma(v, v, squares);
             let scale = 1.0 / (l.sum(squares) / width as f32 + self.eps).sqrt();
             for ((out, x), weight) in out.iter_mut().zip(x).zip(self.weight) {
-                *out = x * scale * weight;
+                out.write(x * scale * weight);
             }
         }
     }
@@ -61,7 +63,7 @@ impl Kernels {
         }
         let (values, weight) = (Flat::new("x", x)?, Flat::new("the norm's weight", weight)?);
         let (values, weight) = (values.values(), weight.values());
-        let mut out = vec![0.0; values.len()];
+        let mut out = room(values.len())?;
         let parts = Parts::new(&mut out);
         let rows = values.len() / width;
         let (count, step) = stretches(rows, width, self.threads());
@@ -71,7 +73,8 @@ impl Kernels {
             let out = unsafe { parts.part(from, to - from) };
             self.found().run(Norm { x: &values[from..to], weight, eps, out });
         })?;
-        tensor(out, x.dims())
+        // SAFETY: the stretches have every row.
+        tensor(unsafe { written(out) }, x.dims())
     }
 
     /// x + y and its normalisation, as [`Kernels::add`] and [`Kernels::rms_norm`] make them.

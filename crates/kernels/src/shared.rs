@@ -4,6 +4,7 @@
 //! Rows of every branch fold into the query axis, so keys and values are read once a head and
 //! block of rows, whatever the number of branches. The rows of several documents share one job.
 
+use std::mem::MaybeUninit;
 #[cfg(feature = "card")]
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -16,9 +17,9 @@ use crate::attend::{bias_width, grouped};
 #[cfg(feature = "card")]
 use crate::card::{Arg, Buffer, Card, Joint, PART, Shape, address, address_mut, count};
 use crate::error::{Error, Result};
-use crate::flat::{Flat, dims, equal, tensor, zeros};
+use crate::flat::{Flat, dims, equal, room, tensor, written, zeros};
 use crate::isa::Work;
-use crate::kv::PAGE;
+use crate::kv::{PAGE, Side};
 use crate::lanes::Lanes;
 use crate::pool::Parts;
 use crate::stored::{CacheType, Stored};
@@ -60,13 +61,8 @@ fn packed<T: Stored>(sides: [&[f32]; 2], [n, heads, d]: [usize; 3]) -> Result<[V
     for (i, (keys, values)) in keys.zip(values).enumerate() {
         let (position, head) = (i / heads, i % heads);
         let tile = (head * tiles + position / PAGE) * PAGE * d;
-        let slot = position % PAGE;
-        for (x, to) in keys.iter().zip(k[tile + slot..].iter_mut().step_by(PAGE)) {
-            *to = T::narrow(*x);
-        }
-        for (x, to) in values.iter().zip(&mut v[tile + slot * d..]) {
-            *to = T::narrow(*x);
-        }
+        Side::Keys.put(keys, &mut k[tile..], position % PAGE);
+        Side::Values.put(values, &mut v[tile..], position % PAGE);
     }
     Ok([k, v])
 }
@@ -160,7 +156,7 @@ struct Shared<'a, T> {
     /// `[heads, width]` and the rows' positions.
     bias: Option<(&'a [f32], usize, &'a [u32])>,
     heads: usize,
-    out: &'a Parts<'a, f32>,
+    out: &'a Parts<'a, MaybeUninit<f32>>,
     rows: &'a [u32],
     head: usize,
 }
@@ -297,7 +293,7 @@ impl Kernels {
             (values, values.len() / table.dims()[0], &positions[..])
         });
         let q = Flat::new("q", q)?;
-        let mut out = zeros(m * heads * d)?;
+        let mut out = room(m * heads * d)?;
         let (q, parts) = (q.values(), Parts::new(&mut out));
         let most = (m * heads / (2 * self.threads())).clamp(1, ROWS);
         let blocks: Vec<(&SharedKv, &[u32])> = documents
@@ -331,7 +327,8 @@ impl Kernels {
                 Place::Card(_) => {}
             }
         })?;
-        tensor(out, &[m, heads * d])
+        // SAFETY: every row is some document's, and the tasks have every row and head.
+        tensor(unsafe { written(out) }, &[m, heads * d])
     }
 }
 

@@ -1,6 +1,7 @@
 //! Numbers as a cache keeps them: whole, or rounded to half the bytes.
 
 use candle_core::{CpuStorage, DType, WithDType};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
@@ -48,8 +49,8 @@ impl CacheType {
 
 /// A number that a cache keeps. Zero bytes are zero.
 pub(crate) trait Stored: WithDType + Default {
-    /// The nearest kept number, ties to even.
-    fn narrow(x: f32) -> Self;
+    /// The nearest kept numbers, ties to even; `to` is as long as `x`.
+    fn narrow(x: &[f32], to: &mut [Self]);
     fn wide(self) -> f32;
     /// Sixteen of them, widened.
     fn lanes<L: Lanes>(l: L, x: &[Self; LANES]) -> L::F;
@@ -58,9 +59,8 @@ pub(crate) trait Stored: WithDType + Default {
 }
 
 impl Stored for f32 {
-    #[inline(always)]
-    fn narrow(x: f32) -> Self {
-        x
+    fn narrow(x: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(x);
     }
     #[inline(always)]
     fn wide(self) -> f32 {
@@ -76,9 +76,8 @@ impl Stored for f32 {
 }
 
 impl Stored for f16 {
-    #[inline(always)]
-    fn narrow(x: f32) -> Self {
-        Self::from_f32(x)
+    fn narrow(x: &[f32], to: &mut [Self]) {
+        to.convert_from_f32_slice(x);
     }
     #[inline(always)]
     fn wide(self) -> f32 {
@@ -94,9 +93,8 @@ impl Stored for f16 {
 }
 
 impl Stored for bf16 {
-    #[inline(always)]
-    fn narrow(x: f32) -> Self {
-        Self::from_f32(x)
+    fn narrow(x: &[f32], to: &mut [Self]) {
+        to.convert_from_f32_slice(x);
     }
     #[inline(always)]
     fn wide(self) -> f32 {

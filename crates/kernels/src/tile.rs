@@ -8,7 +8,10 @@
 //! # Source
 //! Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
 
+use std::mem::MaybeUninit;
+
 use crate::exp::exp;
+use crate::flat::cleared;
 use crate::kv::PAGE;
 use crate::lanes::{LANES, Lanes};
 use crate::stored::Stored;
@@ -77,9 +80,9 @@ pub(crate) struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// `out` must hold zeros.
-    pub(crate) fn new(q: &'a [f32], out: &'a mut [f32], bias: Option<Bias<'a>>) -> Self {
-        Self { q, out, bias, greatest: f32::NEG_INFINITY, total: 0.0, from: 0, to: 0 }
+    /// * `out`: what becomes the result; it may hold anything yet
+    pub(crate) fn new(q: &'a [f32], out: &'a mut [MaybeUninit<f32>], bias: Option<Bias<'a>>) -> Self {
+        Self { q, out: cleared(out), bias, greatest: f32::NEG_INFINITY, total: 0.0, from: 0, to: 0 }
     }
 
     pub(crate) fn finish(self) {

@@ -128,6 +128,26 @@ fn a_row_does_not_depend_on_its_neighbours() {
     }
 }
 
+/// Many rows are walked in bands, tiles and blocks of inputs, one row in none of them.
+#[test]
+fn many_rows_give_the_bits_of_each_alone() {
+    let portable = Kernels::cpu_with(1, Isa::Portable).unwrap();
+    let mut sample = Sample::new(11);
+    for ty in [WeightType::F32, WeightType::F16, WeightType::Bf16] {
+        for (m, n, k) in
+            [(9, 33, 383), (17, 48, 384), (64, 31, 385), (67, 17, 769), (130, 49, 400), (65, 16, 1)]
+        {
+            let (weight, x) = (sample.weight(&portable, ty, n, k), sample.tensor(&[m, k]));
+            let alone = |i| bits(&portable.linear(&pick(&x, &[i]), &weight).unwrap());
+            let expected: Vec<_> = (0..m).flat_map(alone).collect();
+            for kernels in all(2) {
+                let got = bits(&kernels.linear(&x, &weight).unwrap());
+                assert_eq!(got, expected, "{kernels:?} {ty:?} m={m} n={n} k={k}");
+            }
+        }
+    }
+}
+
 #[test]
 fn several_weights_at_once_give_the_bits_of_each_alone() {
     let kernels = Kernels::cpu(2).unwrap();

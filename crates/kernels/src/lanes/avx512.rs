@@ -6,7 +6,7 @@
 )]
 
 use std::arch::x86_64::{
-    __m256, __m512, __m512i, _CMP_LT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T1,
+    __m256, __m512, __m512i, _CMP_LT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
     _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128, _mm256_castpd_ps, _mm256_loadu_si256, _mm512_add_epi32,
     _mm512_add_ps, _mm512_and_si512, _mm512_castps_pd, _mm512_castps_si512, _mm512_castps512_ps256,
     _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps,
@@ -42,7 +42,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn prefetch(self, bytes: &[u8]) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast()) }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
