@@ -103,6 +103,7 @@ export interface NativeInfo {
   dtype: string
   bytes: number
   fallback?: string
+  graphFailure?: string
 }
 
 /** A model, or why there is none. */
@@ -125,6 +126,7 @@ export interface NativeProbe {
   driver?: string
   cards: Array<NativeCard>
   available?: number
+  graphFailure?: string
   failure?: NativeFailure
 }
 

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
-import { CARDS, pretend, refusing, VERSION, WORKING } from './support/cuda.mjs'
+import { answering, CARDS, pretend, refusing, VERSION, WORKING } from './support/cuda.mjs'
 import { ROOT } from './support/models.mjs'
 
 let cache
@@ -60,10 +60,20 @@ test('doctor names all cards', async (t) => {
   const { stdout } = await doctor([], env)
   t.regex(stdout, /^trefoil +\d+\.\d+\.\d+, Node v/)
   t.regex(stdout, /^CUDA +can be used, with 79\.0 GB free$/m)
+  t.regex(stdout, /^graphs +small steps start as one$/m)
   t.regex(stdout, /^package +trefoil-cuda .* in /m)
   t.regex(stdout, /^driver +runs CUDA 13\.0$/m)
   for (const at of CARDS.keys()) t.regex(stdout, new RegExp(`^cuda:${at} +Abacus 9000, compute capability 9\\.0, 80\\.0 GB$`, 'm'))
   t.regex(stdout, /^cache +.*, 3 models\n +owner\/files\/q4\.GGUF, 0\.0 MB$/m)
+})
+
+test('doctor says what a card can do without', async (t) => {
+  const graphFailure = 'a graph could not be made: not supported'
+  const found = await pretend(t, answering({ driver: '13.0', cards: CARDS, available: 79e9, graphFailure }))
+  const env = { TREFOIL_CUDA_PACKAGE: found.folder }
+  const { cuda } = JSON.parse((await doctor(['--json'], env)).stdout)
+  t.deepEqual(cuda, { driver: '13.0', cards: CARDS, available: 79e9, package: found, graphFailure })
+  t.regex((await doctor([], env)).stdout, /^graphs +small steps start launch by launch: a graph could not be made: not supported$/m)
 })
 
 test('doctor says why a card does not work', async (t) => {

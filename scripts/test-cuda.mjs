@@ -14,12 +14,14 @@ import { cargoTests, runPhases, sum } from './test.mjs'
 
 const CUDA = ['engine', 'node', 'check'].map((crate) => `trefoil-${crate}/cuda,trefoil-${crate}/nccl`).join()
 const EMULATE = ['models', 'decode', 'check'].map((crate) => `trefoil-${crate}/emulate,trefoil-${crate}/nccl`).join()
+/** The crates with tests on an emulated card. */
+const EMULATED = ['kernels', 'models', 'decode', 'check'].flatMap((crate) => ['-p', `trefoil-${crate}`])
 
 const PHASES = [
   {
     name: 'emulate',
     commands: [
-      ['cargo', 'test', '--release', '--no-fail-fast', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '-p', 'trefoil-decode', '-p', 'trefoil-check', '--features', EMULATE, '--test', 'emulated', '--test', 'devices', '--test', 'sharded'],
+      ['cargo', 'test', '--release', '--no-fail-fast', ...EMULATED, '--features', EMULATE, '--test', 'emulated', '--test', 'devices', '--test', 'sharded'],
       ['cargo', 'test', '--release', '-p', 'trefoil-kernels', '--features', 'trefoil-kernels/emulate,trefoil-kernels/nccl', '--lib', '--', '--include-ignored', 'nccl', 'recorder']
     ],
     count: cargoTests
@@ -39,7 +41,8 @@ const PHASES = [
   {
     name: 'lint',
     commands: [
-      ['cargo', 'clippy', '--release', '-p', 'trefoil-kernels', '-p', 'trefoil-models', '--all-targets', '--features', 'trefoil-models/cuda,trefoil-models/nccl,trefoil-models/emulate', '--', '--deny', 'warnings']
+      ['cargo', 'clippy', '--release', ...EMULATED, '--all-targets', '--features', EMULATE, '--', '--deny', 'warnings'],
+      ['cargo', 'clippy', '--release', '--workspace', '--all-targets', '--features', `${CUDA},${EMULATE}`, '--', '--deny', 'warnings']
     ],
     optional: ['clippy']
   }

@@ -26,6 +26,8 @@ export interface ModelInfo {
   readonly draftDevice?: string
   /** Why it runs on the CPU, where `device: 'auto'` would rather have had a card. */
   readonly fallback?: string
+  /** Why a card starts small steps launch by launch, since it has failed to start one as a graph: they take longer. */
+  readonly graphFailure?: string
   /** The type of most weights. */
   readonly dtype: string
   /** Memory that the weights take, a draft model's included, on all devices. */
@@ -34,6 +36,7 @@ export interface ModelInfo {
 
 /** A loaded model. Generations can run at the same time; they take turns. */
 export interface Model extends AsyncDisposable {
+  /** What is known of the model by now. */
   readonly info: ModelInfo
   /**
    * Writes a text. It starts at once; what goes wrong is thrown where the generation is read.
@@ -60,14 +63,18 @@ export interface Model extends AsyncDisposable {
 
 /** A model over a native one. */
 export class LoadedModel implements Model {
-  readonly info: ModelInfo
   readonly #native: NativeModel
+  readonly #fallback: { readonly fallback?: string }
   #disposal: Promise<void> | undefined
 
   constructor(native: NativeModel, fallback: string | undefined) {
     this.#native = native
-    const { kind, ...info } = native.info()
-    this.info = Object.freeze({ ...(fallback === undefined ? {} : { fallback }), ...info, kind: kind as ModelInfo['kind'] })
+    this.#fallback = fallback === undefined ? {} : { fallback }
+  }
+
+  get info(): ModelInfo {
+    const { kind, ...info } = this.#native.info()
+    return Object.freeze({ ...this.#fallback, ...info, kind: kind as ModelInfo['kind'] })
   }
 
   generate(prompt: string | readonly ChatMessage[], options?: GenerateOptions): Generation {

@@ -21,7 +21,13 @@ interface Cards {
 
 /** A card that can be used, with the bytes that a model may take there; or why it can't. */
 export type Probe =
-  | (Cards & { readonly package: CudaPackage; readonly available: number; readonly failure?: undefined })
+  | (Cards & {
+      readonly package: CudaPackage
+      readonly available: number
+      /** Why small steps start launch by launch there, where they do not start as one. */
+      readonly graphFailure?: string
+      readonly failure?: undefined
+    })
   | (Cards & { readonly package?: CudaPackage; readonly failure: { readonly reason: DeviceReason; readonly message: string } })
 
 /** Milliseconds that a probe may take: a driver that wakes eight cards up needs some seconds. */
@@ -75,9 +81,10 @@ function answerOf(stdout: string): Answer | undefined {
 
 function read(answer: Answer, found: CudaPackage): Probe {
   if ('error' in answer) return loadFailed(answer.error)
-  const { driver, cards, available, failure } = answer
+  const { driver, cards, available, graphFailure, failure } = answer
   const there = driver === undefined ? { cards } : { driver, cards }
-  if (available !== undefined) return { ...there, package: found, available }
+  const graphs = graphFailure === undefined ? {} : { graphFailure }
+  if (available !== undefined) return { ...there, package: found, available, ...graphs }
   const message = failure ? [failure.message, ...failure.causes].join(': ') : 'the card can’t be used'
   return { ...failed((failure?.reason ?? 'driver') as DeviceReason, message), ...there }
 }

@@ -66,6 +66,7 @@ function report({ version, node, platform, cpu, memory, cache, cuda }: Findings)
     ['cache', `${cache.folder}, ${count(cache.models.length, 'model')}`],
     ...cache.models.map(({ name, bytes }): [string, string] => ['', `${name}, ${size(bytes)}`]),
     ['CUDA', failure ? `can't be used: ${failure.message}` : `can be used, with ${size(cuda.available)} free`],
+    ...(failure ? [] : [['graphs', graphs(cuda.graphFailure)] satisfies [string, string]]),
     ['package', found ? `trefoil-cuda ${found.version} in ${found.folder}` : 'not installed'],
     ['driver', driver === undefined ? 'not known' : `runs CUDA ${driver}`],
     ...cards.map(({ name, capability, memory }, at): [string, string] => [
@@ -75,6 +76,10 @@ function report({ version, node, platform, cpu, memory, cache, cuda }: Findings)
   ]
   const width = Math.max(...rows.map(([name]) => name.length))
   return rows.map(([name, said]) => `${name.padEnd(width)}  ${said}\n`).join('')
+}
+
+function graphs(failure: string | undefined): string {
+  return failure === undefined ? 'small steps start as one' : `small steps start launch by launch: ${failure}`
 }
 
 function count(n: number, what: string): string {

@@ -1,14 +1,16 @@
 //! The models that the binary carries, on disk for as long as they are read.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use flate2::read::ZlibDecoder;
 use serde::Deserialize;
 use trefoil_engine::text::Tokenizer;
 use trefoil_models::Token;
 
 use crate::Result;
 
-/// A model's name and its files.
+/// A model's folder in the repository, and its files, packed.
 type Carried = (&'static str, &'static [(&'static str, &'static [u8])]);
 
 static CARRIED: &[Carried] = &include!(concat!(env!("OUT_DIR"), "/carried.rs"));
@@ -54,8 +56,8 @@ impl Folder {
             .map(|&(name, files)| {
                 let folder = self.0.join(name);
                 std::fs::create_dir_all(&folder)?;
-                for (file, bytes) in files {
-                    std::fs::write(folder.join(file), bytes)?;
+                for (file, packed) in files {
+                    std::fs::write(folder.join(file), unpack(file, packed)?)?;
                 }
                 let gguf = folder.join("model.gguf");
                 let mut prompts = prompts(&folder)?;
@@ -72,6 +74,17 @@ impl Drop for Folder {
         // Temporary folders are emptied by the system too.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// What `build.rs` has packed.
+fn unpack(name: &str, packed: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    ZlibDecoder::new(packed).read_to_end(&mut bytes)?;
+    if name.ends_with(".safetensors") {
+        let (lower, upper) = bytes.split_at(bytes.len().div_ceil(2));
+        bytes = (0..bytes.len()).map(|at| if at % 2 == 0 { lower[at / 2] } else { upper[at / 2] }).collect();
+    }
+    Ok(bytes)
 }
 
 fn prompts(folder: &Path) -> Result<Vec<Vec<Token>>> {

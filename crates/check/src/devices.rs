@@ -62,7 +62,7 @@ pub(crate) fn agree(report: &mut Report, model: &Model, devices: &Devices, token
                 (one.write(prompt, Way::Plain, tokens)?, several.write(prompt, way, tokens)?);
             exact::same(&one, &format!("prompt {at}"), prompt, &plain, &other)
         });
-        let name = format!("{}, {way:?} on {count} devices against plain on one", model.name);
+        let name = format!("{}, {way} on {count} devices against plain on one", model.name);
         report.check(SECTION, name, found.map(|()| format!("texts of {tokens} tokens")));
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Exactness on one device: every lossless decoding writes plain decoding's text, and every prompt to a document the
 //! answer that it gets alone.
 
+use trefoil_decode::{BildSettings, Rule};
 use trefoil_models::Token;
 
 use crate::Result;
@@ -9,18 +10,45 @@ use crate::subject::{Subject, Way, gap};
 
 const SECTION: &str = "exact";
 
-/// Texts of `subject` behind each prompt, by every decoding.
+/// How sure a draft model is of what it writes, at least, and its tokens a step, at most.
+pub(crate) const FALLBACK: f64 = 0.6;
+pub(crate) const DRAFTED: usize = 10;
+
+/// Texts of `subject` behind each prompt, by every decoding that needs no other model.
 pub(crate) fn decodings(report: &mut Report, subject: &Subject, prompts: &[Vec<Token>], tokens: usize) {
     for way in [Way::Jacobi, Way::Lookahead, Way::Speculative] {
-        let found = prompts.iter().enumerate().try_for_each(|(at, prompt)| {
-            let plain = subject.write(prompt, Way::Plain, tokens)?;
-            let other = subject.write(prompt, way, tokens)?;
-            same(subject, &format!("prompt {at}"), prompt, &plain, &other)
-        });
-        let texts = prompts.len();
-        let name = format!("{}, {way:?} against plain", subject.name);
-        report.check(SECTION, name, found.map(|()| format!("{texts} texts of {tokens} tokens")));
+        against_plain(report, subject, way, prompts, tokens);
     }
+}
+
+/// Texts with a draft model: by exact speculation, and by BiLD that forgives nothing.
+pub(crate) fn paired(
+    report: &mut Report,
+    (large, little): (&Subject, &Subject),
+    prompts: &[Vec<Token>],
+    tokens: usize,
+) {
+    for rule in [Rule::Exact, Rule::Bild { rollback: 0.0, verify_tail: true }] {
+        let settings = BildSettings { fallback: FALLBACK, max_draft: DRAFTED, rule };
+        against_plain(report, large, Way::Paired(little, settings), prompts, tokens);
+    }
+}
+
+fn against_plain(
+    report: &mut Report,
+    subject: &Subject,
+    way: Way<'_>,
+    prompts: &[Vec<Token>],
+    tokens: usize,
+) {
+    let found = prompts.iter().enumerate().try_for_each(|(at, prompt)| {
+        let plain = subject.write(prompt, Way::Plain, tokens)?;
+        let other = subject.write(prompt, way, tokens)?;
+        same(subject, &format!("prompt {at}"), prompt, &plain, &other)
+    });
+    let texts = prompts.len();
+    let name = format!("{}, {way} against plain", subject.name);
+    report.check(SECTION, name, found.map(|()| format!("{texts} texts of {tokens} tokens")));
 }
 
 /// Answers about a document, in company and alone.

@@ -151,11 +151,17 @@ fn cpu() -> Result<Kernels> {
     Ok(Kernels::cpu(std::thread::available_parallelism().map_or(1, usize::from).min(16))?)
 }
 
+/// A model that is carried, and the draft model that was made for it.
+fn pair(models: &[Model]) -> Result<(&Model, &Model)> {
+    let find = |name: &str| models.iter().find(|model| model.name == name).ok_or(format!("no model {name}"));
+    Ok((find("models/de-en/large")?, find("models/de-en/aligned")?))
+}
+
 fn run(options: &Options) -> Result<Report> {
     let Device { kernels, name, bandwidth } = options.device()?;
     let short = options.short;
     let (cpu, shapes) = (cpu()?, Shapes { short });
-    let mut report = Report::new(name, short, Some(options.output.clone()));
+    let mut report = Report::new(name, short, kernels.graphs(), Some(options.output.clone()));
     let folder = Folder::new()?;
     let mut models = folder.models(if short { 3 } else { 7 })?;
     for source in &options.models {
@@ -177,7 +183,8 @@ fn run(options: &Options) -> Result<Report> {
     if options.wants("texts") {
         report.section("texts", |report| {
             let tokens = if short { 12 } else { 48 };
-            models.iter().try_for_each(|model| texts::texts(report, model, &cpu, &kernels, tokens))
+            models.iter().try_for_each(|model| texts::texts(report, model, &cpu, &kernels, tokens))?;
+            texts::paired(report, pair(&models)?, &cpu, &kernels, tokens)
         })?;
     }
     if options.wants("exact") {
@@ -191,7 +198,11 @@ fn run(options: &Options) -> Result<Report> {
                     .collect();
                 let document = model.prompts.last().ok_or("a model without prompts")?;
                 exact::documents(report, &subject, document, &prompts, tokens)
-            })
+            })?;
+            let (large, little) = pair(&models)?;
+            let open = |model: &Model| Subject::open(&model.name, &model.source, &kernels);
+            exact::paired(report, (&open(large)?, &open(little)?), &large.prompts, tokens);
+            Ok(())
         })?;
     }
     let bench = Bench { kernels: &kernels, bandwidth, short };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
+use trefoil_kernels::Graphs;
 
 use crate::Result;
 
@@ -15,10 +16,14 @@ pub(crate) struct Report {
     version: &'static str,
     device: String,
     short: bool,
+    /// Why small steps start launch by launch, where the device has failed to start one as a graph.
+    graph_failure: Option<String>,
     checks: Vec<Check>,
     figures: Vec<Figure>,
     /// Sections and their seconds.
     sections: Vec<(&'static str, f64)>,
+    #[serde(skip)]
+    graphs: Graphs,
     #[serde(skip)]
     output: Option<PathBuf>,
 }
@@ -53,9 +58,18 @@ pub(crate) enum Goal {
 }
 
 impl Report {
-    pub(crate) fn new(device: String, short: bool, output: Option<PathBuf>) -> Self {
-        let version = env!("CARGO_PKG_VERSION");
-        Self { version, device, short, checks: Vec::new(), figures: Vec::new(), sections: Vec::new(), output }
+    pub(crate) fn new(device: String, short: bool, graphs: Graphs, output: Option<PathBuf>) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            device,
+            short,
+            graph_failure: None,
+            checks: Vec::new(),
+            figures: Vec::new(),
+            sections: Vec::new(),
+            graphs,
+            output,
+        }
     }
 
     /// Runs a section. One that fails is a check that does not hold, and the next ones run all the same.
@@ -69,6 +83,7 @@ impl Report {
         let ran = run(self);
         self.check(name, "runs to its end", ran.map(|()| String::new()));
         self.sections.push((name, start.elapsed().as_secs_f64()));
+        self.graph_failure = self.graphs.failure().map(str::to_owned);
         if let Some(path) = &self.output {
             std::fs::write(path, serde_json::to_vec_pretty(self)?)?;
         }
@@ -108,11 +123,15 @@ impl Report {
 
     /// Checks that don't hold, one a line; sums of those that do; and all figures.
     pub(crate) fn table(&self) -> String {
-        let mut table = format!("trefoil-gpu-check {} on {}\n\n", self.version, self.device);
+        let mut table = format!("trefoil-gpu-check {} on {}\n", self.version, self.device);
+        if let Some(why) = &self.graph_failure {
+            // A string takes any text.
+            let _ = writeln!(table, "small steps start launch by launch: {why}");
+        }
+        table.push('\n');
         for (section, seconds) in &self.sections {
             let of = || self.checks.iter().filter(|check| check.section == *section);
             let held = of().filter(|check| check.held).count();
-            // A string takes any text.
             let _ = writeln!(table, "{section:<10} {held} of {} hold, {seconds:.1} s", of().count());
             for check in of().filter(|check| !check.held) {
                 let _ = writeln!(table, "  FAILED {}: {}", check.name, check.detail);

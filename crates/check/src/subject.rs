@@ -35,13 +35,32 @@ enum Lm {
 }
 
 /// How a text is decoded.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Way {
+#[derive(Clone, Copy)]
+pub(crate) enum Way<'a> {
     Plain,
     Jacobi,
     Lookahead,
     /// With the model's own first half as the draft model.
     Speculative,
+    /// By BiLD or exact speculation, with a draft model on one device.
+    Paired(&'a Subject, BildSettings),
+}
+
+impl std::fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Plain => f.write_str("plain"),
+            Self::Jacobi => f.write_str("jacobi"),
+            Self::Lookahead => f.write_str("lookahead"),
+            Self::Speculative => f.write_str("speculative with its first half"),
+            Self::Paired(little, BildSettings { rule: Rule::Exact, .. }) => {
+                write!(f, "speculative with {}", little.name)
+            }
+            Self::Paired(little, BildSettings { fallback, rule: Rule::Bild { rollback, .. }, .. }) => {
+                write!(f, "bild with {}, fallback {fallback}, rollback {rollback}", little.name)
+            }
+        }
+    }
 }
 
 impl Subject {
@@ -146,7 +165,7 @@ impl Subject {
     }
 
     /// So many tokens behind `prompt`; nothing ends the text before.
-    pub(crate) fn write(&self, prompt: &[Token], way: Way, tokens: usize) -> Result<Vec<Token>> {
+    pub(crate) fn write(&self, prompt: &[Token], way: Way<'_>, tokens: usize) -> Result<Vec<Token>> {
         let (begin, source) = self.begin(prompt)?;
         let mut kv = self.kv(1, begin.len() + tokens)?;
         let mut session =
@@ -160,11 +179,15 @@ impl Subject {
 
     fn strategy(
         &self,
-        way: Way,
+        way: Way<'_>,
         prompt: &[Token],
         tokens: usize,
         source: Option<&Arc<CrossKv>>,
     ) -> Result<Box<dyn Strategy>> {
+        let bild = |little: Arc<dyn CausalLm>, device: &Kernels, source, settings| -> Result<Bild> {
+            let kv = Kv::new(device, little.kv_shape(), self.cache, tokens / PAGE + 2)?;
+            Ok(Bild::new(settings, Little::new(little, Arc::new(Mutex::new(kv)), source), [].into()))
+        };
         Ok(match way {
             Way::Plain => Box::new(Plain),
             Way::Jacobi => Box::new(Jacobi::new(8)),
@@ -179,12 +202,11 @@ impl Subject {
                 Box::new(Lookahead::new(settings, prompt))
             }
             Way::Speculative => {
-                let half = self.first_half();
-                let pages = tokens / PAGE + 2;
-                let kv = Kv::new(&self.devices.each()[0], half.kv_shape(), self.cache, pages)?;
-                let little = Little::new(half, Arc::new(Mutex::new(kv)), source.cloned());
                 let settings = BildSettings { fallback: 0.0, max_draft: 5, rule: Rule::Exact };
-                Box::new(Bild::new(settings, little, [].into()))
+                Box::new(bild(self.first_half(), &self.devices.each()[0], source.cloned(), settings)?)
+            }
+            Way::Paired(little, settings) => {
+                Box::new(bild(little.decoder(), &little.devices.each()[0], little.encode(prompt)?, settings)?)
             }
         })
     }

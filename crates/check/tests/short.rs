@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -48,11 +48,42 @@ fn is_whole(report: &Value) {
 fn everything_holds_on_this_cpu() {
     let (output, report) = check("cpu", &["--device", "cpu", "--short"]);
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    is_whole(&report.unwrap());
-    let table = text(&output.stdout);
+    is_whole(report.as_ref().unwrap());
+    let (table, report) = (text(&output.stdout), report.unwrap());
+    let texts: Vec<_> = list(&report, "checks").iter().filter(|check| check["section"] == "texts").collect();
+    let embedded = models("models");
+    assert!(embedded.len() >= 4, "{embedded:?}");
+    for model in embedded.iter().chain(&models("fixtures")) {
+        let is_there =
+            texts.iter().any(|check| check["name"].as_str().unwrap().starts_with(&format!("{model}, ")));
+        assert!(is_there, "{model} is not carried");
+    }
+    let exact: Vec<_> = list(&report, "checks").iter().filter(|check| check["section"] == "exact").collect();
+    for way in ["speculative", "bild"] {
+        let paired = format!("models/de-en/large, {way} with models/de-en/aligned");
+        let is_there = exact.iter().any(|check| check["name"].as_str().unwrap().starts_with(&paired));
+        assert!(is_there, "{paired} is not held against plain");
+    }
     for wanted in ["kernels    11 of 11 hold", "7B bf16: c(120)", "U 30, b 2, n_s 64: one copy"] {
         assert!(table.contains(wanted), "{wanted} is not in\n{table}");
     }
+}
+
+/// The folders below `folder` in which weights lie, by their names in the repository.
+fn models(name: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)).unwrap();
+    let mut found = Vec::new();
+    for entry in entries.map(Result::unwrap) {
+        let file = entry.file_name().into_string().unwrap();
+        let kind = entry.path().extension().unwrap_or_default().to_owned();
+        if entry.path().is_dir() {
+            found.extend(models(&format!("{name}/{file}")));
+        } else if file.contains("model") && (kind == "safetensors" || kind == "gguf") {
+            found.push(name.to_owned());
+        }
+    }
+    found.dedup();
+    found
 }
 
 #[test]

@@ -20,6 +20,8 @@ struct Need {
     weights: u64,
     /// Logits of a step.
     logits: u64,
+    /// What an operation takes for itself.
+    scratch: u64,
     /// A page of its cache.
     page: u64,
     /// As many positions of an encoded document, which is kept beside the pages.
@@ -27,44 +29,47 @@ struct Need {
 }
 
 impl Need {
-    fn new(config: &ModelConfig, shape: KvShape, weights: u64, ty: CacheType) -> Self {
+    fn new(config: &ModelConfig, shape: KvShape, weights: u64, ty: CacheType, place: &Place) -> Self {
         let encodes = matches!(config, ModelConfig::T5(_));
         Self {
             weights,
             logits: (SCORED_ROWS * config.vocabulary() * size_of::<f32>()) as u64,
+            scratch: place.devices.each()[0].scratch() as u64,
             page: shape.page_bytes(ty) as u64,
             document: if encodes { shape.page_bytes(ty) as u64 } else { 0 },
         }
     }
 
-    /// What both take on one device.
+    /// What both take on one device, which runs one operation at a time.
     fn and(self, other: Self) -> Self {
         Self {
             weights: self.weights.saturating_add(other.weights),
             logits: self.logits + other.logits,
+            scratch: self.scratch.max(other.scratch),
             page: self.page + other.page,
             document: self.document + other.document,
         }
     }
 
-    /// Pages, and bytes of encoded documents, that `limit` allows beside the weights and a step's logits: room for
+    /// Pages, and bytes of encoded documents, that `limit` allows beside the weights, a step's logits and scratch: room for
     /// [`CONTEXTS`] full contexts, fewer where memory is short, and never less than one.
     fn within(self, limit: u64, context: usize) -> Result<(u64, u64)> {
-        let Self { weights, logits, page, document } = self;
+        let Self { weights, logits, scratch, page, document } = self;
         // A branch of a document copies the document's last page before it writes there.
         let pages = context.div_ceil(trefoil_kernels::PAGE) as u64 + 1;
         let cache = pages.saturating_mul(page + document);
-        let least = weights.saturating_add(logits).saturating_add(cache);
+        let taken = weights.saturating_add(logits).saturating_add(scratch);
+        let least = taken.saturating_add(cache);
         if least > limit {
             return Err(Error::new(
                 ErrorKind::OutOfMemory,
                 format!(
-                    "the model needs {least} bytes ({weights} of weights, {logits} of logits, {cache} of cache for \
-                     {context} tokens); the limit is {limit}"
+                    "the model needs {least} bytes ({weights} of weights, {logits} of logits, {scratch} of scratch, {cache} \
+                     of cache for {context} tokens); the limit is {limit}"
                 ),
             ));
         }
-        let affordable = limit - weights - logits;
+        let affordable = limit - taken;
         let pages = (affordable / (page + document).max(1)).min(pages * CONTEXTS as u64);
         Ok((pages, affordable - pages * page))
     }
@@ -81,12 +86,12 @@ pub(crate) fn budget(
 ) -> Result<(usize, u64)> {
     let (config, ty) = (&files.config, options.cache_type);
     let limit = options.memory_limit.or(place.memory).unwrap_or(u64::MAX);
-    let large = Need::new(config, config.kv_shape(), files.weights.total_bytes(), ty);
+    let large = Need::new(config, config.kv_shape(), files.weights.total_bytes(), ty, place);
     let Some(draft) = draft else {
         let (pages, room) = large.within(limit, context)?;
         return Ok((pages as usize, room));
     };
-    let small = Need::new(config, draft.kv_shape(config), draft.weight_bytes(), ty);
+    let small = Need::new(config, draft.kv_shape(config), draft.weight_bytes(), ty, little);
     if place.names.contains(&little.names[0]) {
         let (pages, room) = large.and(small).within(limit, context)?;
         return Ok((pages as usize, room));
@@ -124,6 +129,20 @@ mod tests {
             fallback: None,
         };
         budget(&options, (&place(0), &place(1)), &files, Some(&draft), CONTEXT)
+    }
+
+    #[test]
+    fn scratch_is_counted_once_a_device() {
+        let need = Need { weights: 1000, logits: 100, scratch: 70, page: 10, document: 0 };
+        let both = need.and(Need { weights: 500, logits: 50, scratch: 60, page: 5, document: 0 });
+        // Two pages for a page's context.
+        let fits = |need: Need, limit| need.within(limit, trefoil_kernels::PAGE);
+        assert_eq!(fits(need, 1190).unwrap(), (2, 0));
+        assert_eq!(fits(both, 1000 + 500 + 150 + 70 + 30).unwrap(), (2, 0));
+        let error = fits(both, 1749).unwrap_err();
+        let said = "the model needs 1750 bytes (1500 of weights, 150 of logits, 70 of scratch, 30 of cache for 32 tokens); \
+                    the limit is 1749";
+        assert_eq!((error.kind(), error.message()), (ErrorKind::OutOfMemory, said));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use library::Document;
 pub use loaded::{ModelInfo, Progress};
-pub use machine::{Machine, probe};
+pub use machine::{Machine, Usable, probe};
 pub use options::{DraftSource, Dtype, GenerateOptions, LoadOptions};
 pub use outbox::{Chunk, Event, Generation, Outcome, Stats};
 pub use prompt::{Prompt, document, prompts, tokens};

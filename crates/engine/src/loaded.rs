@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use trefoil_kernels::Kernels;
+use trefoil_kernels::{Graphs, Kernels};
 use trefoil_models::{CausalLm, Kv, ModelConfig, Token, Weights};
 
 use crate::budget::budget;
@@ -70,12 +70,22 @@ pub struct ModelInfo {
     pub draft_device: Option<String>,
     /// Why it does not run on a card, where it might have.
     pub fallback: Option<String>,
+    /// What is known of the graphs of each card that it or the draft model runs on, by the device's name.
+    pub graphs: Vec<(String, Graphs)>,
     /// The type of most weights.
     pub dtype: String,
     /// Resident bytes of the weights, a draft model's included.
     pub bytes: u64,
     /// What BiLD takes where a caller says nothing else.
     pub bild: BildDefaults,
+}
+
+impl ModelInfo {
+    /// Why a card starts small steps launch by launch, since it has failed to start one as a graph.
+    pub fn graph_failure(&self) -> Option<String> {
+        let failed = |(name, graphs): &(String, Graphs)| Some(format!("{name}: {}", graphs.failure()?));
+        self.graphs.iter().find_map(failed)
+    }
 }
 
 /// Progress of a load.
@@ -135,6 +145,7 @@ impl Loaded {
             context_length: context,
             device: place.name(),
             draft_device: draft.as_ref().map(|_| little.name()),
+            graphs: place.graphs().chain(draft.iter().flat_map(|_| little.graphs())).collect(),
             fallback: place.fallback,
             dtype: weights.main_type().map_or("none", |ty| ty.name()).into(),
             bytes: 0,

@@ -1,6 +1,6 @@
 //! Where a model runs: devices that are there, and have room for it.
 
-use trefoil_kernels::{Devices, Kernels};
+use trefoil_kernels::{Devices, Graphs, Kernels};
 
 use crate::device::Device;
 use crate::error::{Error, ErrorKind, Result};
@@ -66,6 +66,11 @@ impl Place {
     /// What callers know it by.
     pub(crate) fn name(&self) -> String {
         self.names.join(", ")
+    }
+
+    /// What is known of each device's graphs, by its name.
+    pub(crate) fn graphs(&self) -> impl Iterator<Item = (String, Graphs)> {
+        self.names.iter().cloned().zip(self.devices.each().iter().map(Kernels::graphs))
     }
 
     /// Several devices that work together. The CPU's threads are divided, should it be there more than once.

@@ -87,8 +87,8 @@ impl Card {
     }
 
     #[cfg(feature = "emulate")]
-    pub(crate) fn emulated(mutations: &[Mutation]) -> Result<Self> {
-        Ok(Self::new(Machine::Emulated(emulated::Emulated::new(mutations)?.into())))
+    pub(crate) fn emulated(mutations: &[Mutation], graphs: bool) -> Result<Self> {
+        Ok(Self::new(Machine::Emulated(emulated::Emulated::new(mutations, graphs)?.into())))
     }
 
     fn new(machine: Machine) -> Self {
@@ -156,6 +156,10 @@ impl Card {
     }
 
     /// Free bytes and all bytes; none where memory is the CPU's.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unnecessary_wraps, reason = "an NVIDIA card can fail to answer")
+    )]
     pub(crate) fn memory(&self) -> Result<Option<(usize, usize)>> {
         match &self.machine {
             #[cfg(feature = "cuda")]
@@ -213,6 +217,10 @@ impl Card {
     /// # Safety
     /// Both addresses have so many bytes, and they do not overlap.
     #[cfg(feature = "nccl")]
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unnecessary_wraps, reason = "an NVIDIA card can fail to answer")
+    )]
     pub(crate) unsafe fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
         match &self.machine {
             #[cfg(feature = "cuda")]

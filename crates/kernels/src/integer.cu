@@ -1,13 +1,13 @@
 // The product with quantised weights: integer.rs, the same bits.
 //
-// A block takes one panel, sixteen outputs, and a few rows. The sixteen threads of a half warp take
+// A block takes one panel, sixteen outputs, and all rows, up to eight. The sixteen threads of a half warp take
 // a block of 32 inputs, an output each, so that a group of codes is read as 64 bytes in a row; the
 // block's half warps take sixteen blocks of inputs at a time. Their dot products are integers, whose
 // order is free; the float sum over them is a chain in the order of inputs, as on the CPU, run by
 // one thread for each row and output while the others go on to the next sixteen.
 //
-// Many rows go through tensor cores, eight blocks of inputs at a time, a warp each; the chains are
-// the same, and so are the bits.
+// Nine to sixteen rows go through tensor cores, eight blocks of inputs at a time, a warp each; the chains
+// are the same, and so are the bits. More rows: integer_many.cu.
 
 #pragma once
 #include "card/mma.cuh"
@@ -102,11 +102,9 @@ template <int TYPE, int ROWS> DEVICE void integer(const Products &products, cons
   constexpr int PARTS = layout.scaling == HALVES ? 2 : 1;
   __shared__ Step<ROWS, PARTS> steps[2];
   const int lane = threadIdx.x % LANES, place = threadIdx.x / LANES;
-  const int depth = k / BLOCK, first = blockIdx.y * ROWS;
-  const int rows = m - first < ROWS ? m - first : ROWS;
+  const int depth = k / BLOCK;
   const Product<uint8_t> product(products, blockIdx.x, LANES);
   const uint8_t *panel = product.weight + (size_t)product.stretch * (depth / layout.blocks) * layout.bytes();
-  x += (size_t)first * depth;
   float sum = 0.0f;
   Fetched<TYPE> next;
   if (place < depth) next.fetch(panel, place, lane);
@@ -123,7 +121,7 @@ template <int TYPE, int ROWS> DEVICE void integer(const Products &products, cons
       if (layout.scaling == AFFINE || layout.scaling == SUPER) step.floors[place][lane] = fetched.floor();
 #pragma unroll
       for (int r = 0; r < ROWS; r++) {
-        if (r >= rows) break;
+        if (r >= m) break;
         const Block *block = x + (size_t)r * depth + at;
         const int4 low = *(const int4 *)block->codes, high = *(const int4 *)(block->codes + 16);
         const int inputs[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
@@ -141,7 +139,7 @@ template <int TYPE, int ROWS> DEVICE void integer(const Products &products, cons
       }
     }
     __syncthreads();
-    if (place < rows) {
+    if (place < m) {
       const Block *row = x + (size_t)place * depth + start;
       const int blocks = depth - start < HALF_WARPS ? depth - start : HALF_WARPS;
       for (int b = 0; b < blocks; b++) {
@@ -154,7 +152,7 @@ template <int TYPE, int ROWS> DEVICE void integer(const Products &products, cons
     }
   }
   const int output = product.stretch * LANES + lane;
-  if (place < rows && output < product.n) product.out[(size_t)(first + place) * product.n + output] = sum;
+  if (place < m && output < product.n) product.out[(size_t)place * product.n + output] = sum;
 }
 
 // The codes of an output's block of 32 inputs that a lane hands to a tensor core: groups t and t + 4.
@@ -182,19 +180,18 @@ template <int BITS> DEVICE void codes_of_lane(const uint8_t *at, int output, int
 
 constexpr int BLOCK_WARPS = 8;
 
-// Sixteen rows times TALL. x: [m, k / 32].
-template <int TYPE, int TALL> DEVICE void integer_many(const Products &products, const Block *x, int m, int k) {
+// Up to sixteen rows. x: [m, k / 32].
+template <int TYPE> DEVICE void integer_sixteen(const Products &products, const Block *x, int m, int k) {
   constexpr Layout layout = layout_of(TYPE);
   constexpr int PARTS = layout.scaling == HALVES ? 2 : 1;
-  __shared__ int dots[2][PARTS][BLOCK_WARPS][TALL * 16][LANES];
+  __shared__ int dots[2][PARTS][BLOCK_WARPS][16][LANES];
   __shared__ float scales[2][PARTS][BLOCK_WARPS][LANES], floors[2][BLOCK_WARPS][LANES];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int depth = k / BLOCK, first = blockIdx.x * TALL * 16;
-  const Product<uint8_t> product(products, blockIdx.y, LANES);
+  const int depth = k / BLOCK;
+  const Product<uint8_t> product(products, blockIdx.x, LANES);
   const uint8_t *panel = product.weight + (size_t)product.stretch * (depth / layout.blocks) * layout.bytes();
-  x += (size_t)first * depth;
-  const int output = threadIdx.x % LANES, place = threadIdx.x / LANES;
-  float sums[TALL] = {};
+  const int output = threadIdx.x % LANES, row = threadIdx.x / LANES;
+  float sum = 0.0f;
   for (int start = 0, turn = 0; start < depth; start += BLOCK_WARPS, turn ^= 1) {
     const int at = start + warp;
     if (at < depth) {
@@ -216,65 +213,53 @@ template <int TYPE, int TALL> DEVICE void integer_many(const Products &products,
 #pragma unroll
       for (int side = 0; side < 2; side++)
         codes_of_lane<layout.bits>(bytes + layout.scales, 8 * side + g, t, codes[side]);
+      unsigned a[4] = {};
+      int low[2][2] = {};
 #pragma unroll
-      for (int tall = 0; tall < TALL; tall++) {
-        unsigned a[4] = {};
-        int low[2][2] = {};
+      for (int half = 0; half < 2; half++) {
+        if (half * 8 + g >= m) continue;
+        const Block &block = x[(size_t)(half * 8 + g) * depth + at];
+        const int *words = (const int *)block.codes;
+        a[half] = words[t];
+        a[2 + half] = words[t + 4];
+        // Signed bytes are centred already.
+        const int offset = layout.bits == 8 ? 0 : layout.offset;
+        low[half][0] = -offset * (PARTS == 2 ? block.sums[0] : block.sums[0] + block.sums[1]);
+        low[half][1] = -offset * block.sums[1];
+      }
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const int row = tall * 16 + half * 8 + g;
-          if (first + row >= m) continue;
-          const Block &block = x[(size_t)row * depth + at];
-          const int *words = (const int *)block.codes;
-          a[half] = words[t];
-          a[2 + half] = words[t + 4];
-          // Signed bytes are centred already.
-          const int offset = layout.bits == 8 ? 0 : layout.offset;
-          low[half][0] = -offset * (PARTS == 2 ? block.sums[0] : block.sums[0] + block.sums[1]);
-          low[half][1] = -offset * block.sums[1];
-        }
+      for (int side = 0; side < 2; side++) {
 #pragma unroll
-        for (int side = 0; side < 2; side++) {
+        for (int part = 0; part < PARTS; part++) {
+          int c[4] = {low[0][part], low[0][part], low[1][part], low[1][part]};
+          if (PARTS == 2)
+            mma_half_bytes(c, {a[2 * part], a[2 * part + 1]}, codes[side][part]);
+          else
+            mma_bytes(c, a, codes[side]);
 #pragma unroll
-          for (int part = 0; part < PARTS; part++) {
-            int c[4] = {low[0][part], low[0][part], low[1][part], low[1][part]};
-            if (PARTS == 2)
-              mma_half_bytes(c, {a[2 * part], a[2 * part + 1]}, codes[side][part]);
-            else
-              mma_bytes(c, a, codes[side]);
-#pragma unroll
-            for (int i = 0; i < 4; i++) dots[turn][part][warp][tall * 16 + i / 2 * 8 + g][8 * side + 2 * t + i % 2] = c[i];
-          }
+          for (int i = 0; i < 4; i++) dots[turn][part][warp][i / 2 * 8 + g][8 * side + 2 * t + i % 2] = c[i];
         }
       }
     }
     __syncthreads();
+    if (row >= m) continue;
+    const Block *inputs = x + (size_t)row * depth + start;
     const int blocks = depth - start < BLOCK_WARPS ? depth - start : BLOCK_WARPS;
+    for (int b = 0; b < blocks; b++) {
+      const float scale = inputs[b].scale;
 #pragma unroll
-    for (int tall = 0; tall < TALL; tall++) {
-      const int row = tall * 16 + place;
-      if (first + row >= m) continue;
-      const Block *inputs = x + (size_t)row * depth + start;
-      for (int b = 0; b < blocks; b++) {
-        const float scale = inputs[b].scale;
-#pragma unroll
-        for (int part = 0; part < PARTS; part++)
-          sums[tall] = fmaf(scales[turn][part][b][output] * scale, (float)dots[turn][part][b][row][output], sums[tall]);
-        if (layout.scaling == AFFINE || layout.scaling == SUPER)
-          sums[tall] = fmaf(floors[turn][b][output], inputs[b].total, sums[tall]);
-      }
+      for (int part = 0; part < PARTS; part++)
+        sum = fmaf(scales[turn][part][b][output] * scale, (float)dots[turn][part][b][row][output], sum);
+      if (layout.scaling == AFFINE || layout.scaling == SUPER)
+        sum = fmaf(floors[turn][b][output], inputs[b].total, sum);
     }
   }
   const int column = product.stretch * LANES + output;
-#pragma unroll
-  for (int tall = 0; tall < TALL; tall++) {
-    const int row = first + tall * 16 + place;
-    if (row < m && column < product.n) product.out[(size_t)row * product.n + column] = sums[tall];
-  }
+  if (row < m && column < product.n) product.out[(size_t)row * product.n + column] = sum;
 }
 
-#define MANY(name, TYPE, TALL)                                                                             \
-  KERNEL(256) name(Products products, const Block *x, int m, int k) { integer_many<TYPE, TALL>(products, x, m, k); }
+#define SIXTEEN(name, TYPE)                                                                                \
+  KERNEL(256) name(Products products, const Block *x, int m, int k) { integer_sixteen<TYPE>(products, x, m, k); }
 #define INTEGER(name, TYPE, ROWS)                                                                          \
   KERNEL(256) name(Products products, const Block *x, int m, int k) { integer<TYPE, ROWS>(products, x, m, k); }
 #define INTEGERS(name, TYPE)                                                                               \
@@ -282,8 +267,7 @@ template <int TYPE, int TALL> DEVICE void integer_many(const Products &products,
   INTEGER(name##_2, TYPE, 2)                                                                               \
   INTEGER(name##_4, TYPE, 4)                                                                               \
   INTEGER(name##_8, TYPE, 8)                                                                               \
-  MANY(name##_16, TYPE, 1)                                                                                 \
-  MANY(name##_32, TYPE, layout_of(TYPE).scaling == HALVES ? 1 : 2)
+  SIXTEEN(name##_16, TYPE)
 
 INTEGERS(integer_q4_0, Q4_0)
 INTEGERS(integer_q4_1, Q4_1)

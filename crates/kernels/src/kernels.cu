@@ -4,6 +4,7 @@
 #include "dense.cu"
 #include "elementwise.cu"
 #include "integer.cu"
+#include "integer_many.cu"
 #include "kv.cu"
 #include "norm.cu"
 #include "rope.cu"
@@ -14,9 +15,10 @@
 
 #define INTEGER_KERNELS(X, type)                                                                                        \
   X(integer_##type##_1) X(integer_##type##_2) X(integer_##type##_4) X(integer_##type##_8)                               \
-  X(integer_##type##_16) X(integer_##type##_32)
+  X(integer_##type##_16) X(integer_##type##_128)
 #define KERNELS(X)                                                                                                      \
-  X(rms_norm) X(add_norm) X(add) X(scale) X(add_bias) X(gate) X(select_rows) X(rope) X(embed) X(quantise)               \
+  X(rms_norm) X(add_norm) X(add) X(scale) X(add_bias) X(gate) X(select_rows) X(rope) X(embed)                           \
+  X(quantise) X(quantise_tiles)                                                                                         \
   INTEGER_KERNELS(X, q4_0) INTEGER_KERNELS(X, q4_1) INTEGER_KERNELS(X, q5_0) INTEGER_KERNELS(X, q5_1)                   \
   INTEGER_KERNELS(X, q8_0) INTEGER_KERNELS(X, q4_k) INTEGER_KERNELS(X, q5_k) INTEGER_KERNELS(X, q6_k)                   \
   X(round_f16) X(round_bf16) X(dense_f16_16) X(dense_f16_32) X(dense_f16_64) X(dense_f16_128)                           \

@@ -65,7 +65,7 @@ pub use error::{Error, ErrorKind, Lack, Result};
 pub use formats::WeightType;
 pub use isa::Isa;
 pub use kv::{KvStore, Move, PAGE};
-pub use pass::{Kind, Lease};
+pub use pass::{Graphs, Kind, Lease};
 pub use rope::{Rope, Turns};
 pub use shared::{Readers, SharedKv};
 pub use sight::Sight;
@@ -159,7 +159,16 @@ impl Kernels {
     /// [`ErrorKind::Unsupported`] if there is no C++ compiler, or it refuses the source.
     #[cfg(feature = "emulate")]
     pub fn emulated(mutations: &[Mutation]) -> Result<Self> {
-        Self::with_card(card::Card::emulated(mutations)?)
+        Self::with_card(card::Card::emulated(mutations, true)?)
+    }
+
+    /// [`Kernels::emulated`], of a card that fails to make graphs.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(feature = "emulate")]
+    pub fn emulated_without_graphs() -> Result<Self> {
+        Self::with_card(card::Card::emulated(&[], false)?)
     }
 
     #[cfg(feature = "card")]
@@ -205,6 +214,15 @@ impl Kernels {
             return card.memory();
         }
         Ok(None)
+    }
+
+    /// Bytes of the device's memory that one operation takes beside operands and results, at most.
+    pub fn scratch(&self) -> usize {
+        #[cfg(feature = "card")]
+        if let Some(card) = &self.card {
+            return linear::scratch(card);
+        }
+        0
     }
 
     /// Whether attention takes heads of so many channels.

@@ -6,7 +6,7 @@ mod twins;
 
 use candle_core::{Device, Tensor};
 use trefoil_kernels::{Kernels, Mutation, Result};
-use twins::{CHECKS, Check, Pair};
+use twins::{CHECKS, Check, Pair, sample::values};
 
 /// This CPU, and a card that it plays.
 fn pair(mutations: &[Mutation]) -> Pair {
@@ -41,6 +41,13 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
             mutation("integer.cu", "block->sums[1];", "block->sums[0];"),
             mutation("quantise.cu", "127.0f / greatest", "126.0f / greatest"),
             mutation("integer.cu", "plane >> t & 0x10101010u", "plane >> 1 & 0x10101010u"),
+            mutation("integer_many.cu", "await_copies<RING - 2>();", "await_copies<RING - 1>();"),
+            mutation("integer_many.cu", "is_there ? panel : 0", "panel % wide"),
+            mutation(
+                "quantise.cu",
+                "row < m ? x[at * BLOCK + lane] : 0.0f",
+                "row < m ? x[at * BLOCK] : 0.0f",
+            ),
         ],
     ),
     (
@@ -128,6 +135,39 @@ fn passes_take_their_own_arguments() {
         assert_eq!(made.unwrap().dims(), [1, 40]);
     }
     assert_eq!(card.calls().launches - before, 3);
+}
+
+/// A card without graphs computes the same, and says why it takes longer.
+#[test]
+fn a_card_without_graphs_says_so() {
+    let said = "a graph could not be made: this card makes no graphs";
+    let x = Tensor::from_vec(vec![1.5f32; 40], (1, 40), &Device::Cpu).unwrap();
+    for (card, expected) in [
+        (Kernels::cpu(1).unwrap(), None),
+        (Kernels::emulated(&[]).unwrap(), None),
+        (Kernels::emulated_without_graphs().unwrap(), Some(said)),
+    ] {
+        let (graphs, before) = (card.graphs(), card.calls().launches);
+        for turn in 0..4 {
+            let made: Result<_> = card.pass([0; 4], 1, |_| card.add(&x, &card.scale(&x, 3.0)?));
+            assert_eq!(values(&made.unwrap()), [6.0; 40], "turn {turn}");
+        }
+        assert_eq!(graphs.failure(), expected);
+        let launches = card.calls().launches - before;
+        assert_eq!(
+            launches,
+            if !card.on_card() {
+                0
+            } else if expected.is_none() {
+                5
+            } else {
+                8
+            }
+        );
+    }
+    let card = Kernels::emulated_without_graphs().unwrap();
+    card.try_graphs().unwrap();
+    assert_eq!(card.graphs().failure(), Some(said));
 }
 
 /// One library a turn: mutations of different checks' kernels do not meet.

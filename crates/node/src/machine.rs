@@ -29,6 +29,7 @@ pub struct NativeProbe {
     pub driver: Option<String>,
     pub cards: Vec<NativeCard>,
     pub available: Option<f64>,
+    pub graph_failure: Option<String>,
     pub failure: Option<NativeFailure>,
 }
 
@@ -49,7 +50,11 @@ pub fn machine() -> NativeMachine {
 #[napi]
 pub fn probe(ordinal: u32) -> NativeProbe {
     let version = |(major, minor): (usize, usize)| format!("{major}.{minor}");
-    let (found, available) = trefoil_engine::probe(ordinal as usize);
+    let (found, usable) = trefoil_engine::probe(ordinal as usize);
+    let (usable, failure) = match usable {
+        Ok(usable) => (Some(usable), None),
+        Err(error) => (None, Some(error.into())),
+    };
     let native = |card: Card| NativeCard {
         name: card.name,
         capability: version(card.capability),
@@ -58,7 +63,8 @@ pub fn probe(ordinal: u32) -> NativeProbe {
     NativeProbe {
         driver: found.as_ref().map(|found| version(found.driver)),
         cards: found.map_or_else(Vec::new, |found| found.cards.into_iter().map(native).collect()),
-        available: available.as_ref().ok().map(|&bytes| bytes as f64),
-        failure: available.err().map(NativeFailure::from),
+        available: usable.as_ref().map(|usable| usable.memory as f64),
+        graph_failure: usable.and_then(|usable| usable.graph_failure),
+        failure,
     }
 }

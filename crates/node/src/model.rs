@@ -24,6 +24,7 @@ pub struct NativeInfo {
     pub dtype: String,
     pub bytes: f64,
     pub fallback: Option<String>,
+    pub graph_failure: Option<String>,
 }
 
 /// Tokens, or why there are none.
@@ -69,6 +70,7 @@ impl NativeModel {
             dtype: info.dtype.clone(),
             bytes: info.bytes as f64,
             fallback: info.fallback.clone(),
+            graph_failure: info.graph_failure(),
         }
     }
 

@@ -32,6 +32,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "exp.cuh",
     "halves.cuh",
     "integer.cu",
+    "integer_many.cu",
     "kernels.cu",
     "kv.cu",
     "norm.cu",
@@ -61,6 +62,8 @@ type Start = unsafe extern "C" fn(grid: *const u32, threads: u32, shared: u32, a
 
 pub(super) struct Emulated {
     library: Library,
+    /// Whether it makes graphs.
+    graphs: bool,
 }
 
 /// A library is in the process once, with one memory for all blocks, so one kernel runs at a time.
@@ -81,7 +84,10 @@ unsafe impl Send for Bytes {}
 unsafe impl Sync for Bytes {}
 
 impl Emulated {
-    pub(super) fn new(mutations: &[Mutation]) -> Result<Self> {
+    /// Compiles the kernels.
+    ///
+    /// * `graphs`: whether it makes graphs
+    pub(super) fn new(mutations: &[Mutation], graphs: bool) -> Result<Self> {
         let mut files: Vec<(&str, String)> =
             SOURCES.iter().map(|&(name, text)| (name, text.to_owned())).collect();
         for Mutation { file, from, to } in mutations {
@@ -95,7 +101,7 @@ impl Emulated {
         // SAFETY: the library was compiled from this crate's sources, which run nothing when loaded.
         let library = unsafe { Library::new(&library) }
             .map_err(|cause| broken(format!("{} cannot be loaded: {cause}", library.display())))?;
-        Ok(Self { library })
+        Ok(Self { library, graphs })
     }
 
     /// Runs a launch, whose safety `Card::launch` was promised.
@@ -113,8 +119,11 @@ impl Emulated {
         Ok(())
     }
 
-    pub(super) fn graph(self: &Arc<Self>, launches: &[Launch]) -> Graph {
-        Graph { machine: Arc::clone(self), launches: launches.to_vec() }
+    pub(super) fn graph(self: &Arc<Self>, launches: &[Launch]) -> Result<Graph> {
+        if !self.graphs {
+            return Err(broken("this card makes no graphs".to_owned()));
+        }
+        Ok(Graph { machine: Arc::clone(self), launches: launches.to_vec() })
     }
 }
 

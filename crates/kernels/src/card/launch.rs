@@ -10,7 +10,7 @@ use super::emulated;
 use super::recorder::{Launch, Recorder};
 use super::{Arg, Card, Machine};
 use crate::error::Result;
-use crate::pass::{Kind, Lease};
+use crate::pass::{Graphs, Kind, Lease};
 
 /// Launches that start as one.
 pub(super) enum Graph {
@@ -24,6 +24,11 @@ impl Card {
     /// Begins a pass of this thread: what it launches starts when something is downloaded or it ends.
     pub(crate) fn begin(&self, kind: Kind) -> Lease {
         self.recorder().begin(kind)
+    }
+
+    /// What is known of its graphs.
+    pub(crate) fn graphs(&self) -> Graphs {
+        self.recorder().graphs()
     }
 
     /// Ends this thread's pass.
@@ -51,7 +56,7 @@ impl Card {
             #[cfg(feature = "cuda")]
             Machine::Cuda(cuda) => cuda.graph(launches).map(Graph::Cuda),
             #[cfg(feature = "emulate")]
-            Machine::Emulated(it) => Ok(Graph::Emulated(it.graph(launches))),
+            Machine::Emulated(it) => it.graph(launches).map(Graph::Emulated),
         }
     }
 
@@ -83,8 +88,8 @@ impl Card {
         unsafe { self.launch_with(kernel, grid, threads, 0, args) }
     }
 
-    /// [`Card::launch`] of a kernel that takes so many bytes of shared memory beside those that it declares: the same
-    /// number every time.
+    /// [`Card::launch`] of a kernel that takes so many bytes of shared memory beside those that it declares, 99 KiB at
+    /// most; one that takes some takes some every time.
     ///
     /// # Safety
     /// As [`Card::launch`]; and they are as many as the kernel uses.

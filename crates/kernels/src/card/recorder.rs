@@ -7,7 +7,7 @@
 //!
 //! Nothing is assumed of a pass: every launch is compared with the graph's own, and one of another
 //! kernel, grid or size of shared memory makes a new graph. Nor does anything depend on graphs: where the device fails to
-//! make or start one, the launches start one by one, then and from then on.
+//! make or start one, the launches start one by one, then and from then on, and [`Graphs`] says why.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -19,7 +19,7 @@ use candle_core::Tensor;
 use super::launch::Graph;
 use super::{Arg, Buffer};
 use crate::error::Result;
-use crate::pass::{Kind, Lease};
+use crate::pass::{Graphs, Kind, Lease};
 
 /// Passes that are remembered.
 const KNOWN: usize = 8;
@@ -81,7 +81,7 @@ pub(crate) struct Recorder {
     /// The pass that a thread makes.
     passes: HashMap<ThreadId, Pass>,
     /// Whether the device has failed to make, change or start a graph: it is not asked again.
-    refused: bool,
+    graphs: Graphs,
 }
 
 /// A pass that was made: its memory in the order in which it was taken, and its launches.
@@ -107,6 +107,11 @@ struct Pass {
 }
 
 impl Recorder {
+    /// What is known of graphs.
+    pub(crate) fn graphs(&self) -> Graphs {
+        self.graphs.clone()
+    }
+
     /// Begins a pass, with the memory of one of its kind that nobody stands on.
     pub(crate) fn begin(&mut self, kind: Kind) -> Lease {
         let free = |known: &Known| known.kind == kind && Arc::strong_count(&known.lease) == 1;
@@ -190,7 +195,7 @@ impl Recorder {
         start: impl FnOnce(&Graph) -> Result<()>,
         launch: impl FnMut(&Launch) -> Result<()>,
     ) -> Result<()> {
-        let Self { passes, refused, .. } = self;
+        let Self { passes, graphs, .. } = self;
         let Some(pass) = passes.get_mut(&std::thread::current().id()) else { return Ok(()) };
         let Some(launches) = pass.launches.take() else { return Ok(()) };
         let known = &mut pass.known;
@@ -198,19 +203,23 @@ impl Recorder {
         let (launches, kept) = (known.launches.as_slice(), known.graph.take());
         let alike = before.len() == launches.len()
             && before.iter().zip(launches).all(|(before, after)| before.is_like(after));
-        if alike && !launches.is_empty() && !*refused {
+        if alike && !launches.is_empty() && graphs.failure().is_none() {
             let ready = match kept {
-                Some(graph) => changed(graph, &before, launches),
-                None => graph(launches),
+                Some(graph) => changed(graph, &before, launches).map_err(|cause| format!("changed: {cause}")),
+                None => graph(launches).map_err(|cause| format!("made: {cause}")),
             };
-            match ready.and_then(|graph| start(&graph).map(|()| graph)) {
+            let started = ready.and_then(|graph| match start(&graph) {
+                Ok(()) => Ok(graph),
+                Err(cause) => Err(format!("started: {cause}")),
+            });
+            match started {
                 Ok(graph) => {
                     known.graph = Some(graph);
                     return Ok(());
                 }
                 // Whatever is wrong beside the graph, the launches say too. To start them again would be no harm: they
                 // read nothing that they have written but what they write anew.
-                Err(_) => *refused = true,
+                Err(why) => graphs.fail(format!("a graph could not be {why}")),
             }
         }
         launches.iter().try_for_each(launch)
@@ -273,14 +282,17 @@ mod tests {
         let mut recorder = Recorder::default();
         let found = steps(&mut recorder, &[1, 2, 2, 2, 1, 1], |_| Err(Error::range("no graph")));
         assert_eq!(found, [[0, 0, 2], [0, 0, 2], [1, 0, 2], [0, 0, 2], [0, 0, 2], [0, 0, 2]]);
+        assert_eq!(recorder.graphs().failure(), Some("a graph could not be made: no graph"));
     }
 
     #[test]
     fn a_graph_that_does_not_start_is_the_last() {
-        let machine = Arc::new(Emulated::new(&[]).unwrap());
+        let machine = Arc::new(Emulated::new(&[], true).unwrap());
         let mut recorder = Recorder::default();
-        let found = steps(&mut recorder, &[3; 4], |launches| Ok(Graph::Emulated(machine.graph(launches))));
+        let found = steps(&mut recorder, &[3; 4], |launches| machine.graph(launches).map(Graph::Emulated));
         assert_eq!(found, [[0, 0, 2], [1, 1, 2], [0, 0, 2], [0, 0, 2]]);
+        let said = "a graph could not be started: there is no kernel none of this name";
+        assert_eq!(recorder.graphs().failure(), Some(said));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::flat::dims;
 use crate::formats::WeightType;
 use crate::lanes::LANES;
-use crate::quantise::{BLOCK, Block};
+use crate::quantise::{BLOCK, Block, TILE};
+use crate::units::UnitLayout;
 use crate::weight::{Weight, stride};
 use crate::words::Words;
 
@@ -19,23 +20,30 @@ struct Operands<'a> {
     x: &'a Tensor,
     m: usize,
     k: usize,
-    blocks: Option<Arc<Buffer>>,
+    bytes: Option<Arc<Buffer>>,
     /// Numbers of sixteen bits and what scales their rows, by the weight's type.
     rounded: Vec<(WeightType, [Arc<Buffer>; 2])>,
 }
 
 impl Operands<'_> {
-    /// Activations as bytes: [`Block`]s, `[m, k / 32]`.
-    fn blocks(&mut self) -> Result<Arg<'static>> {
-        if self.blocks.is_none() {
-            let all = self.m * self.k / BLOCK;
-            let blocks = self.card.scratch(all * size_of::<Block>())?;
-            let args = [address("x", self.x)?, blocks.address(), count(all)];
-            // SAFETY: x holds 32 numbers a block, and there is room for every block.
-            unsafe { self.card.launch("quantise", [all.div_ceil(8), 1, 1], 256, &args) }?;
-            self.blocks = Some(blocks);
+    /// Activations as bytes: [`Block`]s, `[m, k / 32]`, or tiles of many rows, `[m / 16, k / 32]`.
+    fn bytes(&mut self) -> Result<Arg<'static>> {
+        if let Some(found) = &self.bytes {
+            return Ok(found.address());
         }
-        Ok(self.blocks.as_ref().map_or(Arg::Address(0), |blocks| blocks.address()))
+        let (x, depth) = (address("x", self.x)?, self.k / BLOCK);
+        let rows = if self.m > FEW { self.m.next_multiple_of(TILE) } else { self.m };
+        // What stands in a tile is less by the sums of halves.
+        let each = size_of::<Block>() - if self.m > FEW { size_of::<[i32; 2]>() } else { 0 };
+        let made = self.card.scratch(rows * depth * each)?;
+        let (kernel, args) = if self.m > FEW {
+            ("quantise_tiles", vec![x, made.address(), count(self.m), count(depth)])
+        } else {
+            ("quantise", vec![x, made.address(), count(rows * depth)])
+        };
+        // SAFETY: x holds 32 numbers a block, and there is room for every block.
+        unsafe { self.card.launch(kernel, [(rows * depth).div_ceil(8), 1, 1], 256, &args) }?;
+        Ok(self.bytes.insert(made).address())
     }
 
     /// Activations as numbers of `ty`, `[m, stride]`, and what scales each row.
@@ -85,16 +93,34 @@ impl Operands<'_> {
                 (kernel, [stretches(LANES), 1, 1], args)
             }
             ty => {
-                let (kernel, rows) = integer_kernel(ty, m);
-                let args = vec![products, self.blocks()?, count(m), count(k)];
-                let (panels, rows) = (stretches(LANES), m.div_ceil(rows));
-                // Many rows: those that read a panel follow each other, so that it is read from memory once.
-                (kernel, if m > 8 { [rows, panels, 1] } else { [panels, rows, 1] }, args)
+                let (panels, args) = (stretches(LANES), vec![products, self.bytes()?, count(m), count(k)]);
+                if m > FEW {
+                    self.many_quantised(ty, panels, args)?;
+                    return Ok(outs);
+                }
+                (integer_kernel(ty, m), [panels, 1, 1], args)
             }
         };
         // SAFETY: x, the weights and their outputs have these sizes.
         unsafe { self.card.launch(kernel, grid, 256, &args) }?;
         Ok(outs)
+    }
+
+    /// The products of many rows with quantised weights: a block takes up to [`TALL`] tiles of rows and [`WIDE`] panels,
+    /// fewer of both where processors would have none.
+    fn many_quantised(&self, ty: WeightType, panels: usize, mut args: Vec<Arg<'_>>) -> Result<()> {
+        let (tiles, processors) = (self.m.div_ceil(TILE), self.card.processors());
+        let rows = tiles.div_ceil(TALL).max((processors / panels).min(tiles));
+        let tall = tiles.div_ceil(rows);
+        let wide = (8 * panels * rows / (7 * processors)).clamp(1, WIDE.min(BLOCK_WARPS / tall));
+        args.extend([count(tall), count(wide), count(panels)]);
+        let layout = UnitLayout::of(ty);
+        let packed = STEP_BLOCKS / layout.blocks * layout.bytes();
+        let unpacked = STEP_BLOCKS * LANES * (BLOCK + 2 * size_of::<f32>());
+        let shared = wide * (RING * packed + 2 * unpacked);
+        let (grid, threads) = ([tiles.div_ceil(tall), panels.div_ceil(wide), 1], 32 * tall * wide);
+        // SAFETY: x, the weights and their outputs have these sizes, and a block's panels their place.
+        unsafe { self.card.launch_with(integer_kernel(ty, self.m), grid, threads, shared, &args) }
     }
 
     /// The products of many rows with weights of sixteen bits: a block a processor, each with an equal share of the
@@ -112,7 +138,7 @@ impl Operands<'_> {
         let (rows, blocks) = (self.m.div_ceil(tile), self.card.processors());
         // What a block hands over: the sums of its last outputs, and those of chains whose first ones are another's.
         let slots = 1 + (rows * outputs * CHAINS).div_ceil(blocks).min(CHAINS - 1);
-        let handed = self.card.scratch(blocks * slots * tile * OUTPUTS * size_of::<f32>())?;
+        let handed = self.card.scratch(handed(blocks, slots, tile))?;
         let met = self.card.counters(rows * outputs)?;
         args.extend([count(rows), count(outputs), count(slots), handed.address(), met.address()]);
         let stages = if tall == 4 { 3 } else { 4 };
@@ -122,30 +148,52 @@ impl Operands<'_> {
     }
 }
 
+/// Bytes that so many blocks hand over: in each slot the sums of so many rows.
+fn handed(blocks: usize, slots: usize, rows: usize) -> usize {
+    blocks * slots * rows * OUTPUTS * size_of::<f32>()
+}
+
+/// Bytes that a product takes beside activations and results, at most: what blocks of the largest tile hand over.
+pub(crate) fn scratch(card: &Card) -> usize {
+    handed(card.processors(), CHAINS, MOST)
+}
+
 /// Products of one launch.
 const PRODUCTS: usize = 4;
 
-/// Rows whose products with weights of sixteen bits read these straight from memory.
+/// Rows whose products read weights straight from memory.
 const FEW: usize = 16;
 
-/// Outputs that a block takes for more rows than that.
+/// Outputs that a block takes for more rows than that, where weights have sixteen bits.
 const OUTPUTS: usize = 128;
+
+/// Rows of such a block, at most.
+const MOST: usize = 128;
 
 /// Inputs that are copied at a time, and chains into which all are cut.
 const STEP: usize = 64;
 const CHAINS: usize = 8;
 
-/// The integer kernel of a type for so many rows, and the rows that it takes at a time.
-fn integer_kernel(ty: WeightType, m: usize) -> (&'static str, usize) {
+/// Tiles of rows and panels that a block takes where weights are quantised, and its warps, at most: one for each of both.
+const TALL: usize = 8;
+const WIDE: usize = 4;
+const BLOCK_WARPS: usize = 16;
+
+/// Blocks of inputs that are unpacked at a time, and such steps that are copied ahead.
+const STEP_BLOCKS: usize = 8;
+const RING: usize = 3;
+
+/// The integer kernel of a type for so many rows.
+fn integer_kernel(ty: WeightType, m: usize) -> &'static str {
     macro_rules! rows {
         ($name:literal) => {
             match m {
-                1 => (concat!("integer_", $name, "_1"), 1),
-                2 => (concat!("integer_", $name, "_2"), 2),
-                3 | 4 => (concat!("integer_", $name, "_4"), 4),
-                5..=8 => (concat!("integer_", $name, "_8"), 8),
-                9..=16 => (concat!("integer_", $name, "_16"), 16),
-                _ => (concat!("integer_", $name, "_32"), if ty == WeightType::Q6K { 16 } else { 32 }),
+                1 => concat!("integer_", $name, "_1"),
+                2 => concat!("integer_", $name, "_2"),
+                3 | 4 => concat!("integer_", $name, "_4"),
+                5..=8 => concat!("integer_", $name, "_8"),
+                9..=FEW => concat!("integer_", $name, "_16"),
+                _ => concat!("integer_", $name, "_128"),
             }
         };
     }
@@ -163,7 +211,7 @@ fn integer_kernel(ty: WeightType, m: usize) -> (&'static str, usize) {
 
 pub(super) fn linears<const N: usize>(card: &Card, x: &Tensor, weights: [&Weight; N]) -> Result<[Tensor; N]> {
     let [m, k] = dims("x", x)?;
-    let mut operands = Operands { card, x, m, k, blocks: None, rounded: Vec::new() };
+    let mut operands = Operands { card, x, m, k, bytes: None, rounded: Vec::new() };
     let mut outs: [Option<Tensor>; N] = [const { None }; N];
     let mut order: Vec<usize> = (0..N).collect();
     order.sort_by_key(|&at| weights[at].ty() as usize);

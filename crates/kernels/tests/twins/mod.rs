@@ -6,7 +6,7 @@
 
 mod attention;
 #[path = "../sample/mod.rs"]
-mod sample;
+pub(crate) mod sample;
 
 use attention::{attend, shared};
 use candle_core::{Device, Tensor};
@@ -156,6 +156,10 @@ fn integer(pair: &Pair) -> Found {
             (16, 33, 1),
             (19, 31, 2),
             (40, 18, 3),
+            (33, 17, 29),
+            (70, 295, 1),
+            (128, 20, 2),
+            (150, 100, 1),
         ] {
             let k = blocks * ty.block_elements();
             let bytes = sample.weight_bytes(ty, n, k);
@@ -170,7 +174,7 @@ fn integer(pair: &Pair) -> Found {
     let types = [WeightType::Q4K, WeightType::Q6K, WeightType::Q4K, WeightType::F32, WeightType::Q4K];
     let sizes = [33, 16, 5, 9, 64];
     let bytes: Vec<_> = types.iter().zip(sizes).map(|(&ty, n)| sample.weight_bytes(ty, n, 512)).collect();
-    for m in [1, 20] {
+    for m in [1, 20, 90] {
         let x = sample.tensor(&[m, 512]);
         let made = |kernels: &Kernels| {
             let weights: [Weight; 5] =

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::cuda_backend::cudarc::driver::sys::{self, CUDA_KERNEL_NODE_PARAMS};
 use candle_core::cuda_backend::cudarc::driver::{CudaStream, DriverError};
 
-use super::{failed, unstarted};
+use super::failed;
 use crate::card::recorder::Launch;
 use crate::error::Result;
 
@@ -64,9 +64,7 @@ impl Graph {
     pub(in crate::card) fn start(&self) -> Result<()> {
         self.stream.context().bind_to_thread().map_err(failed)?;
         // SAFETY: the graph and the stream are of one context; arguments are those that `Card::launch` was promised.
-        unsafe { sys::cuGraphLaunch(self.executable, self.stream.cu_stream()) }
-            .result()
-            .map_err(|cause| unstarted("a graph", cause))
+        done(unsafe { sys::cuGraphLaunch(self.executable, self.stream.cu_stream()) })
     }
 }
 
