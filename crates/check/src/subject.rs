@@ -183,7 +183,13 @@ impl Subject {
                 let pages = tokens / PAGE + 2;
                 let kv = Kv::new(&self.devices.each()[0], half.kv_shape(), self.cache, pages)?;
                 let little = Little::new(half, Arc::new(Mutex::new(kv)), source.cloned());
-                let settings = BildSettings { fallback: 0.0, max_draft: 5, rule: Rule::Exact };
+                let settings = BildSettings {
+                    fallback: 0.0,
+                    cumulative: false,
+                    candidates: 0.1,
+                    max_draft: 5,
+                    rule: Rule::Exact,
+                };
                 Box::new(Bild::new(settings, little, [].into()))
             }
         })

@@ -15,11 +15,16 @@
 //! token is judged, also behind one that the large model would have written itself; a rollback costs no second large
 //! pass; what the little model wrote last is judged before the text ends, unless `verify_tail` is off; a chain that is
 //! full, and not unsure, asks for no token of the large model.
+//!
+//! Further beyond it, and off in its sense, are `candidates` and `cumulative`. A candidate is a row beside the chain: a
+//! token that the little model finds likely and does not write. Where the large model writes it itself, in a token's
+//! place or where the little one was unsure, the row has its next token too, and the text moves on by one more. No
+//! candidate is forgiven anything, so the text can only come closer to the large model's.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use trefoil_models::{Draft, Logits, Scores, Token};
+use trefoil_models::{Draft, Logits, RowId, Scores, Token};
 
 use crate::error::{Error, Result};
 use crate::little::{Chain, Little, Reach, Stop};
@@ -32,6 +37,10 @@ pub struct BildSettings {
     /// `α_FB`: the little model writes on while the probability of its best token is at least this. 0 never falls back;
     /// above 1 nothing is drafted.
     pub fallback: f64,
+    /// Whether `fallback` is held against the probability of the chain with that token, and not of the token alone.
+    pub cumulative: bool,
+    /// The least probability, under the little model, of a candidate and the chain before it, above 0; 1 is for none.
+    pub candidates: f64,
     /// Tokens of a chain, at most; at least 1.
     pub max_draft: usize,
     /// What the large model forgives.
@@ -70,6 +79,27 @@ impl Bild {
         Self { settings, little, ends, chains: HashMap::new(), counters: HashMap::new() }
     }
 
+    /// The large model's token at `row`, the last of `verdict`: where it was named as a candidate, its row joins the path
+    /// and the token behind it the text. `before`: the draft's tokens down to `row`.
+    fn follow(
+        &mut self,
+        (live, draft, scores, sampler): (&Live<'_>, &Draft, &Scores, &Sampler),
+        (row, before): (RowId, &[Token]),
+        mut verdict: Verdict,
+    ) -> Result<Verdict> {
+        let own = verdict.picks.last().map(|pick| pick.token);
+        if let Some(own) = own
+            && let Some(candidate) = draft.child_with(row, own)
+        {
+            let logits = scores.row(candidate);
+            let logits = logits.ok_or_else(|| Error::internal("a candidate's row without scores"))?;
+            verdict.path.push(candidate);
+            verdict.picks.push(sampler.pick(logits, live.text, &[before, &[own]].concat())?);
+            self.counters.entry(live.branch).or_default().candidates += 1;
+        }
+        Ok(verdict)
+    }
+
     /// Whether the little model can be sure of any token.
     fn drafts(&self) -> bool {
         self.settings.fallback <= 1.0
@@ -99,9 +129,10 @@ impl Strategy for Bild {
     }
 
     fn ahead(&mut self, due: &[Due<'_>], hear: &mut Hear<'_>) -> Result<Vec<(usize, Verdict)>> {
-        let BildSettings { fallback, max_draft: most, rule } = self.settings;
+        let BildSettings { fallback, cumulative, candidates, max_draft: most, rule } = self.settings;
         let chains = if self.drafts() {
-            self.little.write(due, Reach { fallback, most, ends: &self.ends }, hear)?
+            let ends = &self.ends;
+            self.little.write(due, Reach { fallback, cumulative, candidates, most, ends }, hear)?
         } else {
             vec![Chain::unsure(); due.len()]
         };
@@ -130,13 +161,18 @@ impl Strategy for Bild {
             let Some(chain) = self.chains.get(&live.branch) else { continue };
             // A last token that nothing follows is judged by the row above it and needs none of its own.
             let rows = chain.tokens.len() - usize::from(!self.wants_bonus(chain));
-            let mut row = live.root;
+            let mut path = vec![live.root];
             for (at, &token) in chain.tokens.iter().enumerate() {
-                draft.ask(row, token);
+                draft.ask(path[at], token);
                 if at < rows {
-                    row = draft.child(row, token);
+                    let row = draft.child(path[at], token);
                     draft.score(row);
+                    path.push(row);
                 }
+            }
+            for &(at, token) in &chain.candidates {
+                let row = draft.child(path[at], token);
+                draft.score(row);
             }
         }
         Ok(())
@@ -162,7 +198,8 @@ impl Strategy for Bild {
                 let Some(surprise) = self.settings.rule.forgives(logits, token)? else {
                     counters.rollbacks += 1;
                     picks.push(own);
-                    return Ok(Verdict { path, picks, drafted, accepted: at, replaced: true });
+                    let verdict = Verdict { path, picks, drafted, accepted: at, replaced: true };
+                    return self.follow((live, draft, scores, sampler), (row, &chain.tokens[..at]), verdict);
                 };
                 counters.forgiven = counters.forgiven.max(surprise);
             }
@@ -172,11 +209,17 @@ impl Strategy for Bild {
                 path.push(child);
             }
         }
-        if self.wants_bonus(&chain) {
+        let bonus = self.wants_bonus(&chain);
+        if bonus {
             let logits = scores.row(row).ok_or_else(|| Error::internal("a chain row without scores"))?;
             picks.push(sampler.pick(logits, live.text, &chain.tokens)?);
         }
-        Ok(Verdict { path, picks, drafted, accepted: drafted, replaced: false })
+        let verdict = Verdict { path, picks, drafted, accepted: drafted, replaced: false };
+        if bonus {
+            self.follow((live, draft, scores, sampler), (row, &chain.tokens), verdict)
+        } else {
+            Ok(verdict)
+        }
     }
 
     fn park(&mut self, branch: usize) {
