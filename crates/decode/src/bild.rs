@@ -27,7 +27,7 @@ use std::sync::Arc;
 use trefoil_models::{Draft, Logits, RowId, Scores, Token};
 
 use crate::error::{Error, Result};
-use crate::little::{Chain, Little, Reach, Stop};
+use crate::little::{Candidate, Chain, Little, Reach, Stop};
 use crate::sampler::{Pick, Sampler};
 use crate::strategy::{Counters, Due, Hear, Live, Strategy, Verdict};
 
@@ -41,7 +41,7 @@ pub struct BildSettings {
     pub cumulative: bool,
     /// The least probability, under the little model, of a candidate and the chain before it, above 0; 1 is for none.
     pub candidates: f64,
-    /// Tokens of a chain, at most; at least 1.
+    /// Tokens of a chain, at most, and of a chain and its candidates; at least 1.
     pub max_draft: usize,
     /// What the large model forgives.
     pub rule: Rule,
@@ -170,7 +170,7 @@ impl Strategy for Bild {
                     path.push(row);
                 }
             }
-            for &(at, token) in &chain.candidates {
+            for &Candidate { at, token, .. } in &chain.candidates {
                 let row = draft.child(path[at], token);
                 draft.score(row);
             }

@@ -39,13 +39,23 @@ struct Seat {
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
     pub(crate) tokens: Vec<Token>,
-    /// Tokens that may stand in a token's place, or behind the last one, with the number of tokens before them.
-    pub(crate) candidates: Vec<(usize, Token)>,
+    /// Tokens that may stand in a token's place, or behind the last one, the likeliest first.
+    pub(crate) candidates: Vec<Candidate>,
     pub(crate) stop: Stop,
     /// Forward passes that it took.
     pub(crate) forwards: usize,
     /// The probability of all tokens together.
     sure: f64,
+}
+
+/// A token that the little model finds likely and has not written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    /// The chain's tokens before it.
+    pub(crate) at: usize,
+    pub(crate) token: Token,
+    /// The probability of all of them together.
+    odds: f64,
 }
 
 /// Why the little model stopped writing.
@@ -70,7 +80,7 @@ pub(crate) struct Reach<'a> {
     pub(crate) cumulative: bool,
     /// The least probability of a candidate and the tokens before it; 1 names none.
     pub(crate) candidates: f64,
-    /// Tokens of a chain, at most.
+    /// Tokens of a chain, at most, and of a chain and its candidates.
     pub(crate) most: usize,
     /// Tokens that end a text.
     pub(crate) ends: &'a [Token],
@@ -157,6 +167,10 @@ impl Little {
             }
             writing.retain(|(_, _, fresh)| !fresh.is_empty());
         }
+        for chain in &mut chains {
+            chain.candidates.sort_by(|a, b| b.odds.total_cmp(&a.odds));
+            chain.candidates.truncate(reach.most - chain.tokens.len());
+        }
         Ok(chains)
     }
 
@@ -237,8 +251,9 @@ impl Chain {
         let (at, least) = (self.tokens.len(), reach.candidates / self.sure);
         if reach.names() && least <= 1.0 && at + 2 <= due.room {
             let others = odds.from(least)?.into_iter();
-            let others = others.filter(|token| Some(*token) != written && !reach.ends.contains(token));
-            self.candidates.extend(others.map(|token| (at, token)));
+            let others = others.filter(|(_, token)| Some(*token) != written && !reach.ends.contains(token));
+            let sure = self.sure;
+            self.candidates.extend(others.map(|(odds, token)| Candidate { at, token, odds: sure * odds }));
         }
         Ok(())
     }

@@ -147,20 +147,24 @@ fn algorithm(setting: &Setting, key: u64) -> Account {
                     && text.len() + 2 <= full
                     && sure * odds[token as usize] >= candidates
             };
-            named.push((0..odds.len() as Token).filter(worth).collect::<Vec<_>>());
+            let place = text.len() - judged;
+            let worthy = (0..odds.len() as Token).filter(worth);
+            named.extend(worthy.map(|token| (place, token, sure * odds[token as usize])));
             if best * if cumulative { sure } else { 1.0 } < fallback {
                 unsure = true;
                 account.fallbacks += 1;
             } else {
                 let written = choose(&logits, &text);
                 sure *= odds[written as usize];
-                named.last_mut().unwrap().retain(|&token| token != written);
+                named.retain(|&(at, token, _)| (at, token) != (place, written));
                 text.push(written);
                 ended = text.last() == Some(&END);
                 account.drafted += 1;
             }
         }
         let chain = text.len() - judged;
+        named.sort_by(|a, b| b.2.total_cmp(&a.2));
+        named.truncate(max_draft - chain);
         if !(ended && matches!(rule, Rule::Bild { verify_tail: false, .. })) {
             account.large += 1;
             let offends = |at: usize, own: Token| match rule {
@@ -192,7 +196,8 @@ fn algorithm(setting: &Setting, key: u64) -> Account {
                 None => None,
             };
             if let Some(own) = own {
-                let named = named.get(text.len() - judged).is_some_and(|named| named.contains(&own));
+                let place = text.len() - judged;
+                let named = named.iter().any(|&(at, token, _)| (at, token) == (place, own));
                 text.push(own);
                 if named && fallback <= 1.0 {
                     account.candidates += 1;

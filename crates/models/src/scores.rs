@@ -214,24 +214,26 @@ impl Probabilities<'_> {
         Ok(f64::from(self.logits.score(token)? - self.highest) - self.mass.ln())
     }
 
-    /// The tokens with a probability of at least `least`, which is above 0, in any order. A device has them at hand where the draft
+    /// The tokens with a probability of at least `least`, which is above 0, in any order, each behind its probability. A device has them at hand where the draft
     /// said that a token may be drawn there ([`Draft::draw`]).
     ///
     /// # Errors
     /// Fails where a device does.
-    pub fn from(&self, least: f64) -> Result<Vec<Token>> {
+    pub fn from(&self, least: f64) -> Result<Vec<(f64, Token)>> {
+        let odds = |score: f32| f64::from(score - self.highest).exp() / self.mass;
         let lowest = (f64::from(self.highest) + (least * self.mass).ln()) as f32;
         if let At::Away(away, row) = self.logits.0
             && let Some((_, Drawn { top, .. })) = away.drawn(row)
             && top.last().is_some_and(|&(last, _)| top.len() < TOP || last < lowest)
         {
-            return Ok(top.iter().filter(|(score, _)| *score >= lowest).map(|&(_, token)| token).collect());
+            let high = top.iter().filter(|(score, _)| *score >= lowest);
+            return Ok(high.map(|&(score, token)| (odds(score), token)).collect());
         }
         let mut found = Vec::new();
         for (stretch, scores) in self.logits.all()?.chunks(STRETCH).enumerate() {
             if scores.iter().fold(false, |any, &score| any | (score >= lowest)) {
                 let high = scores.iter().enumerate().filter(|&(_, &score)| score >= lowest);
-                found.extend(high.map(|(place, _)| (stretch * STRETCH + place) as Token));
+                found.extend(high.map(|(place, &score)| (odds(score), (stretch * STRETCH + place) as Token)));
             }
         }
         Ok(found)

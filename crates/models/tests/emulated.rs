@@ -80,9 +80,9 @@ fn scores_that_stay_away_are_the_rows_own() {
             let [far, near] = [away.probabilities(), here.probabilities()];
             assert_eq!(far.best().to_bits(), near.best().to_bits(), "{name}");
             for least in [0.02, 0.1, 0.5] {
-                let sorted = |mut tokens: Vec<Token>| {
-                    tokens.sort_unstable();
-                    tokens
+                let sorted = |mut found: Vec<(f64, Token)>| {
+                    found.sort_unstable_by_key(|&(_, token)| token);
+                    found
                 };
                 assert_eq!(sorted(far.from(least).unwrap()), sorted(near.from(least).unwrap()), "{name}");
             }
