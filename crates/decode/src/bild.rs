@@ -79,22 +79,20 @@ impl Bild {
         Self { settings, little, ends, chains: HashMap::new(), counters: HashMap::new() }
     }
 
-    /// The large model's token at `row`, the last of `verdict`: where it was named as a candidate, its row joins the path
+    /// Ends a path by the large model's own token at `row`; where that was named as a candidate, its row joins the path
     /// and the token behind it the text. `before`: the draft's tokens down to `row`.
-    fn follow(
+    fn take_over(
         &mut self,
         (live, draft, scores, sampler): (&Live<'_>, &Draft, &Scores, &Sampler),
         (row, before): (RowId, &[Token]),
         mut verdict: Verdict,
     ) -> Result<Verdict> {
-        let own = verdict.picks.last().map(|pick| pick.token);
-        if let Some(own) = own
-            && let Some(candidate) = draft.child_with(row, own)
-        {
-            let logits = scores.row(candidate);
-            let logits = logits.ok_or_else(|| Error::internal("a candidate's row without scores"))?;
+        let own = sampler.pick(scored(scores, row)?, live.text, before)?;
+        verdict.picks.push(own);
+        if let Some(candidate) = draft.child_with(row, own.token) {
+            let text = [before, &[own.token]].concat();
             verdict.path.push(candidate);
-            verdict.picks.push(sampler.pick(logits, live.text, &[before, &[own]].concat())?);
+            verdict.picks.push(sampler.pick(scored(scores, candidate)?, live.text, &text)?);
             self.counters.entry(live.branch).or_default().candidates += 1;
         }
         Ok(verdict)
@@ -121,6 +119,11 @@ impl Rule {
             }
         }
     }
+}
+
+/// The scores after a row that the draft has marked.
+fn scored(scores: &Scores, row: RowId) -> Result<Logits<'_>> {
+    scores.row(row).ok_or_else(|| Error::internal("a row of a chain or a candidate without scores"))
 }
 
 impl Strategy for Bild {
@@ -188,18 +191,17 @@ impl Strategy for Bild {
         let chain =
             self.chains.remove(&live.branch).ok_or_else(|| Error::internal("a branch without a chain"))?;
         let (mut row, mut path) = (live.root, vec![live.root]);
-        let mut picks = Vec::with_capacity(chain.tokens.len() + 1);
+        let mut picks = Vec::with_capacity(chain.tokens.len() + 2);
         let drafted = chain.tokens.len();
+        let ground = (live, draft, scores, sampler);
         for (at, &token) in chain.tokens.iter().enumerate() {
-            let logits = scores.row(row).ok_or_else(|| Error::internal("a chain row without scores"))?;
-            let own = sampler.pick(logits, live.text, &chain.tokens[..at])?;
-            if token != own.token {
+            let logits = scored(scores, row)?;
+            if token != sampler.choose(logits, live.text, &chain.tokens[..at])? {
                 let counters = self.counters.entry(live.branch).or_default();
                 let Some(surprise) = self.settings.rule.forgives(logits, token)? else {
                     counters.rollbacks += 1;
-                    picks.push(own);
                     let verdict = Verdict { path, picks, drafted, accepted: at, replaced: true };
-                    return self.follow((live, draft, scores, sampler), (row, &chain.tokens[..at]), verdict);
+                    return self.take_over(ground, (row, &chain.tokens[..at]), verdict);
                 };
                 counters.forgiven = counters.forgiven.max(surprise);
             }
@@ -209,14 +211,9 @@ impl Strategy for Bild {
                 path.push(child);
             }
         }
-        let bonus = self.wants_bonus(&chain);
-        if bonus {
-            let logits = scores.row(row).ok_or_else(|| Error::internal("a chain row without scores"))?;
-            picks.push(sampler.pick(logits, live.text, &chain.tokens)?);
-        }
         let verdict = Verdict { path, picks, drafted, accepted: drafted, replaced: false };
-        if bonus {
-            self.follow((live, draft, scores, sampler), (row, &chain.tokens), verdict)
+        if self.wants_bonus(&chain) {
+            self.take_over(ground, (row, &chain.tokens), verdict)
         } else {
             Ok(verdict)
         }

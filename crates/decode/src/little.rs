@@ -221,7 +221,7 @@ impl Chain {
             self.name(&odds, None, due, reach)?;
             return Ok(false);
         }
-        let token = due.sampler.pick(logits, due.text, &self.tokens)?.token;
+        let token = due.sampler.choose(logits, due.text, &self.tokens)?;
         self.name(&odds, Some(token), due, reach)?;
         if reach.cumulative || reach.names() {
             self.sure *= odds.log(token)?.exp();
