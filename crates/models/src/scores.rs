@@ -231,7 +231,7 @@ impl Probabilities<'_> {
         }
         let mut found = Vec::new();
         for (stretch, scores) in self.logits.all()?.chunks(STRETCH).enumerate() {
-            if scores.iter().fold(false, |any, &score| any | (score >= lowest)) {
+            if scores.iter().copied().fold(f32::NEG_INFINITY, f32::max) >= lowest {
                 let high = scores.iter().enumerate().filter(|&(_, &score)| score >= lowest);
                 found.extend(high.map(|(place, &score)| (odds(score), (stretch * STRETCH + place) as Token)));
             }
