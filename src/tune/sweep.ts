@@ -102,8 +102,8 @@ export async function sweep(
 /** Places of settings that differ in their rollback only, the highest first. */
 function lanesOf(settings: readonly Setting[]): number[][] {
   const lanes = new Map<string, number[]>()
-  for (const [place, { rollback, ...same }] of settings.entries()) {
-    const lane = Object.values(same).join(' ')
+  for (const [place, { fallback, cumulative, candidates, maxDraft }] of settings.entries()) {
+    const lane = [fallback, cumulative, candidates, maxDraft].join(' ')
     lanes.set(lane, [...(lanes.get(lane) ?? []), place])
   }
   const rollback = (place: number): number => settings[place]?.rollback ?? 0
