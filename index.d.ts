@@ -168,6 +168,7 @@ export interface NativeStats {
   acceptedTokens: number
   fallbacks: number
   rollbacks: number
+  candidates: number
   forgiven: number
   poolHits: number
   poolBytes: number

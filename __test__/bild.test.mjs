@@ -137,6 +137,9 @@ const DECODINGS = {
   'rollback as text': [{ type: 'bild', rollback: '2' }, /decoding\.rollback is '2'/],
   'maxDraft 0': [{ type: 'bild', maxDraft: 0 }, /decoding\.maxDraft is 0; allowed: a whole number from 1/],
   'maxDraft 1e6': [{ type: 'speculative', maxDraft: 1e6 }, /decoding\.maxDraft is 1000000/],
+  'candidates 0': [{ type: 'bild', candidates: 0 }, /decoding\.candidates is 0; allowed: a number from 0\.01 to 1/],
+  'candidates 1.1': [{ type: 'speculative', candidates: 1.1 }, /decoding\.candidates is 1\.1; allowed: a number from 0\.01 to 1/],
+  'cumulative as text': [{ type: 'speculative', cumulative: 'yes' }, /decoding\.cumulative is 'yes'; allowed: true or false/],
   'verifyTail as a number': [{ type: 'bild', verifyTail: 1 }, /decoding\.verifyTail is 1; allowed: true or false/],
   'a threshold of exact speculation': [{ type: 'speculative', rollback: 1 }, /unknown option 'rollback'/]
 }
@@ -191,8 +194,13 @@ async function readEagerly(generation) {
 }
 
 // Thresholds under which the large model is asked late and refuses much.
-for (const decoding of [{ type: 'bild', fallback: 0.05, rollback: 0.5 }, { type: 'speculative' }]) {
-  test(`eager events of ${decoding.type} fold to the text, and hold the committed stream`, async (t) => {
+const EAGER = {
+  bild: { type: 'bild', fallback: 0.05, rollback: 0.5 },
+  'bild with candidates': { type: 'bild', fallback: 0.05, cumulative: true, candidates: 0.05, rollback: 0.5 },
+  speculative: { type: 'speculative', fallback: 0.2, cumulative: false }
+}
+for (const [name, decoding] of Object.entries(EAGER)) {
+  test(`eager events of ${name} fold to the text, and hold the committed stream`, async (t) => {
     let tentative = 0
     let revoked = 0
     for (const { de } of large.slice(0, 40)) {

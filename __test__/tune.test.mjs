@@ -30,7 +30,7 @@ function trefoil(...args) {
   })
 }
 
-const tune = (file, ...more) => trefoil('tune', LARGE, file, '--draft', SMALL, '--fallback', '0.2,1.01', '--rollback', '1,4', ...more)
+const tune = (file, ...more) => trefoil('tune', LARGE, file, '--draft', SMALL, '--fallback', '0.2,1.01', '--rollback', '1,4', '--candidates', '0.1', ...more)
 
 test('tune keeps the fastest setting that is good enough, and bild takes it from there', async (t) => {
   const file = join(folder, 'sentences.txt')
@@ -46,7 +46,9 @@ test('tune keeps the fastest setting that is good enough, and bild takes it from
   t.is(best.speed, Math.max(...points.filter(({ quality }) => quality >= 0.5).map(({ speed }) => speed)))
   t.regex(await readFile(join(folder, 'curve.svg'), 'utf8'), /^<svg [^]*polyline/)
   const { bild, found } = JSON.parse(await readFile(output, 'utf8'))
-  t.deepEqual(bild, { fallback: best.fallback, rollback: best.rollback, maxDraft: best.maxDraft })
+  const { fallback, cumulative, candidates, rollback, maxDraft } = best
+  t.deepEqual(bild, { fallback, cumulative, candidates, rollback, maxDraft })
+  t.deepEqual([cumulative, candidates], [true, 0.1])
   t.is(found.prompts, 20)
 
   const tuned = await load(LARGE, { draft: SMALL, tuned: output })
@@ -79,7 +81,7 @@ test('what a replay gives is what writing gives', async (t) => {
   const model = await load(LARGE, { draft: SMALL })
   try {
     const cases = goldens.slice(0, 30).map(({ de }) => ({ source: de }))
-    const settings = [4, 3, 2, 1].map((rollback) => ({ fallback: 0.2, rollback, maxDraft: 5 }))
+    const settings = [4, 3, 2, 1].map((rollback) => ({ fallback: 0.2, cumulative: true, candidates: 0.1, rollback, maxDraft: 5 }))
     const together = (await sweep(model, cases, settings, 'bleu', { maxTokens: 64 })).points
     t.true(together.some(({ replayed }) => replayed > 0.2 && replayed < 1))
     for (const [at, setting] of settings.entries()) {

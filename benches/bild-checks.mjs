@@ -14,6 +14,8 @@ import { parseArgs } from 'node:util'
 import { accountOf, readDecoding } from '../__test__/support/algorithm.mjs'
 
 const BATCH = 8
+/** BiLD with what is beyond the published algorithm. */
+const BEYOND = { type: 'bild', fallback: 0.2, cumulative: true, candidates: 0.07, rollback: 3 }
 const maxTokens = 96
 const sampling = { temperature: 0.8, topP: 0.95 }
 
@@ -56,7 +58,7 @@ export async function run(args) {
       const drawn = await write(pair, de, { ...sampled, decoding: 'speculative' })
       check('speculative, sampled: the large text', drawn, await write(pair, de, { ...sampled, decoding: 'plain' }))
     }
-    for (const decoding of ['bild', 'speculative']) await batches(pair, cases, decoding, check)
+    for (const decoding of ['bild', BEYOND, 'speculative']) await batches(pair, cases, decoding, check)
   } finally {
     await Promise.all([pair.dispose(), little.dispose()])
   }
@@ -100,6 +102,7 @@ async function algorithm(file, { load, folder, threads }, check) {
 
 /** Eight at once against each alone: as answers of one session, ragged by what they continue, and as generations. */
 async function batches(pair, cases, decoding, check) {
+  const name = typeof decoding === 'string' ? decoding : `${decoding.type} with candidates`
   const tokens = (results) => results.map((result) => result.tokens)
   for (const { de, en } of cases) {
     const words = en.split(' ')
@@ -107,13 +110,13 @@ async function batches(pair, cases, decoding, check) {
     const document = await pair.read(de)
     const ask = async (questions) => tokens(await document.ask(questions, { maxTokens: 24, decoding }).result)
     const together = await ask(prompts)
-    for (const [at, prompt] of prompts.entries()) check(`${decoding}: 8 answers of one session`, together[at], (await ask([prompt]))[0])
+    for (const [at, prompt] of prompts.entries()) check(`${name}: 8 answers of one session`, together[at], (await ask([prompt]))[0])
     await document.dispose()
   }
   for (let first = 0; first < cases.length; first += BATCH) {
     const batch = cases.slice(first, first + BATCH)
     const write = ({ de }) => pair.generate(de, { maxTokens, decoding }).result
     const together = tokens(await Promise.all(batch.map(write)))
-    for (const [at, one] of batch.entries()) check(`${decoding}: 8 generations at once`, together[at], (await write(one)).tokens)
+    for (const [at, one] of batch.entries()) check(`${name}: 8 generations at once`, together[at], (await write(one)).tokens)
   }
 }

@@ -2,7 +2,7 @@
  * BiLD and exact speculation beside the large and the little model alone, in one interleaved run.
  *
  *   npm run bench -- bild --data FOLDER [--model de-en] [--sets tatoeba,newstest] [--prompts 200] [--tokens 96]
- *     [--fallback 0.3,0.5,0.6] [--rollback 2,3] [--draft 5,7] [--threads 2] [--outputs FOLDER]
+ *     [--fallback 0.2,0.3,0.6] [--rollback 2,3] [--draft 7] [--candidates 1,0.07] [--threads 2] [--outputs FOLDER]
  *   npm run bench -- bild --data FOLDER --model qwen [--sets human_eval,wikitext2] [--prompts 8]
  *
  * FOLDER, or TREFOIL_DATA, holds the sets in their published formats. The pair of the repository translates, and so does
@@ -10,7 +10,8 @@
  * (2.5-Coder, 0.5B for 1.5B) continues HumanEval's prompts and the first words of WikiText-2's test articles.
  *
  * Every prompt is written by all decodings in turn, and who begins moves on with each, so that a ratio is taken between
- * neighbours in time. A setting of BiLD is named by its fallback, rollback and longest draft. BLEU is against the set's
+ * neighbours in time. A setting of BiLD is named by its fallback, rollback and longest draft. `--candidates` of 1 is the
+ * published algorithm; less comes with a cumulative fallback, marked by a +, and ends the name. BLEU is against the set's
  * references; where there are none, ROUGE-L is against the large model's own texts. The perplexity is that of the written
  * text under the large model, which has judged each of its tokens; the little model's own text is judged after the clock
  * has stopped. The curve is drawn to benches/results/bild-MODEL.svg. `--outputs` keeps the texts, a line each, for other
@@ -76,9 +77,10 @@ export async function run(args) {
       sets: { type: 'string' },
       prompts: { type: 'string' },
       tokens: { type: 'string' },
-      fallback: { type: 'string', default: '0.3,0.5,0.6' },
+      fallback: { type: 'string', default: '0.2,0.3,0.6' },
       rollback: { type: 'string', default: '2,3' },
-      draft: { type: 'string', default: '5,7' },
+      draft: { type: 'string', default: '7' },
+      candidates: { type: 'string', default: '1,0.07' },
       threads: { type: 'string', default: '2' },
       outputs: { type: 'string' }
     }
@@ -128,7 +130,11 @@ function settingsOf(values) {
     settings[`speculative ${maxDraft}`] = { type: 'speculative', maxDraft }
     for (const fallback of list('fallback')) {
       for (const rollback of list('rollback')) {
-        settings[`bild ${fallback} ${rollback} ${maxDraft}`] = { type: 'bild', fallback, rollback, maxDraft }
+        for (const candidates of list('candidates')) {
+          const cumulative = candidates < 1
+          const name = cumulative ? `bild ${fallback}+ ${rollback} ${maxDraft} ${candidates}` : `bild ${fallback} ${rollback} ${maxDraft}`
+          settings[name] = { type: 'bild', fallback, cumulative, candidates, rollback, maxDraft }
+        }
       }
     }
   }
@@ -214,7 +220,7 @@ async function keep(folder, set, runs, cases) {
 function print(set, count, rows) {
   console.log(`${set}, ${count} prompts; calls, fallbacks and rollbacks a token; times against the large model alone`)
   console.log(
-    `  decoding         ${rows[0].metric.padStart(8)}  of large  same text  perplexity  large calls  little calls  fallbacks  rollbacks  end to end  decode  a token`
+    `  decoding             ${rows[0].metric.padStart(8)}  of large  same text  perplexity  large calls  little calls  fallbacks  rollbacks  end to end  decode  a token`
   )
   for (const row of rows) {
     const columns = [
@@ -230,7 +236,7 @@ function print(set, count, rows) {
       [`${row.decodeSpeed.toFixed(2)}×`, 8],
       [`${row.tokenSpeed.toFixed(2)}×`, 9]
     ]
-    console.log(`  ${row.name.padEnd(17)}${columns.map(([text, width]) => text.padStart(width)).join('')}`)
+    console.log(`  ${row.name.padEnd(21)}${columns.map(([text, width]) => text.padStart(width)).join('')}`)
   }
 }
 

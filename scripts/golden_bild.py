@@ -130,7 +130,7 @@ def options(setting: tuple) -> dict:
     """The setting as `generate` takes it; JSON has no infinity, which is `null` here."""
     fallback, rollback, longest, verify_tail = setting
     if rollback is None:
-        return {"type": "speculative", "maxDraft": longest}
+        return {"type": "speculative", "fallback": fallback, "cumulative": False, "candidates": 1, "maxDraft": longest}
     kept = rollback if rollback < INFINITY else None
     return {"type": "bild", "fallback": fallback, "rollback": kept, "maxDraft": longest, "verifyTail": verify_tail}
 

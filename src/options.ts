@@ -18,7 +18,7 @@ export interface LoadOptions {
    * weights and its cache; without one it runs where the model does, on the first device of several.
    */
   draft?: string | { layers: number } | { model: string; device?: 'cpu' | Card }
-  /** A file of `trefoil tune`: what `bild` takes for `fallback`, `rollback` and `maxDraft` where a generation gives none. */
+  /** A file of `trefoil tune`: what `bild` takes for its thresholds and `maxDraft` where a generation gives none. */
   tuned?: string
   /**
    * Where the model runs: on the `cpu`, or on a card by CUDA, which takes the package `trefoil-cuda`. `auto`, the
@@ -127,9 +127,17 @@ export interface Bild {
   type: 'bild'
   /** The draft model writes on while the probability of its best token is at least this; 0.5 by default. 0 never falls back, above 1 nothing is drafted. */
   fallback?: number
+  /** Whether `fallback` is held against the probability of all that was written since the model's last call, and not of one token; false by default. */
+  cumulative?: boolean
+  /**
+   * Tokens that the draft model finds this likely, together with what it has written before them, and does not write go along
+   * to the model, 0.01 to 1: where the model writes one of them itself, its next token comes with it. 1, the default, is for
+   * none; then this is the published algorithm.
+   */
+  candidates?: number
   /** A drafted token is kept while −ln p under the model is at most this; 3 by default. 0 keeps only the model's own picks, `Infinity` keeps all. */
   rollback?: number
-  /** Tokens that the draft model writes between two calls of the model, 1 to 63; 7 by default. */
+  /** Tokens that the draft model writes between two calls of the model, candidates included, 1 to 63; 7 by default. */
   maxDraft?: number
   /** Whether the model judges what was drafted since its last call before the draft model ends the text; true by default. */
   verifyTail?: boolean
@@ -138,7 +146,13 @@ export interface Bild {
 /** Exact speculation: a drafted token is kept where the model picks it too. The text is the model's own. */
 export interface Speculative {
   type: 'speculative'
-  /** Tokens that the draft model writes between two calls of the model, 1 to 63; 7 by default. */
+  /** As of `bild`; 0.5 by default. */
+  fallback?: number
+  /** As of `bild`; true by default. */
+  cumulative?: boolean
+  /** As of `bild`; 0.1 by default. */
+  candidates?: number
+  /** As of `bild`; 7 by default. */
   maxDraft?: number
 }
 

@@ -57,6 +57,8 @@ export interface Stats {
   acceptedTokens: number
   fallbacks: number
   rollbacks: number
+  /** Tokens that the model wrote behind a candidate: one that the draft model had named and not written. */
+  candidates: number
   /**
    * The most that `bild` forgave, in nats: the highest −ln p under the model of a kept token that it would not have
    * written itself. 0 says that the text is the model's own, `Infinity` that a part was not judged. The same text is

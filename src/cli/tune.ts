@@ -20,6 +20,8 @@ MODEL alone reaches against the references; where there are none, its own texts 
   --metric NAME               ${Object.keys(METRICS).join(', ')}; bleu by default
   --fallback X,Y,…            thresholds to try; 0.1,0.2,0.3,0.5,0.7 by default
   --rollback X,Y,…            1,1.5,2,2.5,3,5 by default
+  --cumulative no,yes         yes by default: --fallback is for a whole chain
+  --candidates X,Y,…          1,0.1 by default: none, and those from a tenth
   --max-draft N,M,…           7 by default
   --max-tokens N              tokens of a text at most; 128 by default
   --output FILE               where the setting goes; tuned.json by default
@@ -37,6 +39,8 @@ const OPTIONS = {
   metric: { type: 'string', default: 'bleu' },
   fallback: { type: 'string', default: '0.1,0.2,0.3,0.5,0.7' },
   rollback: { type: 'string', default: '1,1.5,2,2.5,3,5' },
+  cumulative: { type: 'string', default: 'yes' },
+  candidates: { type: 'string', default: '1,0.1' },
   'max-draft': { type: 'string', default: '7' },
   'max-tokens': { type: 'string', default: '128' },
   output: { type: 'string', default: 'tuned.json' },
@@ -77,9 +81,9 @@ export const tune: Command = command(ABOUT, async ([source, calibration, ...more
     const most = Math.max(...points.map(({ quality }) => quality))
     throw new Error(`no setting reaches --floor ${floor}; the best quality is ${most.toFixed(4)}`)
   }
-  const { fallback, rollback, maxDraft, quality, speed, largeCalls } = best
+  const { fallback, cumulative, candidates, rollback, maxDraft, quality, speed, largeCalls } = best
   const found = { metric, floor, prompts: cases.length, quality, speed, largeCalls }
-  await writeFile(output, `${JSON.stringify({ bild: { fallback, rollback, maxDraft }, found }, null, 2)}\n`)
+  await writeFile(output, `${JSON.stringify({ bild: { fallback, cumulative, candidates, rollback, maxDraft }, found }, null, 2)}\n`)
   if (!values.json) stdout.write(`written to ${output}\n`)
 })
 
@@ -107,12 +111,18 @@ function casesOf(content: string, file: string): Case[] {
 }
 
 function settingsOf(values: ValuesOf<typeof OPTIONS>): Setting[] {
-  const list = (option: 'fallback' | 'rollback' | 'max-draft'): number[] =>
+  const list = (option: 'fallback' | 'rollback' | 'candidates' | 'max-draft'): number[] =>
     values[option].split(',').map((text) => numberOf(option, text) ?? 0)
+  const whether = values.cumulative.split(',')
+  const neither = whether.find((word) => word !== 'yes' && word !== 'no')
+  if (neither !== undefined) throw new Error(`--cumulative has '${neither}'; allowed: yes, no`)
+  const beyond = whether.flatMap((word) => list('candidates').map((candidates) => ({ cumulative: word === 'yes', candidates })))
   const settings: Setting[] = []
   for (const maxDraft of list('max-draft')) {
     for (const fallback of list('fallback')) {
-      for (const rollback of list('rollback')) settings.push({ fallback, rollback, maxDraft })
+      for (const rollback of list('rollback')) {
+        for (const more of beyond) settings.push({ fallback, ...more, rollback, maxDraft })
+      }
     }
   }
   // JSON, which keeps the setting, has no infinity.
@@ -122,9 +132,9 @@ function settingsOf(values: ValuesOf<typeof OPTIONS>): Setting[] {
 }
 
 function print(points: readonly Point[], score: number, { metric, count, best }: { metric: string; count: number; best?: Point | undefined }): void {
-  const head = ['fallback', 'rollback', 'maxDraft', metric, 'quality', 'speed', 'large calls', 'rollbacks', 'replayed']
+  const head = ['fallback', 'cumulative', 'candidates', 'rollback', 'maxDraft', metric, 'quality', 'speed', 'large calls', 'rollbacks', 'replayed']
   const rows = points.map((point) => [
-    ...[point.fallback, point.rollback, point.maxDraft].map(String),
+    ...[point.fallback, point.cumulative ? 'yes' : 'no', point.candidates, point.rollback, point.maxDraft].map(String),
     point.score.toFixed(2),
     `${(100 * point.quality).toFixed(1)}%`,
     `${point.speed.toFixed(2)}×${point === best ? ' *' : '  '}`,
@@ -136,11 +146,11 @@ function print(points: readonly Point[], score: number, { metric, count, best }:
   for (const row of [head, ...rows]) stdout.write(`  ${row.map((cell, at) => cell.padStart(widths[at] ?? 0)).join('  ')}\n`)
 }
 
-/** Quality against speed: a line for each fallback, a point for each rollback. */
+/** Quality against speed: a point for each rollback, a line for whatever else is the same. */
 function curve(points: readonly Point[], metric: string): string {
   const lines = new Map<string, Point[]>()
   for (const point of points) {
-    const name = `fallback ${point.fallback}, draft ${point.maxDraft}`
+    const name = `fallback ${point.fallback}${point.cumulative ? '+' : ''}, candidates ${point.candidates}, draft ${point.maxDraft}`
     lines.set(name, [...(lines.get(name) ?? []), point])
   }
   const low = Math.floor(10 * Math.min(0.9, ...points.map(({ quality }) => quality))) / 10

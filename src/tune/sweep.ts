@@ -22,6 +22,8 @@ export interface Case {
 /** Thresholds of BiLD. */
 export interface Setting {
   fallback: number
+  cumulative: boolean
+  candidates: number
   rollback: number
   maxDraft: number
 }
@@ -100,8 +102,8 @@ export async function sweep(
 /** Places of settings that differ in their rollback only, the highest first. */
 function lanesOf(settings: readonly Setting[]): number[][] {
   const lanes = new Map<string, number[]>()
-  for (const [place, { fallback, maxDraft }] of settings.entries()) {
-    const lane = `${fallback} ${maxDraft}`
+  for (const [place, { fallback, cumulative, candidates, maxDraft }] of settings.entries()) {
+    const lane = [fallback, cumulative, candidates, maxDraft].join(' ')
     lanes.set(lane, [...(lanes.get(lane) ?? []), place])
   }
   const rollback = (place: number): number => settings[place]?.rollback ?? 0

@@ -29,7 +29,8 @@ pub(crate) fn paired(
     tokens: usize,
 ) {
     for rule in [Rule::Exact, Rule::Bild { rollback: 0.0, verify_tail: true }] {
-        let settings = BildSettings { fallback: FALLBACK, max_draft: DRAFTED, rule };
+        let settings =
+            BildSettings { fallback: FALLBACK, cumulative: false, candidates: 0.1, max_draft: DRAFTED, rule };
         against_plain(report, large, Way::Paired(little, settings), prompts, tokens);
     }
 }

@@ -202,7 +202,13 @@ impl Subject {
                 Box::new(Lookahead::new(settings, prompt))
             }
             Way::Speculative => {
-                let settings = BildSettings { fallback: 0.0, max_draft: 5, rule: Rule::Exact };
+                let settings = BildSettings {
+                    fallback: 0.0,
+                    cumulative: false,
+                    candidates: 0.1,
+                    max_draft: 5,
+                    rule: Rule::Exact,
+                };
                 Box::new(bild(self.first_half(), &self.devices.each()[0], source.cloned(), settings)?)
             }
             Way::Paired(little, settings) => {

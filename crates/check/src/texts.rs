@@ -68,7 +68,8 @@ pub(crate) fn paired(
     let prompts = &large.prompts;
     let (large, little) = (Both::open(large, cpu, device)?, Both::open(little, cpu, device)?);
     let rule = Rule::Bild { rollback: 3.0, verify_tail: true };
-    let settings = BildSettings { fallback: FALLBACK, max_draft: DRAFTED, rule };
+    let settings =
+        BildSettings { fallback: FALLBACK, cumulative: false, candidates: 1.0, max_draft: DRAFTED, rule };
     let ways = [&little.here, &little.there].map(|little| Way::Paired(little, settings));
     agree(report, &[&large, &little], ways, prompts, tokens);
     Ok(())

@@ -228,7 +228,11 @@ impl Strategy for Auto {
             odds.rest();
             return Ok(Vec::new());
         }
-        let chains = little.write(due, Reach { fallback: DOUBT, most, ends }, hear)?;
+        let chains = little.write(
+            due,
+            Reach { fallback: DOUBT, cumulative: false, candidates: 1.0, most, ends },
+            hear,
+        )?;
         for (due, chain) in due.iter().zip(chains) {
             if let Some(branch) = branches.get_mut(&due.branch) {
                 branch.draft_forwards += chain.forwards;

@@ -15,14 +15,19 @@
 //! token is judged, also behind one that the large model would have written itself; a rollback costs no second large
 //! pass; what the little model wrote last is judged before the text ends, unless `verify_tail` is off; a chain that is
 //! full, and not unsure, asks for no token of the large model.
+//!
+//! Further beyond it, and off in its sense, are `candidates` and `cumulative`. A candidate is a row beside the chain: a
+//! token that the little model finds likely and does not write. Where the large model writes it itself, in a token's
+//! place or where the little one was unsure, the row has its next token too, and the text moves on by one more. No
+//! candidate is forgiven anything, so the text can only come closer to the large model's.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use trefoil_models::{Draft, Logits, Scores, Token};
+use trefoil_models::{Draft, Logits, RowId, Scores, Token};
 
 use crate::error::{Error, Result};
-use crate::little::{Chain, Little, Reach, Stop};
+use crate::little::{Candidate, Chain, Little, Reach, Stop};
 use crate::sampler::{Pick, Sampler};
 use crate::strategy::{Counters, Due, Hear, Live, Strategy, Verdict};
 
@@ -32,7 +37,11 @@ pub struct BildSettings {
     /// `α_FB`: the little model writes on while the probability of its best token is at least this. 0 never falls back;
     /// above 1 nothing is drafted.
     pub fallback: f64,
-    /// Tokens of a chain, at most; at least 1.
+    /// Whether `fallback` is held against the probability of the chain with that token, and not of the token alone.
+    pub cumulative: bool,
+    /// The least probability, under the little model, of a candidate and the chain before it, above 0; 1 is for none.
+    pub candidates: f64,
+    /// Tokens of a chain, at most, and of a chain and its candidates; at least 1.
     pub max_draft: usize,
     /// What the large model forgives.
     pub rule: Rule,
@@ -70,6 +79,25 @@ impl Bild {
         Self { settings, little, ends, chains: HashMap::new(), counters: HashMap::new() }
     }
 
+    /// Ends a path by the large model's own token at `row`; where that was named as a candidate, its row joins the path
+    /// and the token behind it the text. `before`: the draft's tokens down to `row`.
+    fn take_over(
+        &mut self,
+        (live, draft, scores, sampler): (&Live<'_>, &Draft, &Scores, &Sampler),
+        (row, before): (RowId, &[Token]),
+        mut verdict: Verdict,
+    ) -> Result<Verdict> {
+        let own = sampler.pick(scored(scores, row)?, live.text, before)?;
+        verdict.picks.push(own);
+        if let Some(candidate) = draft.child_with(row, own.token) {
+            let text = [before, &[own.token]].concat();
+            verdict.path.push(candidate);
+            verdict.picks.push(sampler.pick(scored(scores, candidate)?, live.text, &text)?);
+            self.counters.entry(live.branch).or_default().candidates += 1;
+        }
+        Ok(verdict)
+    }
+
     /// Whether the little model can be sure of any token.
     fn drafts(&self) -> bool {
         self.settings.fallback <= 1.0
@@ -93,15 +121,21 @@ impl Rule {
     }
 }
 
+/// The scores after a row that the draft has marked.
+fn scored(scores: &Scores, row: RowId) -> Result<Logits<'_>> {
+    scores.row(row).ok_or_else(|| Error::internal("a row of a chain or a candidate without scores"))
+}
+
 impl Strategy for Bild {
     fn prefill(&mut self, due: &[Due<'_>]) -> Result<bool> {
         if self.drafts() { self.little.prefill(due) } else { Ok(false) }
     }
 
     fn ahead(&mut self, due: &[Due<'_>], hear: &mut Hear<'_>) -> Result<Vec<(usize, Verdict)>> {
-        let BildSettings { fallback, max_draft: most, rule } = self.settings;
+        let BildSettings { fallback, cumulative, candidates, max_draft: most, rule } = self.settings;
         let chains = if self.drafts() {
-            self.little.write(due, Reach { fallback, most, ends: &self.ends }, hear)?
+            let ends = &self.ends;
+            self.little.write(due, Reach { fallback, cumulative, candidates, most, ends }, hear)?
         } else {
             vec![Chain::unsure(); due.len()]
         };
@@ -130,13 +164,18 @@ impl Strategy for Bild {
             let Some(chain) = self.chains.get(&live.branch) else { continue };
             // A last token that nothing follows is judged by the row above it and needs none of its own.
             let rows = chain.tokens.len() - usize::from(!self.wants_bonus(chain));
-            let mut row = live.root;
+            let mut path = vec![live.root];
             for (at, &token) in chain.tokens.iter().enumerate() {
-                draft.ask(row, token);
+                draft.ask(path[at], token);
                 if at < rows {
-                    row = draft.child(row, token);
+                    let row = draft.child(path[at], token);
                     draft.score(row);
+                    path.push(row);
                 }
+            }
+            for &Candidate { at, token, .. } in &chain.candidates {
+                let row = draft.child(path[at], token);
+                draft.score(row);
             }
         }
         Ok(())
@@ -152,17 +191,17 @@ impl Strategy for Bild {
         let chain =
             self.chains.remove(&live.branch).ok_or_else(|| Error::internal("a branch without a chain"))?;
         let (mut row, mut path) = (live.root, vec![live.root]);
-        let mut picks = Vec::with_capacity(chain.tokens.len() + 1);
+        let mut picks = Vec::with_capacity(chain.tokens.len() + 2);
         let drafted = chain.tokens.len();
+        let ground = (live, draft, scores, sampler);
         for (at, &token) in chain.tokens.iter().enumerate() {
-            let logits = scores.row(row).ok_or_else(|| Error::internal("a chain row without scores"))?;
-            let own = sampler.pick(logits, live.text, &chain.tokens[..at])?;
-            if token != own.token {
+            let logits = scored(scores, row)?;
+            if token != sampler.choose(logits, live.text, &chain.tokens[..at])? {
                 let counters = self.counters.entry(live.branch).or_default();
                 let Some(surprise) = self.settings.rule.forgives(logits, token)? else {
                     counters.rollbacks += 1;
-                    picks.push(own);
-                    return Ok(Verdict { path, picks, drafted, accepted: at, replaced: true });
+                    let verdict = Verdict { path, picks, drafted, accepted: at, replaced: true };
+                    return self.take_over(ground, (row, &chain.tokens[..at]), verdict);
                 };
                 counters.forgiven = counters.forgiven.max(surprise);
             }
@@ -172,11 +211,12 @@ impl Strategy for Bild {
                 path.push(child);
             }
         }
+        let verdict = Verdict { path, picks, drafted, accepted: drafted, replaced: false };
         if self.wants_bonus(&chain) {
-            let logits = scores.row(row).ok_or_else(|| Error::internal("a chain row without scores"))?;
-            picks.push(sampler.pick(logits, live.text, &chain.tokens)?);
+            self.take_over(ground, (row, &chain.tokens), verdict)
+        } else {
+            Ok(verdict)
         }
-        Ok(Verdict { path, picks, drafted, accepted: drafted, replaced: false })
     }
 
     fn park(&mut self, branch: usize) {

@@ -5,33 +5,57 @@
 //! kept with the rest, so no token is processed twice. All branches of a session write at once, one forward pass a
 //! token for all that are still sure.
 //!
+//! Beside each token of a chain, and where it was unsure, it also names *candidates*: tokens that it would not write and
+//! that the large model may. They cost it nothing, since it has scored them all.
+//!
 //! One little model serves every session of an engine, behind a lock that only one thread ever asks for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use trefoil_models::{BranchId, CausalLm, CrossKv, Draft, Kv, Logits, Token};
+use trefoil_models::{BranchId, CausalLm, CrossKv, Draft, Kv, Logits, Probabilities, Token};
 
 use crate::error::{Error, Result};
 use crate::prefill::{chain, fill};
 use crate::strategy::{Due, Hear};
+use crate::transcript::Transcript;
 
 /// A draft model with the cache that it shares with other sessions, and this session's branches in it.
 pub struct Little {
     model: Arc<dyn CausalLm>,
     kv: Arc<Mutex<Kv>>,
     source: Option<Arc<CrossKv>>,
-    branches: HashMap<usize, BranchId>,
+    branches: HashMap<usize, Seat>,
     draft: Draft,
+}
+
+/// A branch's place in the little model's cache, and the tokens that it holds there.
+struct Seat {
+    id: BranchId,
+    cached: Vec<Token>,
 }
 
 /// What the little model wrote for one branch since the last large call.
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
     pub(crate) tokens: Vec<Token>,
+    /// Tokens that may stand in a token's place, or behind the last one, the likeliest first.
+    pub(crate) candidates: Vec<Candidate>,
     pub(crate) stop: Stop,
     /// Forward passes that it took.
     pub(crate) forwards: usize,
+    /// The probability of all tokens together.
+    sure: f64,
+}
+
+/// A token that the little model finds likely and has not written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    /// The chain's tokens before it.
+    pub(crate) at: usize,
+    pub(crate) token: Token,
+    /// The probability of all of them together.
+    odds: f64,
 }
 
 /// Why the little model stopped writing.
@@ -52,7 +76,11 @@ pub(crate) enum Stop {
 pub(crate) struct Reach<'a> {
     /// The least probability of its best token at which it goes on.
     pub(crate) fallback: f64,
-    /// Tokens of a chain, at most.
+    /// Whether that is the probability of the chain with this token, and not of this token alone.
+    pub(crate) cumulative: bool,
+    /// The least probability of a candidate and the tokens before it; 1 names none.
+    pub(crate) candidates: f64,
+    /// Tokens of a chain, at most, and of a chain and its candidates.
     pub(crate) most: usize,
     /// Tokens that end a text.
     pub(crate) ends: &'a [Token],
@@ -72,15 +100,23 @@ impl Little {
     pub(crate) fn prefill(&mut self, due: &[Due<'_>]) -> Result<bool> {
         let Self { model, kv, source, branches, draft } = self;
         let mut kv = lock(kv);
-        let mut missing = Vec::new();
+        let (mut missing, mut places) = (Vec::new(), Vec::new());
         for due in due {
-            let id = open(branches, &mut kv, source.as_ref(), due);
-            let tokens = due.text.tokens();
-            if kv.len(id)? + 2 < tokens.len() {
-                missing.push((id, &tokens[..tokens.len() - 1]));
+            let seat = seat(branches, &mut kv, source.as_ref(), due)?;
+            let known = &due.text.tokens()[..due.text.len() - 1];
+            if seat.cached.len() + 1 < known.len() {
+                missing.push((seat.id, known));
+                places.push(due.branch);
             }
         }
-        Ok(!fill(model.as_ref(), &mut kv, draft, &missing)?.is_empty())
+        let filled = fill(model.as_ref(), &mut kv, draft, &missing)?;
+        for &place in &filled {
+            if let Some(seat) = branches.get_mut(&places[place]) {
+                let known = missing[place].1;
+                seat.cached.extend_from_slice(&known[seat.cached.len()..kv.len(seat.id)?]);
+            }
+        }
+        Ok(!filled.is_empty())
     }
 
     /// Writes a chain for every branch that is due, in `due`'s order; `hear` is told each token at once.
@@ -95,12 +131,9 @@ impl Little {
         let mut chains = Vec::with_capacity(due.len());
         let mut writing = Vec::with_capacity(due.len());
         for (place, due) in due.iter().enumerate() {
-            let id = open(branches, &mut kv, source.as_ref(), due);
-            // What the last verdict dropped; where it kept everything the cache may also be one token short.
-            let cached = kv.len(id)?.min(due.text.len() - 1);
-            kv.truncate(id, cached)?;
-            chains.push(Chain { tokens: Vec::new(), stop: Stop::Full, forwards: 0 });
-            writing.push((place, id, due.text.tokens()[cached..].to_vec()));
+            let seat = seat(branches, &mut kv, source.as_ref(), due)?;
+            chains.push(Chain { stop: Stop::Full, ..Chain::unsure() });
+            writing.push((place, seat.id, due.text.tokens()[seat.cached.len()..].to_vec()));
         }
         while !writing.is_empty() {
             draft.clear();
@@ -109,11 +142,17 @@ impl Little {
                 if let (Some(&root), Some(&last)) = (path.first(), path.last()) {
                     draft.score(last);
                     due[*place].sampler.ask(draft, root);
+                    if reach.names() && draft.row(last).drawn.is_none() {
+                        draft.draw(last, 1.0);
+                    }
                 }
             }
             let scores = model.score(draft, &mut kv)?;
             for ((place, id, fresh), path) in writing.iter_mut().zip(&paths) {
                 kv.commit(*id, path)?;
+                if let Some(seat) = branches.get_mut(&due[*place].branch) {
+                    seat.cached.extend_from_slice(fresh);
+                }
                 let logits = path.last().and_then(|&last| scores.row(last));
                 let logits = logits.ok_or_else(|| Error::internal("a little row without scores"))?;
                 let (due, chain) = (&due[*place], &mut chains[*place]);
@@ -128,13 +167,17 @@ impl Little {
             }
             writing.retain(|(_, _, fresh)| !fresh.is_empty());
         }
+        for chain in &mut chains {
+            chain.candidates.sort_by(|a, b| b.odds.total_cmp(&a.odds));
+            chain.candidates.truncate(reach.most - chain.tokens.len());
+        }
         Ok(chains)
     }
 
     /// Gives a branch's cache back.
     pub(crate) fn close(&mut self, branch: usize) {
-        if let Some(id) = self.branches.remove(&branch) {
-            lock(&self.kv).close(id);
+        if let Some(seat) = self.branches.remove(&branch) {
+            lock(&self.kv).close(seat.id);
         }
     }
 }
@@ -142,23 +185,47 @@ impl Little {
 impl Drop for Little {
     fn drop(&mut self) {
         let mut kv = lock(&self.kv);
-        self.branches.values().for_each(|&id| kv.close(id));
+        self.branches.values().for_each(|seat| kv.close(seat.id));
+    }
+}
+
+impl Seat {
+    /// Cuts the cache back to what it has of `text` but for the pending token: the last verdict may have dropped some.
+    fn agree(&mut self, text: &Transcript, kv: &mut Kv) -> Result<()> {
+        let known = &text.tokens()[..text.len() - 1];
+        let common = self.cached.iter().zip(known).take_while(|(a, b)| a == b).count();
+        self.cached.truncate(common);
+        Ok(kv.truncate(self.id, common)?)
+    }
+}
+
+impl Reach<'_> {
+    /// Whether there can be candidates.
+    fn names(self) -> bool {
+        self.candidates < 1.0
     }
 }
 
 impl Chain {
     /// A chain of nothing, as of a model that is never sure.
     pub(crate) fn unsure() -> Self {
-        Self { tokens: Vec::new(), stop: Stop::Unsure, forwards: 0 }
+        Self { tokens: Vec::new(), candidates: Vec::new(), stop: Stop::Unsure, forwards: 0, sure: 1.0 }
     }
 
     /// Adds the token that follows by `logits`, where the model is sure of it; says whether writing goes on.
     fn extend(&mut self, logits: Logits<'_>, due: &Due<'_>, reach: Reach<'_>) -> Result<bool> {
-        if logits.confidence() < reach.fallback {
+        let odds = logits.probabilities();
+        let before = if reach.cumulative { self.sure } else { 1.0 };
+        if before * odds.best() < reach.fallback {
             self.stop = Stop::Unsure;
+            self.name(&odds, None, due, reach)?;
             return Ok(false);
         }
-        let token = due.sampler.pick(logits, due.text, &self.tokens)?.token;
+        let token = due.sampler.choose(logits, due.text, &self.tokens)?;
+        self.name(&odds, Some(token), due, reach)?;
+        if reach.cumulative || reach.names() {
+            self.sure *= odds.log(token)?.exp();
+        }
         self.tokens.push(token);
         self.stop = if reach.ends.contains(&token) {
             Stop::End
@@ -171,16 +238,38 @@ impl Chain {
         };
         Ok(false)
     }
+
+    /// Names the candidates beside `written`, the next token, or in its place. Behind the end of a text nothing follows,
+    /// and neither where there is no room for it.
+    fn name(
+        &mut self,
+        odds: &Probabilities<'_>,
+        written: Option<Token>,
+        due: &Due<'_>,
+        reach: Reach<'_>,
+    ) -> Result<()> {
+        let (at, least) = (self.tokens.len(), reach.candidates / self.sure);
+        if reach.names() && least <= 1.0 && at + 2 <= due.room {
+            let others = odds.from(least)?.into_iter();
+            let others = others.filter(|(_, token)| Some(*token) != written && !reach.ends.contains(token));
+            let sure = self.sure;
+            self.candidates.extend(others.map(|(odds, token)| Candidate { at, token, odds: sure * odds }));
+        }
+        Ok(())
+    }
 }
 
-/// The cache branch of `due`, opened where it is new.
-fn open(
-    branches: &mut HashMap<usize, BranchId>,
+/// The seat of `due`, opened where it is new, with nothing that its text has not.
+fn seat<'a>(
+    branches: &'a mut HashMap<usize, Seat>,
     kv: &mut Kv,
     source: Option<&Arc<CrossKv>>,
     due: &Due<'_>,
-) -> BranchId {
-    *branches.entry(due.branch).or_insert_with(|| kv.open(source.cloned()))
+) -> Result<&'a Seat> {
+    let open = || Seat { id: kv.open(source.cloned()), cached: Vec::new() };
+    let seat = branches.entry(due.branch).or_insert_with(open);
+    seat.agree(due.text, kv)?;
+    Ok(seat)
 }
 
 fn lock(kv: &Mutex<Kv>) -> MutexGuard<'_, Kv> {

@@ -111,7 +111,8 @@ impl Sampler {
         if self.sampling.temperature > 0.0 { self.sampling.temperature } else { 1.0 }
     }
 
-    fn choose(&self, logits: Logits<'_>, text: &Transcript, path: &[Token]) -> Result<Token> {
+    /// The token of [`Sampler::pick`], alone.
+    pub(crate) fn choose(&self, logits: Logits<'_>, text: &Transcript, path: &[Token]) -> Result<Token> {
         if !self.ranks() {
             return Ok(logits.best()?);
         }

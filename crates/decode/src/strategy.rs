@@ -56,6 +56,8 @@ pub struct Counters {
     pub fallbacks: usize,
     /// Times that the large model replaced a token of the little one.
     pub rollbacks: usize,
+    /// Tokens that the large model wrote behind a candidate: one that the draft model had named and not written.
+    pub candidates: usize,
     /// The most, in nats, that was forgiven: the highest −ln p under the model of a kept token that it would not have
     /// written itself. 0 where there is none, and infinity where a token was kept unjudged.
     pub forgiven: f64,

@@ -65,7 +65,13 @@ impl Setting {
                 seed: random.below(1000) as u64,
                 ..Sampling::default()
             },
-            bild: BildSettings { fallback, max_draft: 1 + random.below(12), rule },
+            bild: BildSettings {
+                fallback,
+                cumulative: random.below(3) == 0,
+                candidates: if random.below(2) == 1 { 1.0 } else { (2 + random.below(40)) as f64 / 100.0 },
+                max_draft: 1 + random.below(12),
+                rule,
+            },
         }
     }
 
@@ -102,6 +108,7 @@ struct Account {
     little: usize,
     fallbacks: usize,
     rollbacks: usize,
+    candidates: usize,
     drafted: usize,
 }
 
@@ -110,9 +117,10 @@ fn probabilities(logits: &[f32]) -> Vec<f64> {
     logits.iter().map(|&logit| f64::from(logit).exp() / sum).collect()
 }
 
-/// Algorithm 1 of the paper over the models' probabilities, every one of them computed from the whole text.
+/// Algorithm 1 of the paper, and what is beyond it, over the models' probabilities, every one of them computed from the
+/// whole text.
 fn algorithm(setting: &Setting, key: u64) -> Account {
-    let BildSettings { fallback, max_draft, rule } = setting.bild;
+    let BildSettings { fallback, cumulative, candidates, max_draft, rule } = setting.bild;
     let little = Scripted::new(setting.little);
     let task = &setting.tasks[key as usize];
     let sampler = Sampler::new(setting.sampling, key);
@@ -125,20 +133,38 @@ fn algorithm(setting: &Setting, key: u64) -> Account {
     while text.len() < full {
         let judged = text.len();
         let (mut unsure, mut ended) = (false, false);
+        let (mut sure, mut named) = (1.0, Vec::new());
         while !unsure && !ended && text.len() < full && text.len() - judged < max_draft {
             let logits = little.logits(&text);
             // A model that can't be sure enough is not asked.
             account.little += usize::from(fallback <= 1.0);
-            if probabilities(&logits).iter().fold(0.0f64, |most, &p| most.max(p)) < fallback {
+            let odds = probabilities(&logits);
+            let best = odds.iter().fold(0.0f64, |most, &p| most.max(p));
+            // What has room and a token behind it, and is likely enough.
+            let worth = |&token: &Token| {
+                candidates < 1.0
+                    && token != END
+                    && text.len() + 2 <= full
+                    && sure * odds[token as usize] >= candidates
+            };
+            let place = text.len() - judged;
+            let worthy = (0..odds.len() as Token).filter(worth);
+            named.extend(worthy.map(|token| (place, token, sure * odds[token as usize])));
+            if best * if cumulative { sure } else { 1.0 } < fallback {
                 unsure = true;
                 account.fallbacks += 1;
             } else {
-                text.push(choose(&logits, &text));
+                let written = choose(&logits, &text);
+                sure *= odds[written as usize];
+                named.retain(|&(at, token, _)| (at, token) != (place, written));
+                text.push(written);
                 ended = text.last() == Some(&END);
                 account.drafted += 1;
             }
         }
         let chain = text.len() - judged;
+        named.sort_by(|a, b| b.2.total_cmp(&a.2));
+        named.truncate(max_draft - chain);
         if !(ended && matches!(rule, Rule::Bild { verify_tail: false, .. })) {
             account.large += 1;
             let offends = |at: usize, own: Token| match rule {
@@ -156,18 +182,27 @@ fn algorithm(setting: &Setting, key: u64) -> Account {
                     break;
                 }
             }
-            match replaced {
+            let own = match replaced {
                 Some((at, own)) => {
                     account.rollbacks += 1;
                     text.truncate(at);
-                    text.push(own);
+                    Some(own)
                 }
                 None if unsure
                     || (rule == Rule::Exact && !ended && chain == max_draft && text.len() < full) =>
                 {
+                    Some(choose(&setting.large.logits(&text), &text))
+                }
+                None => None,
+            };
+            if let Some(own) = own {
+                let place = text.len() - judged;
+                let named = named.iter().any(|&(at, token, _)| (at, token) == (place, own));
+                text.push(own);
+                if named && fallback <= 1.0 {
+                    account.candidates += 1;
                     text.push(choose(&setting.large.logits(&text), &text));
                 }
-                None => {}
             }
         }
         if text.last() == Some(&END) {
@@ -182,7 +217,7 @@ fn algorithm(setting: &Setting, key: u64) -> Account {
 #[test]
 fn texts_and_calls_are_those_of_the_algorithm() {
     let mut random = Random(5);
-    let (mut rollbacks, mut fallbacks, mut drafted) = (0, 0, 0);
+    let (mut rollbacks, mut fallbacks, mut drafted, mut candidates) = (0, 0, 0, 0);
     for round in 0..2000 {
         let setting = Setting::random(&mut random);
         let (texts, took) = setting.write();
@@ -193,6 +228,7 @@ fn texts_and_calls_are_those_of_the_algorithm() {
                 little: took.counters.draft_forwards,
                 fallbacks: took.counters.fallbacks,
                 rollbacks: took.counters.rollbacks,
+                candidates: took.counters.candidates,
                 drafted: took.tally.drafted,
             };
             assert_eq!(
@@ -204,9 +240,11 @@ fn texts_and_calls_are_those_of_the_algorithm() {
             rollbacks += found.rollbacks;
             fallbacks += found.fallbacks;
             drafted += found.drafted;
+            candidates += found.candidates;
         }
     }
     assert!(rollbacks > 1000 && fallbacks > 1000 && drafted > 10_000, "{rollbacks}, {fallbacks}, {drafted}");
+    assert!(candidates > 1000, "{candidates}");
 }
 
 #[test]

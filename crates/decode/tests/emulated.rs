@@ -144,6 +144,8 @@ fn a_pass_of_a_little_model_is_one_upload_and_one_download() {
         let little = Little::new(Arc::new(little.clone()), cache, None);
         let settings = BildSettings {
             fallback: 0.0,
+            cumulative: false,
+            candidates: 0.05,
             max_draft: 3,
             rule: Rule::Bild { rollback: 4.0, verify_tail: true },
         };

@@ -90,7 +90,13 @@ fn strategy(random: &mut Random, setting: &Setting) -> (String, Box<dyn Strategy
             _ => Rule::Bild { rollback: 0.0, verify_tail: true },
         };
         let fallback = random.below(40) as f64 / 100.0;
-        let settings = BildSettings { fallback, max_draft: 1 + random.below(12), rule };
+        let settings = BildSettings {
+            fallback,
+            cumulative: random.below(2) == 1,
+            candidates: if random.below(2) == 1 { 1.0 } else { (2 + random.below(40)) as f64 / 100.0 },
+            max_draft: 1 + random.below(12),
+            rule,
+        };
         let (little, _) = Scripted::little(random.below(9) as u64, 64);
         return (
             format!("{settings:?}"),

@@ -19,24 +19,28 @@ const ROWS: usize = 4096;
 /// Jacobi's `block` where nobody gives one.
 const BLOCK: u64 = 8;
 
-/// Exact speculation stops drafting below this probability: such a token is not worth its rows.
-const DOUBT: f64 = 0.3;
-
 /// `maxDraft` where nobody gives one: with its root a chain fills the eight rows that one pass over dense weights serves.
 const MAX_DRAFT: usize = 7;
 
 /// `maxDraft` at most: a chain and its root are as many rows as the memory budget counts.
-const LONGEST_DRAFT: u64 = 63;
+const LONGEST_DRAFT: u64 = SCORED_ROWS as u64 - 1;
+
+/// `candidates` at least: a hundred tokens for a place, of which a draft takes a few.
+const LEAST_CANDIDATE: f64 = 0.01;
 
 /// Names that callers may write where a decoding is asked for.
 const ALLOWED: &str =
     "'auto', 'plain', 'lookahead', 'bild', 'speculative', or an object with one of these or 'jacobi' as type";
 
-/// The parameters of BiLD where a caller gives none.
+/// The parameters of BiLD, or those of exact speculation, where a caller gives none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BildDefaults {
     /// `fallback`.
     pub fallback: f64,
+    /// `cumulative`.
+    pub cumulative: bool,
+    /// `candidates`.
+    pub candidates: f64,
     /// `rollback`.
     pub rollback: f64,
     /// `maxDraft`.
@@ -45,7 +49,14 @@ pub struct BildDefaults {
 
 impl Default for BildDefaults {
     fn default() -> Self {
-        Self { fallback: 0.5, rollback: 3.0, max_draft: MAX_DRAFT }
+        Self { fallback: 0.5, cumulative: false, candidates: 1.0, rollback: 3.0, max_draft: MAX_DRAFT }
+    }
+}
+
+impl BildDefaults {
+    /// Those of exact speculation, which drafts what is worth its rows.
+    fn exact() -> Self {
+        Self { fallback: 0.5, cumulative: true, candidates: 0.1, ..Self::default() }
     }
 }
 
@@ -82,12 +93,14 @@ impl Decoding {
             "plain" => Self::Plain,
             "lookahead" => Self::Lookahead(lookahead(&mut reader)?),
             "jacobi" => Self::Jacobi(reader.whole("block", 1, ROWS as u64)?.unwrap_or(BLOCK) as usize),
-            "bild" => Self::Bild(bild(&mut reader, defaults)?),
-            "speculative" => Self::Bild(BildSettings {
-                fallback: DOUBT,
-                rule: Rule::Exact,
-                max_draft: max_draft(&mut reader)?.unwrap_or(MAX_DRAFT),
-            }),
+            "bild" => {
+                let rule = Rule::Bild {
+                    rollback: threshold(&mut reader, "rollback")?.unwrap_or(defaults.rollback),
+                    verify_tail: reader.flag("verifyTail")?.unwrap_or(true),
+                };
+                Self::Bild(bild(&mut reader, rule, defaults)?)
+            }
+            "speculative" => Self::Bild(bild(&mut reader, Rule::Exact, &BildDefaults::exact())?),
             _ => return Err(options.refuse("decoding", &name, ALLOWED)),
         };
         reader.finish()?;
@@ -195,14 +208,13 @@ fn lookahead(reader: &mut Reader) -> Result<LookaheadSettings> {
     Ok(settings)
 }
 
-fn bild(reader: &mut Reader, defaults: &BildDefaults) -> Result<BildSettings> {
+fn bild(reader: &mut Reader, rule: Rule, defaults: &BildDefaults) -> Result<BildSettings> {
     Ok(BildSettings {
         fallback: threshold(reader, "fallback")?.unwrap_or(defaults.fallback),
-        rule: Rule::Bild {
-            rollback: threshold(reader, "rollback")?.unwrap_or(defaults.rollback),
-            verify_tail: reader.flag("verifyTail")?.unwrap_or(true),
-        },
+        cumulative: reader.flag("cumulative")?.unwrap_or(defaults.cumulative),
+        candidates: candidates(reader)?.unwrap_or(defaults.candidates),
         max_draft: max_draft(reader)?.unwrap_or(defaults.max_draft),
+        rule,
     })
 }
 
@@ -213,6 +225,10 @@ pub(crate) fn threshold(reader: &mut Reader, name: &'static str) -> Result<Optio
         Raw::Number(value) if value >= 0.0 => Ok(Some(value)),
         other => Err(reader.refuse(name, &other, "a number from 0, or Infinity")),
     }
+}
+
+pub(crate) fn candidates(reader: &mut Reader) -> Result<Option<f64>> {
+    reader.number("candidates", LEAST_CANDIDATE, 1.0)
 }
 
 pub(crate) fn max_draft(reader: &mut Reader) -> Result<Option<usize>> {

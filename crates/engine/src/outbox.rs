@@ -74,6 +74,8 @@ pub struct Stats {
     pub fallbacks: usize,
     /// Replacements by the large model.
     pub rollbacks: usize,
+    /// Tokens that the model wrote behind a candidate.
+    pub candidates: usize,
     /// The highest −ln p under the model of a kept token that it would not have written itself, in nats.
     pub forgiven: f64,
     /// Steps in which the n-gram pool had a guess.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::decoding::{BildDefaults, max_draft, threshold};
+use crate::decoding::{BildDefaults, candidates, max_draft, threshold};
 use crate::error::{Error, Result};
 use crate::raw::{Raw, Reader};
 
@@ -13,8 +13,8 @@ use crate::raw::{Raw, Reader};
 const LARGEST: u64 = 1 << 20;
 
 impl BildDefaults {
-    /// Reads the `bild` of a JSON file: `fallback`, `rollback` and `maxDraft`. Whatever else the file says of how they
-    /// were found is for people.
+    /// Reads the `bild` of a JSON file: `fallback`, `rollback` and `maxDraft`, and `cumulative` and `candidates` where it
+    /// has them. Whatever else the file says of how they were found is for people.
     ///
     /// # Errors
     /// Fails (`InvalidOption`) where the file can't be read or lacks one of them, or has a value that is not allowed.
@@ -38,9 +38,14 @@ impl BildDefaults {
         let mut reader = Reader::new(&format!("bild of {}", path.display()), Raw::Map(fields.collect()))?;
         let (fallback, rollback) = (threshold(&mut reader, "fallback")?, threshold(&mut reader, "rollback")?);
         let max_draft = max_draft(&mut reader)?;
+        let (cumulative, candidates) = (reader.flag("cumulative")?, candidates(&mut reader)?);
         reader.finish()?;
         match (fallback, rollback, max_draft) {
-            (Some(fallback), Some(rollback), Some(max_draft)) => Ok(Self { fallback, rollback, max_draft }),
+            (Some(fallback), Some(rollback), Some(max_draft)) => {
+                let Self { cumulative: alone, candidates: none, .. } = Self::default();
+                let (cumulative, candidates) = (cumulative.unwrap_or(alone), candidates.unwrap_or(none));
+                Ok(Self { fallback, cumulative, candidates, rollback, max_draft })
+            }
             _ => Err(refuse("whose bild lacks one of them".into())),
         }
     }

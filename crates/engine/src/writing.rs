@@ -196,6 +196,7 @@ impl Writing {
                 accepted_tokens: accepted,
                 fallbacks: counters.fallbacks,
                 rollbacks: counters.rollbacks,
+                candidates: counters.candidates,
                 forgiven: counters.forgiven,
                 pool_hits: counters.pool_hits,
                 pool_bytes: counters.pool_bytes,

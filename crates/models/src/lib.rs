@@ -26,7 +26,7 @@ pub use kv::{CrossKv, Kv, KvShape};
 pub use llama::Llama;
 pub use model::{CausalLm, Seq2SeqLm};
 pub use ranked::{Ranked, Rescore};
-pub use scores::{Logits, Scores};
+pub use scores::{Logits, Probabilities, Scores};
 pub use sharded::{Sharded, encode};
 pub use staged::{Layers, Staged};
 pub use t5::T5;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use candle_core::Tensor;
-use trefoil_kernels::{Drawn, Judged, Kernels, Lease, Wanted, best, mass};
+use trefoil_kernels::{Drawn, Judged, Kernels, Lease, TOP, Wanted, best, mass};
 
 use crate::draft::{Draft, RowId, Token};
 use crate::error::{Error, Result};
@@ -40,6 +40,15 @@ pub(crate) struct Away {
 /// The logits after one row, `[vocabulary]`, wherever they are.
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a>(At<'a>);
+
+/// The softmax of a row of logits, whose sum is taken once.
+#[derive(Clone, Copy, Debug)]
+pub struct Probabilities<'a> {
+    logits: Logits<'a>,
+    highest: f32,
+    /// The sum of all e^(score − highest).
+    mass: f64,
+}
 
 #[derive(Clone, Copy, Debug)]
 enum At<'a> {
@@ -162,13 +171,19 @@ impl<'a> Logits<'a> {
     /// # Errors
     /// As [`Logits::score`].
     pub fn log_probability(self, token: Token) -> Result<f64> {
-        let (highest, mass) = self.mass();
-        Ok(f64::from(self.score(token)? - highest) - mass.ln())
+        self.probabilities().log(token)
     }
 
-    /// The probability of the best token; not a number where a score is none.
-    pub fn confidence(self) -> f64 {
-        1.0 / self.mass().1
+    /// What the tokens' probabilities are.
+    pub fn probabilities(self) -> Probabilities<'a> {
+        let (highest, mass) = match self.0 {
+            At::Here(logits) => mass(logits),
+            At::Away(away, row) => {
+                let (_, highest, mass) = away.judged.rows[row as usize];
+                (highest, mass)
+            }
+        };
+        Probabilities { logits: self, highest, mass }
     }
 
     /// What a device has handed out for a draw at this temperature.
@@ -180,16 +195,48 @@ impl<'a> Logits<'a> {
             }
         }
     }
+}
 
-    /// The highest score, and the sum of all e^(score − highest).
-    fn mass(self) -> (f32, f64) {
-        match self.0 {
-            At::Here(logits) => mass(logits),
-            At::Away(away, row) => {
-                let (_, highest, mass) = away.judged.rows[row as usize];
-                (highest, mass)
+/// Scores that are looked at together for whether one of them is high enough.
+const STRETCH: usize = 64;
+
+impl Probabilities<'_> {
+    /// The probability of the best token; not a number where a score is none.
+    pub fn best(&self) -> f64 {
+        1.0 / self.mass
+    }
+
+    /// The natural logarithm of `token`'s probability.
+    ///
+    /// # Errors
+    /// As [`Logits::score`].
+    pub fn log(&self, token: Token) -> Result<f64> {
+        Ok(f64::from(self.logits.score(token)? - self.highest) - self.mass.ln())
+    }
+
+    /// The tokens with a probability of at least `least`, which is above 0, in any order, each behind its probability. A device has them at hand where the draft
+    /// said that a token may be drawn there ([`Draft::draw`]).
+    ///
+    /// # Errors
+    /// Fails where a device does.
+    pub fn from(&self, least: f64) -> Result<Vec<(f64, Token)>> {
+        let odds = |score: f32| f64::from(score - self.highest).exp() / self.mass;
+        let lowest = (f64::from(self.highest) + (least * self.mass).ln()) as f32;
+        if let At::Away(away, row) = self.logits.0
+            && let Some((_, Drawn { top, .. })) = away.drawn(row)
+            && top.last().is_some_and(|&(last, _)| top.len() < TOP || last < lowest)
+        {
+            let high = top.iter().filter(|(score, _)| *score >= lowest);
+            return Ok(high.map(|&(score, token)| (odds(score), token)).collect());
+        }
+        let mut found = Vec::new();
+        for (stretch, scores) in self.logits.all()?.chunks(STRETCH).enumerate() {
+            if scores.iter().copied().fold(f32::NEG_INFINITY, f32::max) >= lowest {
+                let high = scores.iter().enumerate().filter(|&(_, &score)| score >= lowest);
+                found.extend(high.map(|(place, &score)| (odds(score), (stretch * STRETCH + place) as Token)));
             }
         }
+        Ok(found)
     }
 }
 

@@ -77,7 +77,15 @@ fn scores_that_stay_away_are_the_rows_own() {
             let here = away.all().unwrap();
             let here: trefoil_models::Logits<'_> = here.as_ref().into();
             assert_eq!(away.best().unwrap(), here.best().unwrap(), "{name}");
-            assert_eq!(away.confidence().to_bits(), here.confidence().to_bits(), "{name}");
+            let [far, near] = [away.probabilities(), here.probabilities()];
+            assert_eq!(far.best().to_bits(), near.best().to_bits(), "{name}");
+            for least in [0.02, 0.1, 0.5] {
+                let sorted = |mut found: Vec<(f64, Token)>| {
+                    found.sort_unstable_by_key(|&(_, token)| token);
+                    found
+                };
+                assert_eq!(sorted(far.from(least).unwrap()), sorted(near.from(least).unwrap()), "{name}");
+            }
             for token in [row.asked.unwrap(), away.best().unwrap(), 0] {
                 let [away, here] =
                     [away, here].map(|logits| logits.log_probability(token).unwrap().to_bits());
