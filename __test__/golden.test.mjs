@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import { load } from '../esm/index.js'
-import { ALIGNED, LARGE, SMALL, SMOLLM2 } from './support/models.mjs'
+import { ALIGNED, LARGE, QWEN, SMALL, SMOLLM2 } from './support/models.mjs'
 
 async function lines(path) {
   return (await readFile(path, 'utf8')).trimEnd().split('\n').map((line) => JSON.parse(line))
@@ -44,6 +44,28 @@ real('SmolLM2 writes what was recorded of llama.cpp, wherever the pick was not c
     await model.dispose()
   }
 })
+
+for (const { name, path } of QWEN) {
+  const there = existsSync(path) ? test : test.skip
+
+  there(`${name} writes what its weights say without rounding`, async (t) => {
+    const cases = JSON.parse(await readFile(new URL('../fixtures/agree.json', import.meta.url), 'utf8'))[name]
+    const model = await load(path, { contextLength: 512, cacheType: 'f16' })
+    try {
+      const equal = []
+      for (const { prompt, ids, exact } of cases) {
+        t.deepEqual(await model.tokenize(prompt), ids, prompt)
+        const { tokens } = await model.generate(prompt, { maxTokens: 32 }).result
+        equal.push(tokens.join() === exact.join())
+      }
+      const count = equal.filter(Boolean).length
+      // Activations are rounded to bytes, and two picks in twenty texts may be that close.
+      t.true(count >= 18, `${count} of ${cases.length}`)
+    } finally {
+      await model.dispose()
+    }
+  })
+}
 
 real('SmolLM2 reads messages as its template writes them', async (t) => {
   const model = await load(SMOLLM2, { contextLength: 512 })

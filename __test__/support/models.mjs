@@ -12,3 +12,5 @@ export const DIALOGUES = at('models/dst')
 export const TINY = at('fixtures/smollm2')
 export const ROOT = at('')
 export const SMOLLM2 = join(cacheFolder(), MODELS.smollm2.file)
+/** The Qwen2.5-Coder pair; tests on it run where it is. */
+export const QWEN = ['qwen2.5-coder-0.5b', 'qwen2.5-coder-1.5b'].map((name) => ({ name, path: join(cacheFolder(), MODELS[name].file) }))
