@@ -7,7 +7,7 @@ mod fixture;
 
 use fixture::{CAUSAL, Fixture, SEQ2SEQ, argmax};
 use trefoil_kernels::{CacheType, Kernels, WeightType};
-use trefoil_models::{Draft, RowId};
+use trefoil_models::{Draft, RowId, Token};
 
 fn names() -> impl Iterator<Item = &'static str> {
     CAUSAL.into_iter().chain(SEQ2SEQ)
