@@ -26,6 +26,31 @@ const PREFIX: usize = 512;
 const ROUNDS: (usize, usize) = (5, 40);
 const PATIENCE: f64 = 0.4;
 
+/// Steps of so many rows, of which a profiler sees the last: a step's launches are known from the second on.
+const STEPS: usize = 4;
+
+/// As long as it is there, a card's profiler listens.
+struct Profiled(
+    #[cfg(feature = "cuda")]
+    #[expect(dead_code, reason = "held, not read")]
+    Option<candle_core::cuda_backend::cudarc::driver::Profiler>,
+);
+
+impl Profiled {
+    fn begin(kernels: &Kernels) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self(match kernels.device() {
+            candle_core::Device::Cuda(_) => Some(candle_core::cuda_backend::cudarc::driver::Profiler::new()?),
+            _ => None,
+        }));
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = kernels;
+            Ok(Self())
+        }
+    }
+}
+
 /// What a device is measured against.
 #[derive(Clone, Copy)]
 pub(crate) struct Bench<'a> {
@@ -40,13 +65,13 @@ impl Bench<'_> {
     pub(crate) fn measure(
         self,
         report: &mut Report,
-        (name, config): (&str, ModelConfig),
+        (name, config): (&str, &ModelConfig),
         ty: WeightType,
         goals: bool,
     ) -> Result<()> {
         let before = self.free()?;
-        let gathered = gathered(&config, ty);
-        let subject = Subject::random(name, &config, ty, self.kernels)?;
+        let gathered = gathered(config, ty);
+        let subject = Subject::random(name, config, ty, self.kernels)?;
         let name = subject.name.clone();
         report.figure(SECTION, format!("{name}: weights"), subject.bytes() as f64 / 1e9, "GB", None);
         if let (Some(before), Some(after)) = (before, self.free()?) {
@@ -62,6 +87,36 @@ impl Bench<'_> {
         self.batches(report, &subject)?;
         let (tokens, long) = if self.short { (8, 80) } else { (32, 300) };
         exact::decodings(report, &subject, &[text(24), text(long)], tokens);
+        Ok(())
+    }
+
+    /// Nothing but some steps of so many rows each.
+    pub(crate) fn steps(
+        self,
+        report: &mut Report,
+        (name, config): (&str, &ModelConfig),
+        ty: WeightType,
+        rows: &[usize],
+    ) -> Result<()> {
+        let subject = Subject::random(name, config, ty, self.kernels)?;
+        let (mut kv, branches) = self.filled(&subject, 1)?;
+        for &rows in rows {
+            let draft = comb(branches[0], rows);
+            let mut seconds = Vec::new();
+            // A profiler that was told to wait for it sees the last step only, which starts as others of its kind do.
+            let mut profiled = None;
+            for step in 0..STEPS {
+                if step + 1 == STEPS {
+                    profiled = Some(Profiled::begin(self.kernels)?);
+                }
+                let start = Instant::now();
+                subject.step(&draft, &mut kv)?;
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+            drop(profiled);
+            let name = format!("{}: a step of {rows} rows", subject.name);
+            report.figure("steps", name, median(seconds) * 1e3, "ms", None);
+        }
         Ok(())
     }
 

@@ -42,6 +42,8 @@ Checks a device against the CPU and measures it; prints a table and writes every
   --short           small shapes and few texts, for a run of seconds
   --only A,B,…      some sections: kernels, texts, exact, devices, costs, pid
                     (devices: where there are several cards of one compute capability)
+  --steps S:T:R,…   nothing but a few steps of R rows each, of shape S (1B, 7B or T5-large) with random weights
+                    of type T, such as 7B:bf16:1,56: what a profiler is to see; can be given several times
   --model PATH      a model to check too, a folder or a .gguf file; can be given several times
   --output FILE     where the findings go as JSON; gpu-check.json by default
   --help            print this
@@ -53,8 +55,16 @@ struct Options {
     device: String,
     short: bool,
     only: Vec<String>,
+    steps: Vec<Steps>,
     models: Vec<PathBuf>,
     output: PathBuf,
+}
+
+/// Steps for a profiler to see.
+struct Steps {
+    shape: String,
+    ty: WeightType,
+    rows: Vec<usize>,
 }
 
 /// What is checked and measured.
@@ -95,6 +105,7 @@ impl Options {
             device: "cuda:0".into(),
             short: false,
             only: Vec::new(),
+            steps: Vec::new(),
             models: Vec::new(),
             output: "gpu-check.json".into(),
         };
@@ -104,6 +115,7 @@ impl Options {
                 "--device" => options.device = value()?,
                 "--short" => options.short = true,
                 "--only" => options.only.extend(value()?.split(',').map(str::to_owned)),
+                "--steps" => options.steps.push(Steps::read(&value()?)?),
                 "--model" => options.models.push(value()?.into()),
                 "--output" => options.output = value()?.into(),
                 "--help" | "-h" => return Ok(None),
@@ -117,7 +129,7 @@ impl Options {
     }
 
     fn wants(&self, section: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| name == section)
+        self.steps.is_empty() && (self.only.is_empty() || self.only.iter().any(|name| name == section))
     }
 
     /// The device.
@@ -144,6 +156,17 @@ impl Options {
                 Ok(Device { kernels, name, bandwidth: Some(bandwidth).filter(|&bytes| bytes > 0.0) })
             }
         }
+    }
+}
+
+impl Steps {
+    fn read(given: &str) -> Result<Self> {
+        let wrong = || format!("--steps is '{given}'; it should be like 7B:bf16:1,56");
+        let [shape, ty, rows] = given.split(':').collect::<Vec<_>>().try_into().map_err(|_| wrong())?;
+        let ty = WeightType::ALL.into_iter().find(|known| known.name().eq_ignore_ascii_case(ty));
+        let rows = rows.split(',').map(|rows| rows.parse().ok().filter(|&rows| rows > 0));
+        let rows = rows.collect::<Option<_>>().ok_or_else(wrong)?;
+        Ok(Self { shape: shape.to_owned(), ty: ty.ok_or_else(wrong)?, rows })
     }
 }
 
@@ -206,6 +229,10 @@ fn run(options: &Options) -> Result<Report> {
         })?;
     }
     let bench = Bench { kernels: &kernels, bandwidth, short };
+    for Steps { shape, ty, rows } in &options.steps {
+        let config = shapes.named(shape).ok_or_else(|| format!("no shape is called {shape}"))?;
+        report.section("steps", |report| bench.steps(report, (shape, &config), *ty, rows))?;
+    }
     if options.wants("devices") {
         report.section("devices", |report| {
             let Some(team) = devices::team(&options.device, &kernels)? else { return Ok(()) };
@@ -217,10 +244,10 @@ fn run(options: &Options) -> Result<Report> {
     if options.wants("costs") {
         report.section("costs", |report| {
             for ty in [WeightType::Bf16, WeightType::Q4K] {
-                bench.measure(report, ("1B", shapes.one_billion()), ty, false)?;
+                bench.measure(report, ("1B", &shapes.one_billion()), ty, false)?;
                 let goals = !short && ty == WeightType::Bf16;
-                bench.measure(report, ("7B", shapes.seven_billion()), ty, goals)?;
-                bench.measure(report, ("T5-large", shapes.t5_large()), ty, false)?;
+                bench.measure(report, ("7B", &shapes.seven_billion()), ty, goals)?;
+                bench.measure(report, ("T5-large", &shapes.t5_large()), ty, false)?;
             }
             Ok(())
         })?;

@@ -94,7 +94,7 @@ impl Report {
     pub(crate) fn check(&mut self, section: &'static str, name: impl Into<String>, found: Result<String>) {
         let (held, detail) = match found {
             Ok(detail) => (true, detail),
-            Err(wrong) => (false, wrong.to_string()),
+            Err(wrong) => (false, whole(wrong.as_ref())),
         };
         self.checks.push(Check { section, name: name.into(), held, detail });
     }
@@ -146,4 +146,15 @@ impl Report {
         }
         table
     }
+}
+
+/// What is wrong, and why.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(said, ": {error}");
+        cause = error.source();
+    }
+    said
 }

@@ -11,6 +11,16 @@ pub(crate) struct Shapes {
 }
 
 impl Shapes {
+    /// The shape that figures call `name`.
+    pub(crate) fn named(self, name: &str) -> Option<ModelConfig> {
+        match name {
+            "1B" => Some(self.one_billion()),
+            "7B" => Some(self.seven_billion()),
+            "T5-large" => Some(self.t5_large()),
+            _ => None,
+        }
+    }
+
     /// Llama 3.2 1B.
     pub(crate) fn one_billion(self) -> ModelConfig {
         self.llama(128_256, 2048, 16, (32, 8, 64), 8192, true)

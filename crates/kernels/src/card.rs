@@ -128,9 +128,9 @@ impl Card {
         match &self.machine {
             #[cfg(feature = "cuda")]
             Machine::Cuda(cuda) => cuda.processors(),
-            // An odd number, so that shares end where nothing else does.
+            // An odd number, so that shares end where nothing else does, and more than the fewest shares that there are.
             #[cfg(feature = "emulate")]
-            Machine::Emulated(_) => 5,
+            Machine::Emulated(_) => 11,
         }
     }
 

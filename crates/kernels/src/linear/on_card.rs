@@ -135,7 +135,9 @@ impl Operands<'_> {
             _ => ("dense_bf16_128", 4),
         };
         let tile = 32 * tall;
-        let (rows, blocks) = (self.m.div_ceil(tile), self.card.processors());
+        let rows = self.m.div_ceil(tile);
+        // Every block has some: whoever adds up counts on hearing from all of them.
+        let blocks = self.card.processors().min(rows * outputs * CHAINS);
         // What a block hands over: the sums of its last outputs, and those of chains whose first ones are another's.
         let slots = 1 + (rows * outputs * CHAINS).div_ceil(blocks).min(CHAINS - 1);
         let handed = self.card.scratch(handed(blocks, slots, tile))?;

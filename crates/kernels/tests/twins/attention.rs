@@ -35,9 +35,9 @@ impl Forest {
         let mut next = 0;
         let mut tables = Vec::new();
         for len in committed {
+            // The last page first, and one that nobody has.
             let table: Vec<u32> =
-                (0..len.div_ceil(PAGE) as u32).map(|i| (next + i) * 3 % pages as u32).collect();
-            let table = if pages.is_multiple_of(3) { table.iter().map(|_| 0).collect() } else { table };
+                (0..len.div_ceil(PAGE) as u32).map(|i| pages as u32 - 1 - next - i).collect();
             next += table.len() as u32;
             let moves: Vec<Move> = (0..len)
                 .map(|p| Move { row: p as u32, page: table[p / PAGE], offset: (p % PAGE) as u32 })
