@@ -212,6 +212,7 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int
 // Heads that share no keys are walked alone: three of four places would be empty.
 #define ATTEND(name, CHANNELS)                                                                                          \
   KERNEL(256, 2) name(OPERANDS(float)) {                                                                                \
+    begin();                                                                                                            \
     __shared__ Desk<CHANNELS, QUERIES> desks[WALKERS];                                                                  \
     const auto forest = FOREST(float);                                                                                  \
     if (heads == kv_heads)                                                                                              \
@@ -222,6 +223,7 @@ DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int
 // The first `together` blocks take crowds, the others rows.
 #define ATTEND_HALVES(name, T, CHANNELS)                                                                                \
   KERNEL(256, 2) name(OPERANDS(T), int crowds, int chunks, int together) {                                              \
+    begin();                                                                                                            \
     const auto forest = FOREST(T);                                                                                      \
     if ((int)blockIdx.x < together)                                                                                     \
       attend_together(forest, *(Crowd<T, CHANNELS> *)room, crowds, chunks);                                             \
@@ -243,6 +245,7 @@ ATTEND_HALVES(attend_bf16_8, __nv_bfloat16, 8)
 
 // One block a query: joins its parts, those that saw nothing left out, in their order.
 KERNEL(256) merge(const float *partial, float *out, int d, int parts) {
+  begin();
   partial += (size_t)blockIdx.x * parts * (2 + d);
   float greatest = MINUS_INFINITY;
   for (int part = 0; part < parts; part++) greatest = max_of(partial[part * (2 + d)], greatest);

@@ -43,6 +43,7 @@ DEVICE unsigned short rounded(__nv_bfloat16, float x) { return __bfloat16_as_ush
 // One block a row of x, [m, k]: its numbers in sixteen bits, [m, stride], zeros behind the last. A row too large for
 // half precision is scaled by a power of two, which `scales`, [m], undoes.
 template <class T> DEVICE void round_row(const float *x, unsigned short *to, float *scales, int k, int stride, bool scaled) {
+  begin();
   __shared__ int greatest[WARPS];
   const float *row = x + (size_t)blockIdx.x * k;
   int bits = 0;
@@ -77,6 +78,7 @@ KERNEL(256) round_bf16(const float *x, unsigned short *to, float *scales, int k,
 // Up to sixteen rows and sixteen outputs a block. x: [m, stride]; weights: [n, stride], to the next sixteen outputs.
 template <class T>
 DEVICE void dense_few(const Products &products, const unsigned short *x, const float *scales, int m, int stride) {
+  begin();
   constexpr int WIDE = 2, DEEP = 4;
   __shared__ float sums[CHAINS][16][WIDE * 8];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -178,6 +180,7 @@ template <int TALL> struct Way {
 template <class T, int TALL>
 DEVICE void dense_many(const Products &products, const unsigned short *x, const float *scales, int m, int stride,
                        int rows, int outputs, int slots, float *handed, int *met) {
+  begin();
   using In = Stages<TALL>;
   constexpr int SUMS = TALL * In::WIDE * 4;
   In &in = *(In *)room;
@@ -331,6 +334,7 @@ DENSE_MANY(dense_bf16_128, __nv_bfloat16, 4)
 
 // A warp an output, for up to ROWS rows. Weights: [n, k].
 template <int ROWS> DEVICE void dense_single(const Products &products, const float *x, int m, int k) {
+  begin();
   const Product<float> product(products, blockIdx.x, WARPS);
   const int n = product.n, output = product.stretch * WARPS + threadIdx.x / 32;
   const int lane = threadIdx.x % 32, first = blockIdx.y * ROWS;

@@ -7,14 +7,17 @@
   for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (size_t)(count); i += (size_t)gridDim.x * blockDim.x)
 
 KERNEL(256) add(const float *a, const float *b, float *out, int count) {
+  begin();
   EACH(i, count) out[i] = a[i] + b[i];
 }
 
 KERNEL(256) scale(const float *x, float *out, int count, float factor) {
+  begin();
   EACH(i, count) out[i] = x[i] * factor;
 }
 
 KERNEL(256) add_bias(const float *x, const float *bias, float *out, int count, int width) {
+  begin();
   EACH(i, count) out[i] = x[i] + bias[i % width];
 }
 
@@ -23,6 +26,7 @@ enum Activation { SILU, GELU_TANH, GELU, RELU };
 
 // activation(gate) · up; up may be missing.
 KERNEL(256) gate(const float *x, const float *up, float *out, int count, int activation) {
+  begin();
   EACH(i, count) {
     const float v = x[i];
     float y;
@@ -38,5 +42,6 @@ KERNEL(256) gate(const float *x, const float *up, float *out, int count, int act
 
 // Rows of x, [.., width], by their numbers.
 KERNEL(256) select_rows(const float *x, const uint32_t *rows, float *out, int count, int width) {
+  begin();
   EACH(i, count) out[i] = x[(size_t)rows[i / width] * width + i % width];
 }

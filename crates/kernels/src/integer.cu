@@ -98,6 +98,7 @@ template <int ROWS, int PARTS> struct Step {
 
 // x: [m, k / 32].
 template <int TYPE, int ROWS> DEVICE void integer(const Products &products, const Block *x, int m, int k) {
+  begin();
   constexpr Layout layout = layout_of(TYPE);
   constexpr int PARTS = layout.scaling == HALVES ? 2 : 1;
   __shared__ Step<ROWS, PARTS> steps[2];
@@ -182,6 +183,7 @@ constexpr int BLOCK_WARPS = 8;
 
 // Up to sixteen rows. x: [m, k / 32].
 template <int TYPE> DEVICE void integer_sixteen(const Products &products, const Block *x, int m, int k) {
+  begin();
   constexpr Layout layout = layout_of(TYPE);
   constexpr int PARTS = layout.scaling == HALVES ? 2 : 1;
   __shared__ int dots[2][PARTS][BLOCK_WARPS][16][LANES];

@@ -110,6 +110,7 @@ DEVICE void add_block(const Bench<TYPE> &bench, int turn, int b, const uint4 &a,
 // x: [m / 16, k / 32]. A block has `tall` tiles of rows and `wide` of all `panels`.
 template <int TYPE>
 DEVICE void integer_many(const Products &products, const Tile *x, int m, int k, int tall, int wide, int panels) {
+  begin();
   constexpr Layout layout = layout_of(TYPE);
   // Tiles that are asked for before they are used.
   constexpr int DEEP = 2;

@@ -10,6 +10,7 @@ struct Layers {
 
 // One block a move and layer: a staged row to its slot. moves: row, page and slot each.
 template <class T> DEVICE void write(const Layers &layers, const uint32_t *moves, int heads, int d) {
+  begin();
   const int layer = blockIdx.y;
   const float *k = (const float *)layers.k[layer], *v = (const float *)layers.v[layer];
   T *pages_k = (T *)layers.pages_k[layer], *pages_v = (T *)layers.pages_v[layer];
@@ -33,6 +34,7 @@ KERNEL(256) write_bf16(Layers layers, const uint32_t *moves, int heads, int d) {
 // One block a row and layer: a staged row into its place among those that go to other cards,
 // [layers, 2, rows, width], keys before values.
 KERNEL(256) gather_rows(Layers layers, const uint32_t *rows, float *packed, int width) {
+  begin();
   const int layer = blockIdx.y;
   const float *k = (const float *)layers.k[layer], *v = (const float *)layers.v[layer];
   const size_t from = (size_t)rows[blockIdx.x] * width;
@@ -49,6 +51,7 @@ struct Stores {
   unsigned long long k[LAYERS], v[LAYERS];
 };
 KERNEL(256) copy_page(Stores stores, const uint32_t *pages, int layers, int words) {
+  begin();
   const int layer = blockIdx.z % layers;
   uint32_t *store = (uint32_t *)((int)blockIdx.z < layers ? stores.k[layer] : stores.v[layer]);
   const size_t from = pages[2 * blockIdx.x], to = pages[2 * blockIdx.x + 1];
@@ -59,6 +62,7 @@ KERNEL(256) copy_page(Stores stores, const uint32_t *pages, int layers, int word
 // Keys or values of a document, [n, heads, d], into tiles: keys [heads, tiles, d, PAGE], values [heads, tiles, PAGE, d].
 template <class T>
 DEVICE void share(const float *k, const float *v, T *tiles_k, T *tiles_v, int n, int heads, int d) {
+  begin();
   const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= (size_t)n * heads * d) return;
   const size_t position = i / d / heads, head = i / d % heads, channel = i % d;

@@ -19,12 +19,14 @@ DEVICE void norm_row(const float *row, const float *weight, float *to, int width
 
 // One block a row.
 KERNEL(256) rms_norm(const float *x, const float *weight, float *out, int width, float eps) {
+  begin();
   const size_t at = (size_t)blockIdx.x * width;
   norm_row(x + at, weight, out + at, width, eps);
 }
 
 // The same of x + y, which is kept as `sum`.
 KERNEL(256) add_norm(const float *x, const float *y, const float *weight, float *sum, float *out, int width, float eps) {
+  begin();
   const size_t at = (size_t)blockIdx.x * width;
   for (int i = threadIdx.x; i < width; i += blockDim.x) sum[at + i] = x[at + i] + y[at + i];
   __syncthreads();

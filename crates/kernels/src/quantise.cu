@@ -48,6 +48,7 @@ struct Quantised {
 
 // A warp a block of 32 activations; blocks: [m, k / 32].
 KERNEL(256) quantise(const float *x, Block *blocks, int count) {
+  begin();
   const size_t at = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
   if (at >= (size_t)count) return;
@@ -64,6 +65,7 @@ KERNEL(256) quantise(const float *x, Block *blocks, int count) {
 
 // The same, as tiles: [m / 16, k / 32]. Rows behind the last one are zeros.
 KERNEL(256) quantise_tiles(const float *x, Tile *tiles, int m, int depth) {
+  begin();
   const size_t at = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32, row = (int)(at / depth), block = (int)(at % depth);
   if (row >= (m + 15) / 16 * 16) return;

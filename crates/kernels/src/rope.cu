@@ -4,6 +4,7 @@
 
 // One block a row; x: [m, heads, d]; cos, sin: [m, pairs].
 KERNEL(256) rope(const float *x, const float *cos, const float *sin, float *out, int heads, int d, int pairs) {
+  begin();
   const size_t row = blockIdx.x;
   cos += row * pairs;
   sin += row * pairs;

@@ -90,6 +90,7 @@ DEVICE void attend_shared_halves(const float *q, const Documents &documents, con
   KERNEL(256) name(const float *q, Documents documents, const uint32_t *blocks, const uint32_t *rows,                   \
                    const float *bias, const uint32_t *positions, float *out, float *partial, int heads, int kv_heads,   \
                    int d, float scale, int width, int parts) {                                                          \
+    begin();                                                                                                            \
     __VA_ARGS__(q, documents, blocks, rows, bias, positions, out, partial, heads, kv_heads, d, scale, width, parts);    \
   }
 

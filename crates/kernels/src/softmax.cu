@@ -59,6 +59,7 @@ DEVICE double mass_of(const float *scores, int n, float high, float scale) {
 
 // One block of 1024 threads a row of scores, [rows, n].
 KERNEL(1024) judge(const float *scores, Judged *judged, int n) {
+  begin();
   __shared__ float highs[THREADS / 32];
   __shared__ unsigned bests[THREADS / 32];
   scores += (size_t)blockIdx.x * n;
@@ -107,6 +108,7 @@ constexpr int FEW = 2048;
 // at least as high as the best one that has TOP of them above it; which few of all are, and few can be put in order by
 // counting for each how many come before it.
 KERNEL(1024) draw(const float *scores, const Judged *judged, const uint32_t *rows, Drawn *drawn, int n) {
+  begin();
   __shared__ float bests[THREADS], few[FEW];
   __shared__ int places[FEW], found;
   __shared__ float least;
@@ -151,6 +153,7 @@ KERNEL(1024) draw(const float *scores, const Judged *judged, const uint32_t *row
 
 // The scores of single tokens. asked: row and token each.
 KERNEL(256) ask(const float *scores, const uint32_t *asked, float *answers, int count, int n) {
+  begin();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < count) answers[i] = scores[(size_t)asked[2 * i] * n + asked[2 * i + 1]];
 }

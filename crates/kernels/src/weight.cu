@@ -45,6 +45,7 @@ DEVICE int code_of(const Layout &layout, const uint8_t *codes, int group, int by
 
 // One block a token: its row of the weight, [k], in single precision.
 KERNEL(256) embed(const uint8_t *weight, const uint32_t *tokens, float *out, int k, int type, int row_bytes) {
+  begin();
   const size_t token = tokens[blockIdx.x];
   out += (size_t)blockIdx.x * k;
   if (type <= BF16) {

@@ -17,6 +17,16 @@
 #include "card/shim.h"
 #endif
 
+// A kernel may start while the one before it in the stream still runs: what its blocks do before this touches nothing
+// but weights, which no kernel writes. This lets the next one start, and waits until the one before is done and what it
+// wrote can be seen. Every kernel has it, in every block, so that whoever waits for one has waited for all before.
+DEVICE void begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 constexpr unsigned ALL = 0xffffffffu;
 
 // The lanes of the CPU's vector; sums over them take the same tree here.
