@@ -3,6 +3,7 @@
 
 use std::env;
 use std::error::Error;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,14 +17,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return Ok(());
     }
-    println!("cargo::rerun-if-changed=src");
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    for folder in ["src", "src/card"] {
+        for file in fs::read_dir(folder)? {
+            let path = file?.path();
+            if path.extension().is_some_and(|kind| kind == "cu" || kind == "cuh") {
+                println!("cargo::rerun-if-changed={}", path.display());
+            }
+        }
+    }
     let built = PathBuf::from(env::var("OUT_DIR")?).join("kernels.fatbin");
     let nvcc = env::var_os("CUDA_HOME").map_or("nvcc".into(), |home| Path::new(&home).join("bin/nvcc"));
     let mut command = Command::new(&nvcc);
     // Sums are written with fused multiply-adds where they are meant; the compiler makes no others, so that numbers
     // are the CPU's.
     command.args(["-fatbin", "-O3", "-std=c++17", "-fmad=false", "--compress-mode=size"]);
+    // An architecture a thread.
+    command.arg("--threads=0");
     for architecture in ARCHITECTURES {
         command.arg(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
     }

@@ -46,7 +46,6 @@ pub(crate) struct Card {
     uploads: AtomicUsize,
     downloads: AtomicUsize,
     launches: AtomicUsize,
-    counters: Mutex<Option<Arc<Buffer>>>,
     /// Dropped behind all that holds its memory.
     machine: Machine,
 }
@@ -98,7 +97,6 @@ impl Card {
             uploads: AtomicUsize::new(0),
             downloads: AtomicUsize::new(0),
             launches: AtomicUsize::new(0),
-            counters: Mutex::default(),
             machine,
         }
     }
@@ -131,6 +129,16 @@ impl Card {
             // An odd number, so that shares end where nothing else does, and more than the fewest shares that there are.
             #[cfg(feature = "emulate")]
             Machine::Emulated(_) => 11,
+        }
+    }
+
+    /// Bytes of shared memory that a block may be given.
+    pub(crate) fn room(&self) -> usize {
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => cuda.room(),
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => emulated::ROOM,
         }
     }
 
@@ -187,18 +195,6 @@ impl Card {
             #[cfg(feature = "emulate")]
             Machine::Emulated(_) => emulated::Bytes::unwritten(len).map(Buffer::Emulated),
         })
-    }
-
-    /// So many whole numbers that are 0 whenever no kernel runs: one that counts in them leaves them so.
-    pub(crate) fn counters(&self, len: usize) -> Result<Arc<Buffer>> {
-        let bytes = len * size_of::<i32>();
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = match &*counters {
-            Some(found) if found.len() >= bytes => Arc::clone(found),
-            _ => Arc::clone(counters.insert(Arc::new(self.zeros(bytes.next_power_of_two())?))),
-        };
-        self.recorder().hold(&found);
-        Ok(found)
     }
 
     /// `len` bytes that other cards can reach, and that stay until the stream is done.

@@ -261,9 +261,9 @@ template <int TYPE> DEVICE void integer_sixteen(const Products &products, const 
 }
 
 #define SIXTEEN(name, TYPE)                                                                                \
-  KERNEL(256) name(Products products, const Block *x, int m, int k) { integer_sixteen<TYPE>(products, x, m, k); }
+  KERNEL(256) name(GIVEN(Products) products, const Block *x, int m, int k) { integer_sixteen<TYPE>(products, x, m, k); }
 #define INTEGER(name, TYPE, ROWS)                                                                          \
-  KERNEL(256) name(Products products, const Block *x, int m, int k) { integer<TYPE, ROWS>(products, x, m, k); }
+  KERNEL(256) name(GIVEN(Products) products, const Block *x, int m, int k) { integer<TYPE, ROWS>(products, x, m, k); }
 #define INTEGERS(name, TYPE)                                                                               \
   INTEGER(name##_1, TYPE, 1)                                                                               \
   INTEGER(name##_2, TYPE, 2)                                                                               \

@@ -182,7 +182,7 @@ DEVICE void integer_many(const Products &products, const Tile *x, int m, int k, 
 // Registers leave room for two blocks of sixteen warps, or one where there are two sums of codes.
 #define INTEGER_MANY(name, TYPE)                                                                                        \
   KERNEL(512, layout_of(TYPE).scaling == HALVES ? 1 : 2)                                                                \
-  name(Products products, const Tile *x, int m, int k, int tall, int wide, int panels) {                    \
+  name(GIVEN(Products) products, const Tile *x, int m, int k, int tall, int wide, int panels) {                    \
     integer_many<TYPE>(products, x, m, k, tall, wide, panels);                                                          \
   }
 

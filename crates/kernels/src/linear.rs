@@ -11,6 +11,7 @@ mod on_card;
 use std::mem::MaybeUninit;
 
 use candle_core::Tensor;
+use half::{bf16, f16};
 
 use crate::Kernels;
 use crate::dense::{Rows, dense};
@@ -26,7 +27,7 @@ use crate::weight::Weight;
 use crate::words::Words;
 
 #[cfg(feature = "card")]
-pub(crate) use on_card::scratch;
+pub(crate) use on_card::{PIECE, ROWS, STEP, scratch};
 
 /// Bytes of panels that a task walks for every tile of rows: half of a small second-level cache.
 const CHUNK: usize = 128 << 10;
@@ -113,6 +114,18 @@ impl Kernels {
 
     /// As many products as weights, whose widths are that of `x`.
     fn products<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<Vec<Vec<f32>>> {
+        if !self.rounds {
+            return self.whole_products(x, weights);
+        }
+        let mut outs = Vec::with_capacity(N);
+        for w in weights {
+            outs.extend(self.whole_products(&rounded(x, w.ty())?, [w])?);
+        }
+        Ok(outs)
+    }
+
+    /// [`Kernels::products`] of activations as they are.
+    fn whole_products<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<Vec<Vec<f32>>> {
         let [m, k] = dims("x", x)?;
         let x = Flat::new("x", x)?;
         let any_dense = weights.iter().any(|w| w.ty().is_dense());
@@ -197,6 +210,26 @@ impl Kernels {
             out.extend(w.row(token as usize)?);
         }
         tensor(out, &[tokens.len(), w.k()])
+    }
+}
+
+/// `x`, `[m, k]`, as a card rounds it for weights of `ty`: a row that is too large for half precision is scaled by a power
+/// of two.
+fn rounded(x: &Tensor, ty: WeightType) -> Result<Tensor> {
+    let [m, k] = dims("x", x)?;
+    let row = |row: &[f32]| -> Vec<f32> {
+        let greatest = row.iter().fold(0.0_f32, |greatest, x| greatest.max(x.abs()));
+        let exponent = (greatest.to_bits() >> 23) as i32 - 127;
+        let up = if (15..128).contains(&exponent) { 2f32.powi(exponent - 14) } else { 1.0 };
+        row.iter().map(|x| f16::from_f32(x / up).to_f32() * up).collect()
+    };
+    let flat = Flat::new("x", x)?;
+    match ty {
+        WeightType::F16 => tensor(flat.values().chunks(k.max(1)).flat_map(row).collect(), &[m, k]),
+        WeightType::Bf16 => {
+            tensor(flat.values().iter().map(|&x| bf16::from_f32(x).to_f32()).collect(), &[m, k])
+        }
+        _ => Ok(x.clone()),
     }
 }
 

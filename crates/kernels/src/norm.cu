@@ -1,13 +1,15 @@
 // Root-mean-square normalisation: norm.rs.
 
-#include "card/card.cuh"
+#include "card/copy.cuh"
+
+constexpr int NORMERS = 256;
 
 // A row's squares are added up by sixteen threads, as the CPU's lanes do.
 DEVICE void norm_row(const float *row, const float *weight, float *to, int width, float eps) {
   __shared__ float scale;
   if (threadIdx.x < LANES) {
     float squares = 0.0f;
-#pragma unroll 8
+#pragma unroll 16
     for (int i = threadIdx.x; i < width; i += LANES) squares = fmaf(row[i], row[i], squares);
     for (int lanes = LANES / 2; lanes > 0; lanes /= 2)
       squares = squares + __shfl_xor_sync((1u << LANES) - 1, squares, lanes);
@@ -17,18 +19,33 @@ DEVICE void norm_row(const float *row, const float *weight, float *to, int width
   for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = row[i] * scale * weight[i];
 }
 
-// One block a row.
-KERNEL(256) rms_norm(const float *x, const float *weight, float *out, int width, float eps) {
+// One block a row. kept: whether a row has its place in shared memory; one that is too long is read from where it is.
+KERNEL(NORMERS) rms_norm(const float *x, const float *weight, float *out, int width, float eps, int kept) {
   begin();
   const size_t at = (size_t)blockIdx.x * width;
-  norm_row(x + at, weight, out + at, width, eps);
+  const float *row = x + at;
+  if (kept) {
+    float *const to = (float *)room;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = row[i];
+    __syncthreads();
+    row = to;
+  }
+  norm_row(row, weight, out + at, width, eps);
 }
 
 // The same of x + y, which is kept as `sum`.
-KERNEL(256) add_norm(const float *x, const float *y, const float *weight, float *sum, float *out, int width, float eps) {
+KERNEL(NORMERS) add_norm(const float *x, const float *y, const float *weight, float *sum, float *out, int width, float eps,
+                         int kept) {
   begin();
   const size_t at = (size_t)blockIdx.x * width;
-  for (int i = threadIdx.x; i < width; i += blockDim.x) sum[at + i] = x[at + i] + y[at + i];
+  float *const to = kept ? (float *)room : sum + at;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    const float both = x[at + i] + y[at + i];
+    to[i] = both;
+    if (kept) sum[at + i] = both;
+  }
   __syncthreads();
-  norm_row(sum + at, weight, out + at, width, eps);
+  norm_row(to, weight, out + at, width, eps);
 }

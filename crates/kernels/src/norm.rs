@@ -118,9 +118,8 @@ fn on_card(card: &Card, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor>
         count(width),
         Arg::Number(eps),
     ];
-    let threads = width.next_multiple_of(32).min(256);
     // SAFETY: x and the output have rows of the weight's width.
-    unsafe { card.launch("rms_norm", [x.elem_count() / width, 1, 1], threads, &args) }?;
+    unsafe { launch(card, "rms_norm", x.elem_count() / width, width, &args) }?;
     Ok(out)
 }
 
@@ -136,8 +135,26 @@ fn add_on_card(card: &Card, [x, y]: [&Tensor; 2], weight: &Tensor, eps: f32) -> 
         count(width),
         Arg::Number(eps),
     ];
-    let threads = width.next_multiple_of(32).min(256);
     // SAFETY: x, y and both outputs have rows of the weight's width.
-    unsafe { card.launch("add_norm", [x.elem_count() / width, 1, 1], threads, &args) }?;
+    unsafe { launch(card, "add_norm", x.elem_count() / width, width, &args) }?;
     Ok([sum, normed])
+}
+
+/// Starts a kernel of one block a row, whose numbers stay in shared memory where it has room for them.
+///
+/// # Safety
+/// As `Card::launch`.
+#[cfg(feature = "card")]
+unsafe fn launch(
+    card: &Card,
+    kernel: &'static str,
+    rows: usize,
+    width: usize,
+    args: &[Arg<'_>],
+) -> Result<()> {
+    let (bytes, threads) = (width * size_of::<f32>(), width.next_multiple_of(32).min(256));
+    let kept = bytes <= card.room();
+    let args = [args, &[count(usize::from(kept))]].concat();
+    // SAFETY: the caller's promise.
+    unsafe { card.launch_with(kernel, [rows, 1, 1], threads, if kept { bytes } else { 0 }, &args) }
 }

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 
 use crate::Kernels;
 #[cfg(feature = "card")]
-use crate::card::{Arg, Card, address, address_mut, count};
+use crate::card::{Arg, Card, count, start, start_mut};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, tensor};
 use crate::words::{Upload, Words};
@@ -73,29 +73,39 @@ impl Upload for Turns {
 }
 
 impl Kernels {
-    /// Turns every head of every row by the row's position.
+    /// Turns every head of every row by the row's position, in each of several tensors.
     ///
-    /// * `x`: `[m, heads, d]`
+    /// * `all`: `[m, heads, d]` each, of any number of heads
     /// * `turns`: of m positions
     ///
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if there is not one position a row, or if
     /// more than `d` channels would turn.
-    pub fn rope(&self, x: &Tensor, turns: &Turns) -> Result<Tensor> {
-        let [m, heads, d] = dims("x", x)?;
-        equal("the number of positions", turns.rows, m)?;
-        let pairs = turns.pairs;
-        if 2 * pairs > d {
-            return Err(Error::shape(format!("{} channels turn; a head has {d}", 2 * pairs)));
+    pub fn rope<const N: usize>(&self, all: [&Tensor; N], turns: &Turns) -> Result<[Tensor; N]> {
+        for x in all {
+            let [m, _, d] = dims("x", x)?;
+            equal("the number of positions", turns.rows, m)?;
+            if 2 * turns.pairs > d {
+                return Err(Error::shape(format!("{} channels turn; a head has {d}", 2 * turns.pairs)));
+            }
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card(card, x, turns);
+            return on_card(card, all, turns);
         }
+        let turned: Vec<Tensor> = all.iter().map(|x| turns.turn(x)).collect::<Result<_>>()?;
+        // As many as there were: the conversion cannot fail.
+        turned.try_into().map_err(|_| Error::shape("tensors and turned ones differ in number"))
+    }
+}
+
+impl Turns {
+    fn turn(&self, x: &Tensor) -> Result<Tensor> {
+        let ([_, heads, d], pairs) = (dims("x", x)?, self.pairs);
         let mut out = Flat::new("x", x)?.values().to_vec();
         for (row, values) in out.chunks_exact_mut((heads * d).max(1)).enumerate() {
-            let cos = &turns.cos[row * pairs..(row + 1) * pairs];
-            let sin = &turns.sin[row * pairs..(row + 1) * pairs];
+            let cos = &self.cos[row * pairs..(row + 1) * pairs];
+            let sin = &self.sin[row * pairs..(row + 1) * pairs];
             for head in values.chunks_exact_mut(d) {
                 let (left, right) = head.split_at_mut(pairs);
                 for (((left, right), cos), sin) in left.iter_mut().zip(right).zip(cos).zip(sin) {
@@ -109,22 +119,30 @@ impl Kernels {
     }
 }
 
+/// Tensors of one launch.
 #[cfg(feature = "card")]
-fn on_card(card: &Card, x: &Tensor, turns: &Turns) -> Result<Tensor> {
-    let [m, heads, d] = dims("x", x)?;
+const TURNED: usize = 2;
+
+#[cfg(feature = "card")]
+fn on_card<const N: usize>(card: &Card, all: [&Tensor; N], turns: &Turns) -> Result<[Tensor; N]> {
     let cos = card.words(turns.words())?;
     let sin = cos + size_of_val(turns.cos.as_slice()) as u64;
-    let out = card.output(x.dims())?;
-    let args = [
-        address("x", x)?,
-        Arg::Address(cos),
-        Arg::Address(sin),
-        address_mut(&out)?,
-        count(heads),
-        count(d),
-        count(turns.pairs),
-    ];
-    // SAFETY: there are turns for every row of x, and no more than d channels turn.
-    unsafe { card.launch("rope", [m, 1, 1], (heads * d).next_multiple_of(32).clamp(32, 256), &args) }?;
-    Ok(out)
+    let mut turned = Vec::with_capacity(N);
+    // Tensors of one launch have heads of one width.
+    for some in all.chunks(TURNED).flat_map(|some| some.chunk_by(|a, b| a.dims()[2] == b.dims()[2])) {
+        let mut places = [0; 3 * TURNED];
+        for (at, x) in some.iter().enumerate() {
+            let out = card.output(x.dims())?;
+            places[at] = start("x", x)?;
+            places[TURNED + at] = start_mut(&out)?;
+            places[2 * TURNED + at] = x.dims()[1] as u64;
+            turned.push(out);
+        }
+        let (d, heads) = (some[0].dims()[2], some.iter().map(|x| x.dims()[1]).sum());
+        let args = [Arg::Words(&places), Arg::Address(cos), Arg::Address(sin), count(d), count(turns.pairs)];
+        let threads = d.next_multiple_of(32).clamp(32, 256);
+        // SAFETY: there are turns for every row of each x, and no more than d channels turn.
+        unsafe { card.launch("rope", [turns.rows, heads, 1], threads, &args) }?;
+    }
+    turned.try_into().map_err(|_| Error::shape("tensors and turned ones differ in number"))
 }

@@ -1,7 +1,7 @@
 // Weights in panels of sixteen outputs, and their rows as numbers: weight.rs, formats.rs.
 
 #pragma once
-#include "card/card.cuh"
+#include "round.cu"
 
 // The order of WeightType in formats.rs.
 enum Type { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K };
@@ -28,10 +28,11 @@ __device__ constexpr Layout layout_of(int type) {
                         : Layout{HALVES, 6, 32, 2 * LANES, 2 * LANES, 6 * GROUP, 8};
 }
 
-DEVICE float dense_number(int type, const uint8_t *at) {
-  if (type == F32) return *(const float *)at;
-  if (type == F16) return half_at(at);
-  return __int_as_float((unsigned)*(const unsigned short *)at << 16);
+// Input i of a row of a dense weight, [n, k].
+DEVICE float dense_number(int type, const uint8_t *weight, size_t row, int i, int k) {
+  if (type == F32) return ((const float *)weight)[row * k + i];
+  const uint8_t *at = weight + 16 * place_of((int)row, i / 8, (k + STEP - 1) / STEP) + 2 * (i % 8);
+  return type == F16 ? half_at(at) : __int_as_float((unsigned)*(const unsigned short *)at << 16);
 }
 
 // The code of input 4 · group + byte % 4 of output byte / 4.
@@ -44,13 +45,12 @@ DEVICE int code_of(const Layout &layout, const uint8_t *codes, int group, int by
 }
 
 // One block a token: its row of the weight, [k], in single precision.
-KERNEL(256) embed(const uint8_t *weight, const uint32_t *tokens, float *out, int k, int type, int row_bytes) {
+KERNEL(256) embed(const uint8_t *weight, const uint32_t *tokens, float *out, int k, int type) {
   begin();
   const size_t token = tokens[blockIdx.x];
   out += (size_t)blockIdx.x * k;
   if (type <= BF16) {
-    const int bytes = type == F32 ? 4 : 2;
-    for (int i = threadIdx.x; i < k; i += blockDim.x) out[i] = dense_number(type, weight + token * row_bytes + i * bytes);
+    for (int i = threadIdx.x; i < k; i += blockDim.x) out[i] = dense_number(type, weight, token, i, k);
     return;
   }
   const Layout layout = layout_of(type);

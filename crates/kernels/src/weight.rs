@@ -9,8 +9,9 @@
 //!
 //! Dense panels are `[k][16]`.
 //!
-//! A card holds the same panels of quantised weights: there, sixteen threads are the lanes. Dense
-//! weights it holds row by row, as files do, with rows of 16-bit numbers filled up to 32 inputs.
+//! A card holds the same panels of quantised weights: there, sixteen threads are the lanes. Of dense
+//! weights it holds those of sixteen bits in pieces of eight outputs and 64 inputs (round.cu), and
+//! single precision row by row, as files do.
 
 #[cfg(feature = "card")]
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use crate::card::{Buffer, Card};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::WeightType;
 use crate::lanes::LANES;
-use crate::pool::Parts;
 #[cfg(feature = "card")]
-use crate::quantise::BLOCK;
+use crate::linear::{PIECE, ROWS, STEP};
+use crate::pool::Parts;
 use crate::units::{get, put, unit_bytes};
 
 #[derive(Debug, Clone, Copy)]
@@ -91,10 +92,10 @@ impl Weight {
         })?;
         #[cfg(feature = "card")]
         if let Some(card) = kernels.card() {
-            let bytes = if ty.is_dense() {
-                n.next_multiple_of(LANES) * stride(ty, k) * ty.block_bytes()
-            } else {
-                bytes
+            let bytes = match ty {
+                WeightType::F32 => n * k * ty.block_bytes(),
+                WeightType::F16 | WeightType::Bf16 => n.div_ceil(ROWS) * piece_row_bytes(k),
+                _ => bytes,
             };
             return Ok(Self { ty, n, k, place: Place::Card(Arc::clone(card), card.zeros(bytes)?) });
         }
@@ -138,13 +139,24 @@ impl Weight {
         match &mut self.place {
             Place::Here(lines) => pack(&mut line_bytes_mut(lines)[first / LANES * panel_bytes..]),
             #[cfg(feature = "card")]
+            Place::Card(card, buffer) if ty == WeightType::F32 => {
+                card.upload(buffer, first * row_bytes, bytes)
+            }
+            #[cfg(feature = "card")]
             Place::Card(card, buffer) if ty.is_dense() => {
-                let to = stride(ty, self.k) * ty.block_bytes();
-                let mut padded = vec![0; rows * to];
-                for (row, to) in bytes.chunks_exact(row_bytes).zip(padded.chunks_exact_mut(to)) {
-                    to[..row_bytes].copy_from_slice(row);
-                }
-                card.upload(buffer, first * to, &padded)
+                let eight_bytes = piece_row_bytes(self.k);
+                let mut pieces = vec![0; rows.div_ceil(ROWS) * eight_bytes];
+                let out = Parts::new(&mut pieces);
+                kernels.pool().run(rows.div_ceil(ROWS), &|eight| {
+                    // SAFETY: eights of rows are disjoint.
+                    let to = unsafe { out.part(eight * eight_bytes, eight_bytes) };
+                    for (at, row) in bytes.chunks_exact(row_bytes).skip(eight * ROWS).take(ROWS).enumerate() {
+                        for (half, inputs) in row.chunks(HALF_BYTES).enumerate() {
+                            to[place(half, at)..][..inputs.len()].copy_from_slice(inputs);
+                        }
+                    }
+                })?;
+                card.upload(buffer, first / ROWS * eight_bytes, &pieces)
             }
             #[cfg(feature = "card")]
             Place::Card(card, buffer) => {
@@ -206,9 +218,15 @@ impl Weight {
             Place::Here(_) => read(unit_bytes(self.ty), i % LANES, self.panels(i / LANES, 1), &mut out),
             #[cfg(feature = "card")]
             Place::Card(card, buffer) if self.ty.is_dense() => {
-                let from = i * stride(self.ty, self.k) * self.ty.block_bytes();
-                let row = card.download(buffer, from, self.row_bytes())?;
-                read(self.ty.block_bytes(), 0, &row, &mut out);
+                let row = if self.ty == WeightType::F32 {
+                    card.download(buffer, i * self.row_bytes(), self.row_bytes())?
+                } else {
+                    let bytes = piece_row_bytes(self.k);
+                    let pieces = card.download(buffer, i / ROWS * bytes, bytes)?;
+                    let halves = (0..self.row_bytes().div_ceil(HALF_BYTES)).map(|half| place(half, i % ROWS));
+                    halves.flat_map(|from| pieces[from..from + HALF_BYTES].to_vec()).collect()
+                };
+                read(self.ty.block_bytes(), 0, &row[..self.row_bytes()], &mut out);
             }
             #[cfg(feature = "card")]
             Place::Card(card, buffer) => {
@@ -244,10 +262,20 @@ impl Weight {
     }
 }
 
-/// Numbers from one row of a dense weight to the next on a card.
+/// Bytes of eight outputs of `k` inputs in pieces.
 #[cfg(feature = "card")]
-pub(crate) fn stride(ty: WeightType, k: usize) -> usize {
-    if ty == WeightType::F32 { k } else { k.next_multiple_of(BLOCK) }
+fn piece_row_bytes(k: usize) -> usize {
+    k.div_ceil(STEP) * PIECE
+}
+
+/// Bytes of a row that stand together in a piece.
+#[cfg(feature = "card")]
+const HALF_BYTES: usize = PIECE / 2 / ROWS;
+
+/// Where half piece `half` of the row at `at` of eight begins among their pieces.
+#[cfg(feature = "card")]
+fn place(half: usize, at: usize) -> usize {
+    (half * ROWS + at) * HALF_BYTES
 }
 
 /// Zeroed lines, or an error where the allocator would abort.

@@ -54,9 +54,16 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
         "dense",
         &[
             mutation("dense.cu", "{a[0].x, a[1].x", "{a[1].x, a[0].x"),
-            mutation("dense.cu", "next = 1; next < CHAINS; next++", "next = 1; next < CHAINS - 1; next++"),
-            mutation("dense.cu", "await_copies<In::COUNT - 2>();", "await_copies<In::COUNT - 1>();"),
-            mutation("dense.cu", "next > 0 && first <= chain", "next > 0 && first < chain"),
+            mutation("dense.cu", "next = 1; next < strip.chains", "next = 1; next < strip.chains - 1"),
+            mutation("dense.cu", "await_copies<DENSE_RING - 2>();", "await_copies<DENSE_RING - 1>();"),
+            mutation("dense_many.cu", "await_copies<STAGES - 2>();", "await_copies<STAGES - 1>();"),
+            mutation(
+                "dense_many.cu",
+                "chain = 1; chain < chains; chain++) {",
+                "chain = 1; chain < chains - 1; chain++) {",
+            ),
+            mutation("dense_many.cu", "chain = at % chains;", "chain = 0;"),
+            mutation("round.cu", "row % 8 * 4 + eight % 4", "row % 8 * 4 + eight % 2"),
         ],
     ),
     (

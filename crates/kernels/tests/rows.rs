@@ -9,7 +9,7 @@ mod sample;
 
 use candle_core::{Device, Tensor};
 use sample::{Sample, all, bits, pick, values};
-use trefoil_kernels::{Activation, ErrorKind, Isa, Kernels, Rope};
+use trefoil_kernels::{Activation, ErrorKind, Isa, Kernels, Rope, Turns};
 
 #[test]
 fn norm_is_right_and_row_by_row() {
@@ -114,7 +114,8 @@ fn rope_turns_pairs_by_position() {
     let rope = Rope::new(&frequencies);
     let x = sample.tensor(&[3, 2, d]);
     let positions = [0, 5, 1000];
-    let y = values(&kernels.rope(&x, &rope.turns(&positions)).unwrap());
+    let turned = |x: &Tensor, turns: &Turns| values(&kernels.rope([x], turns).unwrap()[0]);
+    let y = turned(&x, &rope.turns(&positions));
     for (i, (x, y)) in values(&x).chunks(d).zip(y.chunks(d)).enumerate() {
         for (pair, frequency) in frequencies.iter().enumerate() {
             let angle = f64::from(positions[i / 2] as f32 * frequency);
@@ -125,14 +126,12 @@ fn rope_turns_pairs_by_position() {
         assert_eq!(x[12..], y[12..]);
     }
     assert_eq!(y[..2 * d], values(&x)[..2 * d], "position 0 turns nothing");
-    let one = kernels.rope(&pick(&x, &[2]), &rope.turns(&[1000])).unwrap();
-    assert_eq!(values(&one), y[4 * d..]);
+    assert_eq!(turned(&pick(&x, &[2]), &rope.turns(&[1000])), y[4 * d..]);
     let twice = Rope::scaled(&frequencies, 2.0);
-    let doubled = values(&kernels.rope(&x, &twice.turns(&positions)).unwrap());
-    assert_eq!(doubled[0], 2.0 * y[0]);
-    assert_eq!(kernels.rope(&x, &rope.turns(&[0, 1])).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(turned(&x, &twice.turns(&positions))[0], 2.0 * y[0]);
+    assert_eq!(kernels.rope([&x], &rope.turns(&[0, 1])).unwrap_err().kind(), ErrorKind::Shape);
     let many = Rope::new(&[1.0; 9]);
-    assert_eq!(kernels.rope(&x, &many.turns(&positions)).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(kernels.rope([&x], &many.turns(&positions)).unwrap_err().kind(), ErrorKind::Shape);
 }
 
 #[test]

@@ -145,8 +145,7 @@ impl Llama {
                 q = kernels.rms_norm(&q, q_norm, config.norm_eps)?;
                 k = kernels.rms_norm(&k, k_norm, config.norm_eps)?;
             }
-            let q = kernels.rope(&q, &turns)?;
-            let k = kernels.rope(&k, &turns)?;
+            let [q, k] = kernels.rope([&q, &k], &turns)?;
             let store = kv.store(kernels, index)?;
             let a = kernels.attend(&q, &k, &v, store, &step.sight, scale, config.window, None)?;
             staged.push((k, v));

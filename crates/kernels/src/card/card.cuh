@@ -65,6 +65,8 @@ constexpr int PRODUCTS = 4;
 struct Products {
   unsigned long long weights[PRODUCTS], outs[PRODUCTS], n[PRODUCTS];
 };
+// A structure that a kernel is given: read where the launch has it, and not copied first.
+#define GIVEN(T) const __grid_constant__ T
 
 // A block's product, and which stretch of its outputs it takes.
 template <class T> struct Product {

@@ -6,6 +6,7 @@
 mod graph;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 #[cfg(feature = "nccl")]
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,17 +29,18 @@ use crate::error::{Error, ErrorKind, Result};
 /// Every kernel, for every architecture.
 static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// Bytes of shared memory that a launch may give its kernel: what every card since compute capability 8.0 has.
-const ROOM: i32 = 99 << 10;
-
 pub(super) struct Cuda {
     device: Device,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
-    functions: Mutex<HashMap<&'static str, CudaFunction>>,
+    /// Kernels, and the bytes of shared memory that each may be given so far.
+    functions: Mutex<HashMap<&'static str, (CudaFunction, u32)>>,
     name: String,
     processors: usize,
+    room: usize,
+    /// Whether a kernel may start before the one before it is done (card.cuh, `begin`).
+    overlaps: bool,
 }
 
 /// Bytes in the card's memory.
@@ -67,10 +69,13 @@ impl Cuda {
         // they are also allocated and freed.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(missing)?;
-        let processors = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let processors = context.attribute(processors).map_err(missing)?.max(1) as usize;
+        let ask = |what| context.attribute(what).map(|found| found.max(1) as usize).map_err(missing);
+        let processors = ask(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let room = ask(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let overlaps = ask(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? >= 9;
         let module = context.load_module(Ptx::from_binary(MODULE.to_vec())).map_err(missing)?;
-        let made = Self { device, context, stream, module, functions: Mutex::default(), name, processors };
+        let functions = Mutex::default();
+        let made = Self { device, context, stream, module, functions, name, processors, room, overlaps };
         made.keep_memory().map_err(missing)?;
         Ok(made)
     }
@@ -97,6 +102,10 @@ impl Cuda {
 
     pub(super) fn processors(&self) -> usize {
         self.processors
+    }
+
+    pub(super) fn room(&self) -> usize {
+        self.room
     }
 
     pub(super) fn ordinal(&self) -> usize {
@@ -165,31 +174,51 @@ impl Cuda {
     pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
         let function = self.function(launch)?;
         self.context.bind_to_thread().map_err(failed)?;
-        let ([x, y, z], stream) = (launch.grid, self.stream.cu_stream());
-        let (threads, mut arguments) = ((launch.threads, 1, 1), launch.pointers());
+        let ([x, y, z], mut arguments) = (launch.grid, launch.pointers());
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: u32::from(self.overlaps),
+        };
         // SAFETY: the function and the stream are this context's, and the arguments as promised.
-        unsafe { result::launch_kernel(function, (x, y, z), threads, launch.shared, stream, &mut arguments) }
-            .map_err(|cause| unstarted(launch.kernel, cause))
+        unsafe {
+            sys::cuLaunchKernelEx(&raw const config, function, arguments.as_mut_ptr(), std::ptr::null_mut())
+        }
+        .result()
+        .map_err(|cause| unstarted(launch.kernel, cause))
     }
 
     fn function(&self, &Launch { kernel, shared, .. }: &Launch) -> Result<sys::CUfunction> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(kernel) {
-            return Ok(function.cu_function());
-        }
-        let found = self.module.load_function(kernel).map_err(failed)?;
-        if shared > 0 {
+        let (function, given) = match functions.entry(kernel) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert((self.module.load_function(kernel).map_err(failed)?, 0)),
+        };
+        if shared > *given {
             let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            found.set_attribute(most, ROOM).map_err(failed)?;
+            function.set_attribute(most, shared as i32).map_err(failed)?;
+            *given = shared;
         }
-        Ok(functions.entry(kernel).or_insert(found).cu_function())
+        Ok(function.cu_function())
     }
 
     /// A graph of launches, each behind the one before it.
     pub(super) fn graph(&self, launches: &[Launch]) -> Result<Graph> {
         let functions = launches.iter().map(|launch| self.function(launch)).collect::<Result<_>>()?;
         self.context.bind_to_thread().map_err(failed)?;
-        Graph::new(Arc::clone(&self.stream), functions, launches)
+        Graph::new(Arc::clone(&self.stream), functions, launches, self.overlaps)
     }
 
     pub(super) fn output(&self, dims: &[usize]) -> Result<Tensor> {

@@ -28,6 +28,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "card/shim.h",
     "attend.cu",
     "dense.cu",
+    "dense_many.cu",
     "elementwise.cu",
     "exp.cuh",
     "halves.cuh",
@@ -38,6 +39,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "norm.cu",
     "quantise.cu",
     "rope.cu",
+    "round.cu",
     "shared.cu",
     "softmax.cu",
     "tile.cuh",
@@ -54,6 +56,9 @@ pub struct Mutation {
     /// What takes its place.
     pub to: &'static str,
 }
+
+/// Bytes of shared memory that a block may be given: what every card since compute capability 8.0 has. shim.h has the same.
+pub(super) const ROOM: usize = 99 << 10;
 
 /// Looks a kernel up by its name.
 type Find = unsafe extern "C" fn(name: *const u8, len: usize) -> Option<Start>;

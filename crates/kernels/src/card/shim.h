@@ -27,6 +27,7 @@
 #define __launch_bounds__(...)
 #define __shared__ static
 #define __restrict__ __restrict
+#define __grid_constant__
 #define DEVICE static inline
 #define DEVICE_METHOD inline
 #define KERNEL(...) static void

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::card::{Arg, Buffer, Card, address, address_mut, count, start_mut};
+use crate::card::{Arg, Buffer, Card, address, address_mut, count, start, start_mut};
 use crate::error::{Error, Result};
 use crate::flat::dims;
 use crate::formats::WeightType;
 use crate::lanes::LANES;
 use crate::quantise::{BLOCK, Block, TILE};
 use crate::units::UnitLayout;
-use crate::weight::{Weight, stride};
+use crate::weight::Weight;
 use crate::words::Words;
 
 /// What a product on a card multiplies, made once for all weights that want it.
@@ -21,8 +21,8 @@ struct Operands<'a> {
     m: usize,
     k: usize,
     bytes: Option<Arc<Buffer>>,
-    /// Numbers of sixteen bits and what scales their rows, by the weight's type.
-    rounded: Vec<(WeightType, [Arc<Buffer>; 2])>,
+    /// Numbers of sixteen bits, by the weight's type, and what undoes their scaling.
+    rounded: Vec<(WeightType, Arc<Buffer>, Option<Arc<Buffer>>)>,
 }
 
 impl Operands<'_> {
@@ -46,19 +46,31 @@ impl Operands<'_> {
         Ok(self.bytes.insert(made).address())
     }
 
-    /// Activations as numbers of `ty`, `[m, stride]`, and what scales each row.
-    fn rounded(&mut self, ty: WeightType, stride: usize) -> Result<[Arg<'static>; 2]> {
-        if let Some((_, found)) = self.rounded.iter().find(|(found, _)| *found == ty) {
-            return Ok(found.each_ref().map(|found| found.address()));
+    /// Activations as numbers of `ty` in pieces, `[m / 8, depth]`, and what undoes each row's scaling, where there is some.
+    fn rounded(&mut self, ty: WeightType, depth: usize) -> Result<[Arg<'static>; 2]> {
+        let address =
+            |scales: &Option<Arc<Buffer>>| scales.as_ref().map_or(Arg::Address(0), |scales| scales.address());
+        if let Some((_, found, scales)) = self.rounded.iter().find(|(found, ..)| *found == ty) {
+            return Ok([found.address(), address(scales)]);
         }
-        let made = [self.card.scratch(self.m * stride * 2)?, self.card.scratch(self.m * size_of::<f32>())?];
-        let [to, scales] = made.each_ref().map(|made| made.address());
-        let args = [address("x", self.x)?, to, scales, count(self.k), count(stride)];
-        let kernel = if ty == WeightType::F16 { "round_f16" } else { "round_bf16" };
-        // SAFETY: there is room for every row and its scale.
-        unsafe { self.card.launch(kernel, [self.m, 1, 1], 256, &args) }?;
-        self.rounded.push((ty, made));
-        Ok([to, scales])
+        let made = self.card.scratch(self.m.next_multiple_of(ROWS) * depth * STEP * 2)?;
+        let x = start("x", self.x)?;
+        let (k, eights) = (count(self.k), depth * STEP / ROWS);
+        let scales = if ty == WeightType::F16 {
+            let scales = self.card.scratch(self.m * size_of::<f32>())?;
+            let args = [Arg::Address(x), made.address(), scales.address(), k, count(depth)];
+            // SAFETY: there is room for every row and its scale.
+            unsafe { self.card.launch("round_f16", [self.m, 1, 1], 512, &args) }?;
+            Some(scales)
+        } else {
+            let args = [Arg::Address(x), made.address(), k, count(depth)];
+            // SAFETY: there is room for every row.
+            unsafe { self.card.launch("round_bf16", [eights.div_ceil(256), self.m, 1], 256, &args) }?;
+            None
+        };
+        let found = [made.address(), address(&scales)];
+        self.rounded.push((ty, made, scales));
+        Ok(found)
     }
 
     /// The products with weights of one type, as one launch.
@@ -82,15 +94,20 @@ impl Operands<'_> {
                 (kernel, [stretches(8), m.div_ceil(rows), 1], args)
             }
             ty @ (WeightType::F16 | WeightType::Bf16) => {
-                let stride = stride(ty, k);
-                let [x, scales] = self.rounded(ty, stride)?;
-                let args = vec![products, x, scales, count(m), count(stride)];
+                let depth = k.div_ceil(STEP);
+                let [x, scales] = self.rounded(ty, depth)?;
                 if m > FEW {
-                    self.many(ty, stretches(OUTPUTS), args)?;
+                    let sizes: Vec<usize> = weights.iter().map(|w| w.n()).collect();
+                    self.many(ty, &sizes, &mut places, [x, scales], depth)?;
                     return Ok(outs);
                 }
+                let strips = weights.iter().map(|w| w.n().div_ceil(8 * WARPS / chains(w.n()))).sum::<usize>();
+                let args = [products, x, scales, count(m), count(depth), count(strips)];
                 let kernel = if ty == WeightType::F16 { "dense_f16_16" } else { "dense_bf16_16" };
-                (kernel, [stretches(LANES), 1, 1], args)
+                let (blocks, shared) = (strips.min(2 * self.card.processors()), WARPS * RING_PIECES * PIECE);
+                // SAFETY: x, the weights and their outputs have these sizes.
+                unsafe { self.card.launch_with(kernel, [blocks, 1, 1], 256, shared, &args) }?;
+                return Ok(outs);
             }
             ty => {
                 let (panels, args) = (stretches(LANES), vec![products, self.bytes()?, count(m), count(k)]);
@@ -123,10 +140,18 @@ impl Operands<'_> {
         unsafe { self.card.launch_with(integer_kernel(ty, self.m), grid, threads, shared, &args) }
     }
 
-    /// The products of many rows with weights of sixteen bits: a block a processor, each with an equal share of the
-    /// chains of all outputs, [`OUTPUTS`] at a time.
-    fn many(&self, ty: WeightType, outputs: usize, mut args: Vec<Arg<'_>>) -> Result<()> {
-        let (kernel, tall) = match (ty, self.m) {
+    /// The products of many rows with weights of sixteen bits: a block a chain and so many outputs that processors have
+    /// as much to do as each other.
+    fn many(
+        &self,
+        ty: WeightType,
+        sizes: &[usize],
+        places: &mut [u64; 3 * PRODUCTS],
+        [x, scales]: [Arg<'_>; 2],
+        depth: usize,
+    ) -> Result<()> {
+        let (m, card) = (self.m, self.card);
+        let (kernel, tall) = match (ty, m) {
             (WeightType::F16, 0..=32) => ("dense_f16_32", 1),
             (WeightType::F16, 33..=64) => ("dense_f16_64", 2),
             (WeightType::F16, _) => ("dense_f16_128", 4),
@@ -134,30 +159,63 @@ impl Operands<'_> {
             (_, 33..=64) => ("dense_bf16_64", 2),
             _ => ("dense_bf16_128", 4),
         };
-        let tile = 32 * tall;
-        let rows = self.m.div_ceil(tile);
-        // Every block has some: whoever adds up counts on hearing from all of them.
-        let blocks = self.card.processors().min(rows * outputs * CHAINS);
-        // What a block hands over: the sums of its last outputs, and those of chains whose first ones are another's.
-        let slots = 1 + (rows * outputs * CHAINS).div_ceil(blocks).min(CHAINS - 1);
-        let handed = self.card.scratch(handed(blocks, slots, tile))?;
-        let met = self.card.counters(rows * outputs)?;
-        args.extend([count(rows), count(outputs), count(slots), handed.address(), met.address()]);
-        let stages = if tall == 4 { 3 } else { 4 };
-        let shared = stages * (tile + OUTPUTS) * STEP * 2;
-        // SAFETY: x, the weights and their outputs have these sizes, and every block has its slots.
-        unsafe { self.card.launch_with(kernel, [blocks, 1, 1], 256, shared, &args) }
+        let blocks = m.div_ceil(32 * tall);
+        let width = width(sizes, 4 * tall, blocks, card.processors(), card.room());
+        let tasks = sizes.iter().map(|&n| tasks(n, width)).sum();
+        // Where there are several chains, their sums come first, and then what adds them up.
+        let (mut joined, mut parts) = ([0; 3 * PRODUCTS], Vec::new());
+        for (at, &n) in sizes.iter().enumerate().filter(|(_, n)| chains(**n) > 1) {
+            let part = card.scratch(chains(n) * m * n * size_of::<f32>())?;
+            let place = parts.len();
+            (joined[place], joined[PRODUCTS + place]) = (part.start(), places[PRODUCTS + at]);
+            (joined[2 * PRODUCTS + place], places[PRODUCTS + at]) = (n as u64, part.start());
+            parts.push(part);
+        }
+        let args = [Arg::Words(&*places), x, scales, count(m), count(depth), count(width)];
+        let shared = STAGES * (4 * tall + width) * PIECE;
+        // SAFETY: x, the weights and their outputs or chains have these sizes.
+        unsafe { card.launch_with(kernel, [tasks, blocks, 1], 256, shared, &args) }?;
+        let longest = sizes.iter().filter(|n| chains(**n) > 1).max();
+        let Some(longest) = longest else { return Ok(()) };
+        let args = [Arg::Words(&joined), scales, count(m)];
+        let blocks = (m * longest).div_ceil(4 * 256).min(8 * card.processors());
+        // SAFETY: all chains are there, and so are the outputs.
+        unsafe { card.launch("join", [blocks, parts.len(), 1], 256, &args) }
     }
 }
 
-/// Bytes that so many blocks hand over: in each slot the sums of so many rows.
-fn handed(blocks: usize, slots: usize, rows: usize) -> usize {
-    blocks * slots * rows * OUTPUTS * size_of::<f32>()
+/// Chains into which inputs are cut for a weight of sixteen bits with `n` outputs; dense.cu has the same.
+const fn chains(n: usize) -> usize {
+    match n {
+        0..3072 => 8,
+        3072..8192 => 4,
+        8192..16_384 => 2,
+        _ => 1,
+    }
 }
 
-/// Bytes that a product takes beside activations and results, at most: what blocks of the largest tile hand over.
-pub(crate) fn scratch(card: &Card) -> usize {
-    handed(card.processors(), CHAINS, MOST)
+/// Blocks of a product, each with one chain of `width` eights of outputs.
+const fn tasks(n: usize, width: usize) -> usize {
+    n.div_ceil(8 * width) * chains(n)
+}
+
+/// Eights of outputs of a block that has `rows` eights of rows, where there are `blocks` such stretches of rows: so that
+/// the busiest processor is done first. Rows come from the second-level cache, so they cost half; and blocks
+/// that leave no room for a second one cannot prepare while another works.
+fn width(sizes: &[usize], rows: usize, blocks: usize, processors: usize, room: usize) -> usize {
+    let bytes = |width| STAGES * (rows + width) * PIECE;
+    let cost = |&width: &usize| {
+        let tasks = blocks * sizes.iter().map(|&n| tasks(n, width)).sum::<usize>();
+        let alone = rows > 8 || 2 * bytes(width) > room;
+        tasks.div_ceil(processors) * (2 * width + rows + if alone { 12 } else { 6 })
+    };
+    (1..=WIDEST).filter(|&width| bytes(width) <= room).min_by_key(cost).unwrap_or(1)
+}
+
+/// Bytes that a pass's products take beside activations and results, at most: the chains of three that are one launch.
+pub(crate) fn scratch() -> usize {
+    const PASS: usize = 256;
+    3 * PASS * 4 * 8192 * size_of::<f32>()
 }
 
 /// Products of one launch.
@@ -166,15 +224,18 @@ const PRODUCTS: usize = 4;
 /// Rows whose products read weights straight from memory.
 const FEW: usize = 16;
 
-/// Outputs that a block takes for more rows than that, where weights have sixteen bits.
-const OUTPUTS: usize = 128;
+/// Inputs of a piece, and its rows or outputs, where weights have sixteen bits; and its bytes.
+pub(crate) const STEP: usize = 64;
+pub(crate) const ROWS: usize = 8;
+pub(crate) const PIECE: usize = STEP * ROWS * 2;
 
-/// Rows of such a block, at most.
-const MOST: usize = 128;
+/// Warps of a block, and pieces of each one's ring.
+const WARPS: usize = 8;
+const RING_PIECES: usize = 8;
 
-/// Inputs that are copied at a time, and chains into which all are cut.
-const STEP: usize = 64;
-const CHAINS: usize = 8;
+/// Steps that a block of many rows copies ahead or uses, and the eights of outputs that it takes, at most.
+const STAGES: usize = 4;
+const WIDEST: usize = 24;
 
 /// Tiles of rows and panels that a block takes where weights are quantised, and its warps, at most: one for each of both.
 const TALL: usize = 8;
@@ -232,15 +293,8 @@ pub(super) fn linears<const N: usize>(card: &Card, x: &Tensor, weights: [&Weight
 pub(super) fn embed(card: &Card, tokens: &Words, w: &Weight) -> Result<Tensor> {
     let weight = w.on_card().ok_or_else(|| Error::shape("the weight is on another device"))?;
     let (out, words) = (card.output(&[tokens.len(), w.k()])?, card.words(tokens)?);
-    let row_bytes = stride(w.ty(), w.k()) * w.ty().block_bytes();
-    let args = [
-        weight.address(),
-        Arg::Address(words),
-        address_mut(&out)?,
-        count(w.k()),
-        count(w.ty() as usize),
-        count(row_bytes),
-    ];
+    let args =
+        [weight.address(), Arg::Address(words), address_mut(&out)?, count(w.k()), count(w.ty() as usize)];
     // SAFETY: tokens are below n, and the output has room for their rows.
     unsafe { card.launch("embed", [tokens.len(), 1, 1], 256, &args) }?;
     Ok(out)

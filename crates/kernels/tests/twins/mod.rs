@@ -118,8 +118,14 @@ fn rope(pair: &Pair) -> Found {
         let frequencies: Vec<f32> = (0..pairs).map(|i| 0.9_f32.powi(i)).collect();
         let positions: Vec<u32> = (0..m).map(|_| sample.below(4000) as u32).collect();
         let table = Rope::new(&frequencies);
-        let made = |kernels: &Kernels| kernels.rope(&on(kernels, &x), &table.turns(&positions)).unwrap();
-        same(&format!("rope [{m}, {heads}, {d}]"), &made(&pair.cpu), &made(&pair.card))?;
+        let other = sample.tensor(&[m, heads + 1, d]);
+        let made = |kernels: &Kernels| {
+            let both = [&on(kernels, &x), &on(kernels, &other)];
+            kernels.rope(both, &table.turns(&positions)).unwrap()
+        };
+        for (cpu, card) in made(&pair.cpu).iter().zip(&made(&pair.card)) {
+            same(&format!("rope [{m}, {heads}, {d}]"), cpu, card)?;
+        }
     }
     Ok(())
 }
@@ -219,6 +225,13 @@ fn dense(pair: &Pair) -> Found {
             (45, 133, 1096),
             (130, 20, 65),
             (70, 300, 640),
+            // Fewer chains, the more outputs.
+            (2, 3080, 300),
+            (18, 3073, 200),
+            (5, 8200, 130),
+            (40, 8195, 65),
+            (1, 16_390, 66),
+            (20, 16_391, 40),
         ] {
             let bytes = sample.weight_bytes(ty, n, k);
             let mut x = sample.floats(m * k);

@@ -10,6 +10,14 @@ use super::failed;
 use crate::card::recorder::Launch;
 use crate::error::Result;
 
+/// What a kernel waits for, as an edge's port and type: that all blocks of the one before have said that it may start, or
+/// that it is done.
+const EARLY: (u8, u8) = (
+    sys::CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC as u8,
+    sys::CUgraphDependencyType::CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC as u8,
+);
+const DONE: (u8, u8) = (0, sys::CUgraphDependencyType::CU_GRAPH_DEPENDENCY_TYPE_DEFAULT as u8);
+
 /// A chain of kernels, in the form in which it starts.
 pub(in crate::card) struct Graph {
     stream: Arc<CudaStream>,
@@ -23,11 +31,13 @@ pub(in crate::card) struct Graph {
 unsafe impl Send for Graph {}
 
 impl Graph {
-    /// The context of `stream` must be this thread's.
+    /// The context of `stream` must be this thread's. `overlaps`: whether a kernel may start before the one before it is
+    /// done.
     pub(super) fn new(
         stream: Arc<CudaStream>,
         functions: Vec<sys::CUfunction>,
         launches: &[Launch],
+        overlaps: bool,
     ) -> Result<Self> {
         let mut made =
             Self { stream, template: ptr::null_mut(), executable: ptr::null_mut(), nodes: Vec::new() };
@@ -36,13 +46,26 @@ impl Graph {
         for (function, launch) in functions.into_iter().zip(launches) {
             let mut arguments = launch.pointers();
             let node = parameters(function, launch, &mut arguments);
-            let before = made.nodes.last().map(|(node, _)| *node);
-            let (at, count) = (before.as_ref().map_or(ptr::null(), ptr::from_ref), before.iter().len());
             let mut handle = ptr::null_mut();
-            // SAFETY: the graph and the node before are this graph's own, and the driver copies the arguments.
+            // SAFETY: the graph is this one's own, and the driver copies the arguments.
             done(unsafe {
-                sys::cuGraphAddKernelNode_v2(&raw mut handle, made.template, at, count, &raw const node)
+                sys::cuGraphAddKernelNode_v2(&raw mut handle, made.template, ptr::null(), 0, &raw const node)
             })?;
+            if let Some((before, _)) = made.nodes.last() {
+                let (port, kind) = if overlaps { EARLY } else { DONE };
+                let edge =
+                    sys::CUgraphEdgeData { from_port: port, to_port: 0, type_: kind, reserved: [0; 5] };
+                // SAFETY: both nodes are this graph's own.
+                done(unsafe {
+                    sys::cuGraphAddDependencies_v2(
+                        made.template,
+                        ptr::from_ref(before),
+                        &raw const handle,
+                        &raw const edge,
+                        1,
+                    )
+                })?;
+            }
             made.nodes.push((handle, function));
         }
         // SAFETY: the graph is whole.
