@@ -19,8 +19,13 @@ constexpr int WARPS = 8;
 // Pieces of a warp's ring.
 constexpr int DENSE_RING = 8;
 
-// Chains of a weight with so many outputs; on_card.rs has the same.
-DEVICE int chains_of(int n) { return n < 3072 ? 8 : n < 8192 ? 4 : n < 16384 ? 2 : 1; }
+// Chains of a weight with so many outputs and steps of 64 inputs, of which a chain has four at least; on_card.rs has the
+// same.
+DEVICE int chains_of(int n, int depth) {
+  int chains = n < 3072 ? 8 : n < 8192 ? 4 : 1;
+  while (chains > 1 && 4 * chains > depth) chains /= 2;
+  return chains;
+}
 
 // The steps of a chain: its first one, and how many.
 struct Chain {
@@ -46,10 +51,10 @@ struct Strip {
   float *out;
   int n, chains, first;
 
-  DEVICE_METHOD Strip(const Products &all, int at) {
+  DEVICE_METHOD Strip(const Products &all, int at, int depth) {
     for (int product = 0;; product++) {
       n = (int)all.n[product];
-      chains = chains_of(n);
+      chains = chains_of(n, depth);
       const int strips = (n + outputs() - 1) / outputs();
       if (at < strips || product + 1 == PRODUCTS) {
         weights = (const uint4 *)all.weights[product];
@@ -76,7 +81,7 @@ struct Feed {
   // To the next strip of which the warp has something.
   DEVICE_METHOD void open() {
     for (; strip < strips; strip += gridDim.x) {
-      const Strip at(products, strip);
+      const Strip at(products, strip, depth);
       const int warp = threadIdx.x / 32, output = at.first + warp / at.chains * 8;
       const Chain chain(depth, at.chains, warp % at.chains);
       if (output >= at.n || chain.count == 0) continue;
@@ -112,7 +117,7 @@ DEVICE void dense_few(const Products &products, const uint4 *x, const float *sca
   const size_t lower = (size_t)depth * PIECE;
   int slot = 0, turn = 0;
   for (int at = blockIdx.x; at < strips; at += gridDim.x, turn ^= 1) {
-    const Strip strip(products, at);
+    const Strip strip(products, at, depth);
     const Chain chain(depth, strip.chains, warp % strip.chains);
     const bool has_some = strip.first + warp / strip.chains * 8 < strip.n;
     float c[4] = {};

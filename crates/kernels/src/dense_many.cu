@@ -25,10 +25,10 @@ struct Task {
   int n, chains, chain, first;
 
   // width: outputs of a block, in eights.
-  DEVICE_METHOD Task(const Products &all, int at, int width) {
+  DEVICE_METHOD Task(const Products &all, int at, int width, int depth) {
     for (int product = 0;; product++) {
       n = (int)all.n[product];
-      chains = chains_of(n);
+      chains = chains_of(n, depth);
       const int tasks = ((n + 7) / 8 + width - 1) / width * chains;
       if (at < tasks || product + 1 == PRODUCTS) {
         weights = (const uint4 *)all.weights[product];
@@ -48,7 +48,7 @@ DEVICE void dense_many(const Products &products, const uint4 *x, const float *sc
   // Pieces of a step: of rows, then of outputs.
   constexpr int ROWS = 2 * HALVES_OF_ROWS * TALL, THREADS = 32 * WARPS, EACH = THREADS / PIECE;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const Task task(products, blockIdx.x, width);
+  const Task task(products, blockIdx.x, width, depth);
   const Chain chain(depth, task.chains, task.chain);
   const int first_row = blockIdx.y * 8 * ROWS;
   const int rows = min((m + 7) / 8 - first_row / 8, ROWS), mine = min((task.n + 7) / 8 - task.first / 8, width);
@@ -155,9 +155,9 @@ DENSE_MANY(dense_bf16_64, __nv_bfloat16, 2, 2)
 DENSE_MANY(dense_bf16_128, __nv_bfloat16, 4, 1)
 
 // Adds up chains: the weights of `products` are sums here, [chains, m, n]. A block row each product.
-KERNEL(256) join(GIVEN(Products) products, const float *scales, int m) {
+KERNEL(256) join(GIVEN(Products) products, const float *scales, int m, int depth) {
   begin();
-  const int n = (int)products.n[blockIdx.y], chains = chains_of(n);
+  const int n = (int)products.n[blockIdx.y], chains = chains_of(n, depth);
   const float *const from = (const float *)products.weights[blockIdx.y];
   float *const to = (float *)products.outs[blockIdx.y];
   const size_t count = (size_t)m * n;

@@ -1,6 +1,7 @@
 // Operations on single numbers, and the look-up of rows: elementwise.rs.
 
 #include "exp.cuh"
+#include "forms.cuh"
 
 // The first number of this thread, and how far it is to its next one.
 #define EACH(i, count) \
@@ -24,20 +25,23 @@ KERNEL(256) add_bias(const float *x, const float *bias, float *out, int count, i
 // The order of Activation in elementwise.rs.
 enum Activation { SILU, GELU_TANH, GELU, RELU };
 
-// activation(gate) · up; up may be missing.
-KERNEL(256) gate(const float *x, const float *up, float *out, int count, int activation) {
-  begin();
-  EACH(i, count) {
-    const float v = x[i];
-    float y;
-    switch (activation) {
-    case SILU: y = silu(v); break;
-    case GELU_TANH: y = gelu_tanh(v); break;
-    case GELU: y = (float)(0.5 * (double)v * (1.0 + erf((double)v * 0.70710678118654752440))); break;
-    default: y = max_of(0.0f, v);
-    }
-    out[i] = y * (up ? up[i] : 1.0f);
+DEVICE float activated(int activation, float v) {
+  switch (activation) {
+  case SILU: return silu(v);
+  case GELU_TANH: return gelu_tanh(v);
+  case GELU: return (float)(0.5 * (double)v * (1.0 + erf((double)v * 0.70710678118654752440)));
+  default: return max_of(0.0f, v);
   }
+}
+
+// activation(gate) · up; up may be missing. Rows of `width` numbers: a block GATED of them.
+constexpr int GATED = 1024;
+KERNEL(128) gate(const float *x, const float *up, HANDED, int width, int activation) {
+  begin();
+  const size_t at = (size_t)blockIdx.y * width;
+  Handed{to, scales, width, depth, form}.row(blockIdx.y, blockIdx.x * GATED, (blockIdx.x + 1) * GATED, [&](int i) {
+    return activated(activation, x[at + i]) * (up ? up[at + i] : 1.0f);
+  });
 }
 
 // Rows of x, [.., width], by their numbers.

@@ -13,7 +13,11 @@ use crate::exp::{gelu_tanh, silu};
 use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
+use crate::operand::Operand;
+#[cfg(feature = "card")]
+use crate::operand::{Handed, Kind};
 use crate::pool::Parts;
+use crate::weight::Weight;
 use crate::words::Words;
 
 /// Numbers that one task handles; below this a second core costs more than it gives.
@@ -162,6 +166,38 @@ impl Kernels {
         tensor(sum, x.dims())
     }
 
+    /// [`Kernels::gate`] for products with `weights`.
+    ///
+    /// * `gate`, `up`: `[m, w]`
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg_attr(
+        not(feature = "card"),
+        expect(unused_variables, reason = "the CPU's products take numbers as they are")
+    )]
+    pub fn gate_for(
+        &self,
+        gate: &Tensor,
+        up: Option<&Tensor>,
+        activation: Activation,
+        weights: &[&Weight],
+    ) -> Result<Operand> {
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            let [m, width] = dims("the gate", gate)?;
+            let kind = Kind::of_all(weights, m);
+            // A row in half precision is known when all of it is.
+            if kind != Kind::F16 {
+                up.map_or(Ok(()), |up| same("the gate", gate, up))?;
+                let to = Handed::new(card, kind, m, width)?;
+                hand_over(card, [gate, up.unwrap_or(gate)], up.is_some(), activation, &to)?;
+                return Ok(to.operand());
+            }
+        }
+        self.gate(gate, up, activation).map(Operand::from)
+    }
+
     /// activation(gate) · up, or activation(gate) alone.
     ///
     /// # Errors
@@ -172,14 +208,10 @@ impl Kernels {
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            let up = up.map_or(Ok(Arg::Address(0)), |up| address("up", up))?;
-            return each(
-                card,
-                "gate",
-                gate,
-                &[address("the gate", gate)?, up],
-                &[count(activation as usize)],
-            );
+            let (width, all) = (gate.dims().last().copied().unwrap_or(1).max(1), gate.elem_count());
+            let to = Handed::new(card, Kind::Whole, all / width, width)?;
+            hand_over(card, [gate, up.unwrap_or(gate)], up.is_some(), activation, &to)?;
+            return Ok(to.operand().whole()?.reshape(gate.dims())?);
         }
         let values = Flat::new("the gate", gate)?;
         let up = up.map(|up| Flat::new("up", up)).transpose()?;
@@ -211,6 +243,29 @@ fn select(card: &Card, x: &Tensor, rows: &Words) -> Result<Tensor> {
     unsafe { card.launch("select_rows", blocks(all), THREADS, &args) }?;
     Ok(out)
 }
+
+/// Hands over activation(gate) · up, where there is an up.
+#[cfg(feature = "card")]
+fn hand_over(
+    card: &Card,
+    [gate, up]: [&Tensor; 2],
+    has_up: bool,
+    activation: Activation,
+    to: &Handed,
+) -> Result<()> {
+    let width = gate.dims().last().copied().unwrap_or(1).max(1);
+    let up = if has_up { address("up", up)? } else { Arg::Address(0) };
+    let [to, scales, depth, form] = to.args()?;
+    let args =
+        [address("the gate", gate)?, up, to, scales, depth, form, count(width), count(activation as usize)];
+    let grid = [width.div_ceil(GATED), gate.elem_count() / width, 1];
+    // SAFETY: gate, up and what is handed over have the same rows.
+    unsafe { card.launch("gate", grid, 128, &args) }
+}
+
+/// Numbers of a block of the gate.
+#[cfg(feature = "card")]
+const GATED: usize = 1024;
 
 /// Threads a block, where a thread has no neighbours to wait for.
 #[cfg(feature = "card")]

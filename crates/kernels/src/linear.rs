@@ -21,13 +21,14 @@ use crate::formats::WeightType;
 use crate::integer::Integer;
 use crate::isa::Found;
 use crate::lanes::LANES;
+use crate::operand::Operand;
 use crate::pool::Parts;
 use crate::quantise::{BLOCK, Block, Quantise, TILE};
 use crate::weight::Weight;
 use crate::words::Words;
 
 #[cfg(feature = "card")]
-pub(crate) use on_card::{PIECE, ROWS, STEP, scratch};
+pub(crate) use on_card::{FEW, PIECE, ROWS, STEP, scratch};
 
 /// Bytes of panels that a task walks for every tile of rows: half of a small second-level cache.
 const CHUNK: usize = 128 << 10;
@@ -88,7 +89,15 @@ impl Kernels {
     /// # Errors
     /// As [`Kernels::linear`].
     pub fn linears<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<[Tensor; N]> {
-        let [m, k] = dims("x", x)?;
+        self.linears_of(&x.clone().into(), weights)
+    }
+
+    /// [`Kernels::linears`] of activations that were made for these weights.
+    ///
+    /// # Errors
+    /// As [`Kernels::linear`], and [`ErrorKind::Shape`](crate::ErrorKind::Shape) for weights that they were not made for.
+    pub fn linears_of<const N: usize>(&self, x: &Operand, weights: [&Weight; N]) -> Result<[Tensor; N]> {
+        let [m, k] = x.dims()?;
         for w in weights {
             equal("the width of x", k, w.k())?;
         }
@@ -96,6 +105,7 @@ impl Kernels {
         if let Some(card) = self.card() {
             return on_card::linears(card, x, weights);
         }
+        let x = x.whole()?;
         let results = self.products(x, weights)?.into_iter().zip(weights);
         let results: Vec<_> = results.map(|(out, w)| tensor(out, &[m, w.n()])).collect::<Result<_>>()?;
         // As many results as weights: the conversion cannot fail.

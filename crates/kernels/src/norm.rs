@@ -12,7 +12,11 @@ use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
+use crate::operand::Operand;
+#[cfg(feature = "card")]
+use crate::operand::{Handed, Kind};
 use crate::pool::Parts;
+use crate::weight::Weight;
 use crate::{Kernels, elementwise::stretches};
 
 struct Norm<'a> {
@@ -59,7 +63,9 @@ impl Kernels {
         let width = normalised(x, weight)?;
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card(card, x, weight, eps);
+            let out = Handed::new(card, Kind::Whole, x.elem_count() / width, width)?;
+            hand_over(card, x, weight, eps, &out)?;
+            return Ok(out.operand().whole()?.reshape(x.dims())?);
         }
         let (values, weight) = (Flat::new("x", x)?, Flat::new("the norm's weight", weight)?);
         let (values, weight) = (values.values(), weight.values());
@@ -77,23 +83,54 @@ impl Kernels {
         tensor(unsafe { written(out) }, x.dims())
     }
 
-    /// x + y and its normalisation, as [`Kernels::add`] and [`Kernels::rms_norm`] make them.
+    /// [`Kernels::rms_norm`] for products with `weights`.
+    ///
+    /// * `x`: `[m, w]`
+    /// * `weight`: `[w]`
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg_attr(
+        not(feature = "card"),
+        expect(unused_variables, reason = "the CPU's products take numbers as they are")
+    )]
+    pub fn norm_for(&self, x: &Tensor, weight: &Tensor, eps: f32, weights: &[&Weight]) -> Result<Operand> {
+        #[cfg(feature = "card")]
+        if let Some(card) = self.card() {
+            let ([m, _], width) = (dims("x", x)?, normalised(x, weight)?);
+            let handed = Handed::new(card, Kind::of_all(weights, m), m, width)?;
+            hand_over(card, x, weight, eps, &handed)?;
+            return Ok(handed.operand());
+        }
+        self.rms_norm(x, weight, eps).map(Operand::from)
+    }
+
+    /// x + y, and its normalisation for products with `weights`: [`Kernels::add`] and [`Kernels::norm_for`].
     ///
     /// * `x`, `y`: `[m, w]`
     /// * `weight`: `[w]`
     ///
     /// # Errors
     /// As theirs.
-    pub fn add_norm(&self, x: &Tensor, y: &Tensor, weight: &Tensor, eps: f32) -> Result<[Tensor; 2]> {
+    pub fn add_norm_for(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        weight: &Tensor,
+        eps: f32,
+        weights: &[&Weight],
+    ) -> Result<(Tensor, Operand)> {
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
             same("the residual", x, y)?;
-            normalised(x, weight)?;
-            return add_on_card(card, [x, y], weight, eps);
+            let ([m, _], width) = (dims("x", x)?, normalised(x, weight)?);
+            let handed = Handed::new(card, Kind::of_all(weights, m), m, width)?;
+            let sum = hand_over_sum(card, [x, y], weight, eps, &handed)?;
+            return Ok((sum, handed.operand()));
         }
         let sum = self.add(x, y)?;
-        let normed = self.rms_norm(&sum, weight, eps)?;
-        Ok([sum, normed])
+        let normed = self.norm_for(&sum, weight, eps, weights)?;
+        Ok((sum, normed))
     }
 }
 
@@ -109,35 +146,37 @@ fn normalised(x: &Tensor, weight: &Tensor) -> Result<usize> {
 }
 
 #[cfg(feature = "card")]
-fn on_card(card: &Card, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-    let (width, out) = (weight.elem_count(), card.output(x.dims())?);
-    let args = [
-        address("x", x)?,
-        address("the norm's weight", weight)?,
-        address_mut(&out)?,
-        count(width),
-        Arg::Number(eps),
-    ];
-    // SAFETY: x and the output have rows of the weight's width.
-    unsafe { launch(card, "rms_norm", x.elem_count() / width, width, &args) }?;
-    Ok(out)
+fn hand_over(card: &Card, x: &Tensor, weight: &Tensor, eps: f32, to: &Handed) -> Result<()> {
+    let [to, scales, depth, form] = to.args()?;
+    let weight_at = address("the norm's weight", weight)?;
+    // SAFETY: x and what is handed over have rows of the weight's width.
+    unsafe {
+        launch(card, "rms_norm", [x, weight], eps, &[address("x", x)?, weight_at, to, scales, depth, form])
+    }
 }
 
 #[cfg(feature = "card")]
-fn add_on_card(card: &Card, [x, y]: [&Tensor; 2], weight: &Tensor, eps: f32) -> Result<[Tensor; 2]> {
-    let (width, sum, normed) = (weight.elem_count(), card.output(x.dims())?, card.output(x.dims())?);
+fn hand_over_sum(
+    card: &Card,
+    [x, y]: [&Tensor; 2],
+    weight: &Tensor,
+    eps: f32,
+    to: &Handed,
+) -> Result<Tensor> {
+    let (sum, [to, scales, depth, form]) = (card.output(x.dims())?, to.args()?);
     let args = [
         address("x", x)?,
         address("y", y)?,
         address("the norm's weight", weight)?,
         address_mut(&sum)?,
-        address_mut(&normed)?,
-        count(width),
-        Arg::Number(eps),
+        to,
+        scales,
+        depth,
+        form,
     ];
-    // SAFETY: x, y and both outputs have rows of the weight's width.
-    unsafe { launch(card, "add_norm", x.elem_count() / width, width, &args) }?;
-    Ok([sum, normed])
+    // SAFETY: x, y, their sum and what is handed over have rows of the weight's width.
+    unsafe { launch(card, "add_norm", [x, weight], eps, &args) }?;
+    Ok(sum)
 }
 
 /// Starts a kernel of one block a row, whose numbers stay in shared memory where it has room for them.
@@ -148,13 +187,19 @@ fn add_on_card(card: &Card, [x, y]: [&Tensor; 2], weight: &Tensor, eps: f32) -> 
 unsafe fn launch(
     card: &Card,
     kernel: &'static str,
-    rows: usize,
-    width: usize,
+    [x, weight]: [&Tensor; 2],
+    eps: f32,
     args: &[Arg<'_>],
 ) -> Result<()> {
+    let width = weight.elem_count();
     let (bytes, threads) = (width * size_of::<f32>(), width.next_multiple_of(32).min(256));
-    let kept = bytes <= card.room();
-    let args = [args, &[count(usize::from(kept))]].concat();
+    let kept = bytes <= card.room() - KEPT;
+    let args = [args, &[count(width), Arg::Number(eps), count(usize::from(kept))]].concat();
+    let rows = x.elem_count() / width;
     // SAFETY: the caller's promise.
     unsafe { card.launch_with(kernel, [rows, 1, 1], threads, if kept { bytes } else { 0 }, &args) }
 }
+
+/// Bytes of shared memory that norms have of their own.
+#[cfg(feature = "card")]
+const KEPT: usize = 1 << 10;

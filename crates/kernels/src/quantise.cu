@@ -44,6 +44,24 @@ struct Quantised {
     scale = finite ? (empty ? 0.0f : greatest / 127.0f) : NOT_A_NUMBER;
     total = finite ? scale * (float)(sum + other) : NOT_A_NUMBER;
   }
+
+  // Writes it down, each lane its part.
+  DEVICE_METHOD void store(Block &to) const {
+    const int lane = threadIdx.x % 32;
+    to.codes[lane] = (int8_t)code;
+    if (lane == 0) {
+      to.scale = scale;
+      to.sums[0] = sums[0];
+      to.sums[1] = sums[1];
+      to.total = total;
+    }
+  }
+  // As row `row` of a tile.
+  DEVICE_METHOD void store(Tile &to, int row) const {
+    const int lane = threadIdx.x % 32, g = row % 8, lower = row / 8, word = lane / 4;
+    ((int8_t *)&to.codes[4 * g + word % 4])[4 * (word / 4 * 2 + lower) + lane % 4] = (int8_t)code;
+    if (lane == 0) ((float2 *)&to.scales[g])[lower] = {scale, total};
+  }
 };
 
 // A warp a block of 32 activations; blocks: [m, k / 32].
@@ -52,15 +70,7 @@ KERNEL(256) quantise(const float *x, Block *blocks, int count) {
   const size_t at = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
   if (at >= (size_t)count) return;
-  const Quantised made(x[at * BLOCK + lane]);
-  Block &to = blocks[at];
-  to.codes[lane] = (int8_t)made.code;
-  if (lane == 0) {
-    to.scale = made.scale;
-    to.sums[0] = made.sums[0];
-    to.sums[1] = made.sums[1];
-    to.total = made.total;
-  }
+  Quantised(x[at * BLOCK + lane]).store(blocks[at]);
 }
 
 // The same, as tiles: [m / 16, k / 32]. Rows behind the last one are zeros.
@@ -69,9 +79,5 @@ KERNEL(256) quantise_tiles(const float *x, Tile *tiles, int m, int depth) {
   const size_t at = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32, row = (int)(at / depth), block = (int)(at % depth);
   if (row >= (m + 15) / 16 * 16) return;
-  const Quantised made(row < m ? x[at * BLOCK + lane] : 0.0f);
-  Tile &to = tiles[(size_t)(row / 16) * depth + block];
-  const int g = row % 8, lower = row % 16 / 8, word = lane / 4;
-  ((int8_t *)&to.codes[4 * g + word % 4])[4 * (word / 4 * 2 + lower) + lane % 4] = (int8_t)made.code;
-  if (lane == 0) ((float2 *)&to.scales[g])[lower] = {made.scale, made.total};
+  Quantised(row < m ? x[at * BLOCK + lane] : 0.0f).store(tiles[(size_t)(row / 16) * depth + block], row % 16);
 }

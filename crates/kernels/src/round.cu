@@ -49,10 +49,32 @@ KERNEL(256) round_bf16(const float *x, uint4 *to, int k, int depth) {
   to[place_of(row, eight, depth)] = round_eight<__nv_bfloat16>(found, 1.0f);
 }
 
-// One block a row. A row too large for half precision is scaled by a power of two, which `scales`, [m], undoes.
+// What scales a row in half precision, whose greatest magnitude has these bits: a row that is too large by a power of two.
+struct Scaling16 {
+  float down, up;
+
+  DEVICE_METHOD explicit Scaling16(int greatest) {
+    // 2^15 and above, and still a number.
+    const int exponent = greatest >> 23;
+    const bool large = exponent >= 127 + 15 && exponent < 255;
+    down = large ? __int_as_float((unsigned)(127 + 127 + 14 - exponent) << 23) : 1.0f;
+    up = large ? __int_as_float((unsigned)(exponent - 14) << 23) : 1.0f;
+  }
+};
+
+// The greatest of a block's numbers, in every thread.
+DEVICE int block_max(int bits) {
+  __shared__ int greatest[32];
+  for (int lanes = 16; lanes > 0; lanes /= 2) bits = max(bits, __shfl_xor_sync(ALL, bits, lanes));
+  if (threadIdx.x % 32 == 0) greatest[threadIdx.x / 32] = bits;
+  __syncthreads();
+  for (int warp = 0; warp < (int)blockDim.x / 32; warp++) bits = max(bits, greatest[warp]);
+  return bits;
+}
+
+// One block a row. scales, [m]: what undoes a row's scaling.
 constexpr int ROUNDERS = 512;
 KERNEL(ROUNDERS) round_f16(const float *x, uint4 *to, float *scales, int k, int depth) {
-  __shared__ int greatest[ROUNDERS / 32];
   begin();
   const float *row = x + (size_t)blockIdx.x * k;
   int bits = 0;
@@ -62,19 +84,11 @@ KERNEL(ROUNDERS) round_f16(const float *x, uint4 *to, float *scales, int k, int 
 #pragma unroll
     for (int i = 0; i < 8; i++) bits = max(bits, __float_as_int(found[i]) & 0x7fffffff);
   }
-  for (int lanes = 16; lanes > 0; lanes /= 2) bits = max(bits, __shfl_xor_sync(ALL, bits, lanes));
-  if (threadIdx.x % 32 == 0) greatest[threadIdx.x / 32] = bits;
-  __syncthreads();
-  for (int warp = 0; warp < ROUNDERS / 32; warp++) bits = max(bits, greatest[warp]);
-  // 2^15 and above, and still a number.
-  const int exponent = bits >> 23;
-  const bool large = exponent >= 127 + 15 && exponent < 255;
-  const float down = large ? __int_as_float((unsigned)(127 + 127 + 14 - exponent) << 23) : 1.0f;
-  const float up = large ? __int_as_float((unsigned)(exponent - 14) << 23) : 1.0f;
+  const Scaling16 scaling(block_max(bits));
   for (int eight = threadIdx.x; eight < 8 * depth; eight += ROUNDERS) {
     float found[8];
     load_eight(row, eight, k, found);
-    to[place_of(blockIdx.x, eight, depth)] = round_eight<__half>(found, down);
+    to[place_of(blockIdx.x, eight, depth)] = round_eight<__half>(found, scaling.down);
   }
-  if (threadIdx.x == 0) scales[blockIdx.x] = up;
+  if (threadIdx.x == 0) scales[blockIdx.x] = scaling.up;
 }

@@ -18,7 +18,7 @@ const fn mutation(file: &'static str, from: &'static str, to: &'static str) -> M
 }
 
 /// Changes to the kernels of each check that it must notice; none makes them read what is not theirs.
-const MUTATIONS: [(&str, &[Mutation]); 10] = [
+const MUTATIONS: [(&str, &[Mutation]); 11] = [
     (
         "norm",
         &[
@@ -100,6 +100,18 @@ const MUTATIONS: [(&str, &[Mutation]); 10] = [
             mutation("softmax.cu", "where < best))", "where > best))"),
             mutation("softmax.cu", "places[j] < places[i]", "places[j] > places[i]"),
             mutation("softmax.cu", "(scores[i] - high) * scale", "(scores[i] - high)"),
+        ],
+    ),
+    (
+        "operands",
+        &[
+            mutation("forms.cuh", "8 * eight + i < k ? get(8 * eight + i) : 0.0f", "get(8 * eight)"),
+            mutation("forms.cuh", "round_eight<__half>(x, scaling.down)", "round_eight<__half>(x, 1.0f)"),
+            mutation(
+                "forms.cuh",
+                "[(size_t)(row / 16) * depth + b], row % 16",
+                "[(size_t)(row / 16) * depth + b], row % 8",
+            ),
         ],
     ),
 ];

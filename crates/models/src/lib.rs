@@ -11,6 +11,7 @@ mod linear;
 mod llama;
 mod model;
 mod ranked;
+mod residual;
 mod scored;
 mod scores;
 mod sharded;

@@ -1,7 +1,7 @@
 //! A linear layer as the model files write it.
 
 use candle_core::Tensor;
-use trefoil_kernels::{Kernels, Weight};
+use trefoil_kernels::{Kernels, Operand, Weight};
 
 use crate::error::{Error, Result};
 use crate::weights::Weights;
@@ -28,18 +28,23 @@ impl Linear {
     }
 
     /// `[m, k]` to `[m, n]`.
-    pub(crate) fn forward(&self, kernels: &Kernels, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, kernels: &Kernels, x: &Operand) -> Result<Tensor> {
         let [y] = Self::forward_all([self], kernels, x)?;
         Ok(y)
+    }
+
+    /// What it multiplies, for what makes its operand.
+    pub(crate) fn weight(&self) -> &Weight {
+        &self.weight
     }
 
     /// What several layers make of the same `x`, as one job.
     pub(crate) fn forward_all<const N: usize>(
         layers: [&Self; N],
         kernels: &Kernels,
-        x: &Tensor,
+        x: &Operand,
     ) -> Result<[Tensor; N]> {
-        let mut products = kernels.linears(x, layers.map(|layer| &layer.weight))?;
+        let mut products = kernels.linears_of(x, layers.map(|layer| &layer.weight))?;
         for (y, layer) in products.iter_mut().zip(layers) {
             if let Some(bias) = &layer.bias {
                 *y = kernels.add_bias(y, bias)?;

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::kv::{Kv, KvShape};
 use crate::linear::{Linear, matrix, vector};
 use crate::model::CausalLm;
+use crate::residual::Residual;
 use crate::scored::{Rows, kind};
 use crate::scores::Scores;
 use crate::staged::Staged;
@@ -133,11 +134,12 @@ impl Llama {
         step.upload(kernels, &turns)?;
         let scale = 1.0 / (config.head_dim as f32).sqrt();
 
-        let mut x = kernels.embed(&step.tokens, &self.embedding)?;
+        let mut x = Residual::new(kernels, kernels.embed(&step.tokens, &self.embedding)?);
         let mut staged = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
-            let h = kernels.rms_norm(&x, &layer.attention_norm, config.norm_eps)?;
-            let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], kernels, &h)?;
+            let layers = [&layer.q, &layer.k, &layer.v];
+            let h = x.norm_for(&layer.attention_norm, config.norm_eps, &layers.map(Linear::weight))?;
+            let [q, k, v] = Linear::forward_all(layers, kernels, &h)?;
             let heads = |y: Tensor, heads| y.reshape((rows, heads, config.head_dim));
             let (mut q, mut k) = (heads(q, config.heads)?, heads(k, config.kv_heads)?);
             let v = heads(v, config.kv_heads)?;
@@ -149,13 +151,15 @@ impl Llama {
             let store = kv.store(kernels, index)?;
             let a = kernels.attend(&q, &k, &v, store, &step.sight, scale, config.window, None)?;
             staged.push((k, v));
-            let o = layer.o.forward(kernels, &a)?;
+            x.add(layer.o.forward(kernels, &a.into())?)?;
 
-            let [residual, h] = kernels.add_norm(&x, &o, &layer.feed_forward_norm, config.norm_eps)?;
-            let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], kernels, &h)?;
-            let h = kernels.gate(&gate, Some(&up), Activation::Silu)?;
-            x = kernels.add(&residual, &layer.down.forward(kernels, &h)?)?;
+            let layers = [&layer.gate, &layer.up];
+            let h = x.norm_for(&layer.feed_forward_norm, config.norm_eps, &layers.map(Linear::weight))?;
+            let [gate, up] = Linear::forward_all(layers, kernels, &h)?;
+            let h = kernels.gate_for(&gate, Some(&up), Activation::Silu, &[layer.down.weight()])?;
+            x.add(layer.down.forward(kernels, &h)?)?;
         }
+        let x = x.whole()?;
         let scores =
             step.logits(kernels, draft, lease, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
                 Ok(kernels.rms_norm(x, &self.norm, config.norm_eps)?)

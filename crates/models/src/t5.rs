@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trefoil_kernels::{CacheType, Kernels, Lease, Readers, SharedKv, Weight, Words};
+use trefoil_kernels::{CacheType, Kernels, Lease, Operand, Readers, SharedKv, Weight, Words};
 
 use crate::config::T5Config;
 use crate::draft::{Draft, Token};
@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::kv::{CrossKv, Kv, KvShape};
 use crate::linear::{Linear, matrix, vector};
 use crate::model::{CausalLm, Seq2SeqLm};
+use crate::residual::Residual;
 use crate::scored::{Rows, kind};
 use crate::scores::Scores;
 use crate::staged::Staged;
@@ -178,27 +179,42 @@ impl T5 {
     }
 
     /// `[m, width]` to `[m, heads, head_dim]`, by each of `layers`.
-    fn heads<const N: usize>(&self, layers: [&Linear; N], x: &Tensor) -> Result<[Tensor; N]> {
+    fn heads<const N: usize>(&self, layers: [&Linear; N], x: &Operand) -> Result<[Tensor; N]> {
         let mut all = Linear::forward_all(layers, &self.kernels, x)?;
         for y in &mut all {
-            *y = y.reshape((x.dim(0)?, self.config.heads, self.config.head_dim))?;
+            *y = y.reshape((y.dim(0)?, self.config.heads, self.config.head_dim))?;
         }
         Ok(all)
     }
 
-    /// `z + feed_forward(norm(z))` of z = x + y.
-    fn feed_forward(&self, x: &Tensor, y: &Tensor, layer: &FeedForward) -> Result<Tensor> {
-        let kernels = &self.kernels;
-        let [x, h] = kernels.add_norm(x, y, &layer.norm, self.config.norm_eps)?;
+    /// What `layers` make of the norm of `x`, as heads.
+    fn normed_heads<const N: usize>(
+        &self,
+        x: &mut Residual<'_>,
+        norm: &Tensor,
+        layers: [&Linear; N],
+    ) -> Result<[Tensor; N]> {
+        let h = x.norm_for(norm, self.config.norm_eps, &layers.map(Linear::weight))?;
+        self.heads(layers, &h)
+    }
+
+    /// Adds `feed_forward(norm(x))` to x.
+    fn feed_forward(&self, x: &mut Residual<'_>, layer: &FeedForward) -> Result<()> {
+        let (kernels, eps) = (&self.kernels, self.config.norm_eps);
         let (gate, up) = match &layer.up {
             Some(up) => {
-                let [gate, up] = Linear::forward_all([&layer.gate, up], kernels, &h)?;
+                let layers = [&layer.gate, up];
+                let h = x.norm_for(&layer.norm, eps, &layers.map(Linear::weight))?;
+                let [gate, up] = Linear::forward_all(layers, kernels, &h)?;
                 (gate, Some(up))
             }
-            None => (layer.gate.forward(kernels, &h)?, None),
+            None => {
+                let h = x.norm_for(&layer.norm, eps, &[layer.gate.weight()])?;
+                (layer.gate.forward(kernels, &h)?, None)
+            }
         };
-        let h = kernels.gate(&gate, up.as_ref(), self.config.activation)?;
-        Ok(kernels.add(&x, &layer.down.forward(kernels, &h)?)?)
+        let h = kernels.gate_for(&gate, up.as_ref(), self.config.activation, &[layer.down.weight()])?;
+        x.add(layer.down.forward(kernels, &h)?)
     }
 }
 
@@ -224,26 +240,25 @@ impl T5 {
         let step = Rows::of(draft, kv)?;
         let documents = Documents::of(draft, kv)?;
         step.upload(kernels, &documents.readers)?;
-        let mut x = kernels.embed(&step.tokens, &self.embedding)?;
+        let mut x = Residual::new(kernels, kernels.embed(&step.tokens, &self.embedding)?);
         let mut staged = Vec::with_capacity(self.decoder.len());
         for (index, layer) in self.decoder.iter().enumerate() {
             let own = &layer.attention;
-            let h = self.norm(&x, &own.norm)?;
-            let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
+            let [q, k, v] = self.normed_heads(&mut x, &own.norm, [&own.q, &own.k, &own.v])?;
             let bias = Some(&self.decoder_bias);
             let store = kv.store(kernels, index)?;
             let a = kernels.attend(&q, &k, &v, store, &step.sight, SCALE, None, bias)?;
             staged.push((k, v));
-            let o = own.o.forward(kernels, &a)?;
+            x.add(own.o.forward(kernels, &a.into())?)?;
 
-            let [residual, h] = kernels.add_norm(&x, &o, &layer.cross.norm, self.config.norm_eps)?;
-            let [q] = self.heads([&layer.cross.q], &h)?;
+            let [q] = self.normed_heads(&mut x, &layer.cross.norm, [&layer.cross.q])?;
             let read = documents.layer(kernels, index)?;
             let a = kernels.attend_shared(&q, &read, &documents.readers, SCALE, None)?;
-            let o = layer.cross.o.forward(kernels, &a)?;
+            x.add(layer.cross.o.forward(kernels, &a.into())?)?;
 
-            x = self.feed_forward(&residual, &o, &layer.feed_forward)?;
+            self.feed_forward(&mut x, &layer.feed_forward)?;
         }
+        let x = x.whole()?;
         let scores =
             step.logits(kernels, draft, lease, &x, self.head.as_ref().unwrap_or(&self.embedding), |x| {
                 let x = self.norm(x, &self.decoder_norm)?;
@@ -266,17 +281,19 @@ impl Seq2SeqLm for T5 {
         let positions = Words::from((0..source.len() as u32).collect::<Vec<_>>());
         let (tokens, readers) = (Words::from(source.to_vec()), Readers::new(vec![positions.to_vec()])?);
         kernels.upload(&[&tokens, &positions, &readers])?;
-        let mut x = kernels.embed(&tokens, &self.embedding)?;
+        let mut x = Residual::new(kernels, kernels.embed(&tokens, &self.embedding)?);
         for layer in &self.encoder {
             let own = &layer.attention;
-            let h = self.norm(&x, &own.norm)?;
-            let [q, k, v] = self.heads([&own.q, &own.k, &own.v], &h)?;
+            let [q, k, v] = self.normed_heads(&mut x, &own.norm, [&own.q, &own.k, &own.v])?;
             let own_keys = kernels.share(&k, &v, CacheType::F32)?;
             let bias = Some((&self.encoder_bias, &positions));
             let a = kernels.attend_shared(&q, &[&own_keys], &readers, SCALE, bias)?;
-            x = self.feed_forward(&x, &own.o.forward(kernels, &a)?, &layer.feed_forward)?;
+            x.add(own.o.forward(kernels, &a.into())?)?;
+            self.feed_forward(&mut x, &layer.feed_forward)?;
         }
-        let x = self.norm(&x, &self.encoder_norm)?;
+        let layers = self.decoder.iter().flat_map(|layer| [&layer.cross.k, &layer.cross.v]);
+        let weights: Vec<_> = layers.map(Linear::weight).collect();
+        let x = x.norm_for(&self.encoder_norm, self.config.norm_eps, &weights)?;
         let layers = self
             .decoder
             .iter()

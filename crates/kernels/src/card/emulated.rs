@@ -31,6 +31,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "dense_many.cu",
     "elementwise.cu",
     "exp.cuh",
+    "forms.cuh",
     "halves.cuh",
     "integer.cu",
     "integer_many.cu",

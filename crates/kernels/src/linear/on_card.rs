@@ -1,15 +1,16 @@
 //! Products on a card: which kernel takes which rows, and what they are given.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use candle_core::Tensor;
 
-use crate::card::{Arg, Buffer, Card, address, address_mut, count, start, start_mut};
+use crate::card::{Arg, Card, address, address_mut, count, start_mut};
 use crate::error::{Error, Result};
 use crate::flat::dims;
 use crate::formats::WeightType;
 use crate::lanes::LANES;
-use crate::quantise::{BLOCK, Block, TILE};
+use crate::operand::{Form, Handed, Kind, Made, Operand};
+use crate::quantise::{BLOCK, TILE};
 use crate::units::UnitLayout;
 use crate::weight::Weight;
 use crate::words::Words;
@@ -17,60 +18,49 @@ use crate::words::Words;
 /// What a product on a card multiplies, made once for all weights that want it.
 struct Operands<'a> {
     card: &'a Card,
-    x: &'a Tensor,
+    whole: Option<&'a Tensor>,
     m: usize,
     k: usize,
-    bytes: Option<Arc<Buffer>>,
-    /// Numbers of sixteen bits, by the weight's type, and what undoes their scaling.
-    rounded: Vec<(WeightType, Arc<Buffer>, Option<Arc<Buffer>>)>,
+    made: Vec<Cow<'a, Made>>,
 }
 
 impl Operands<'_> {
-    /// Activations as bytes: [`Block`]s, `[m, k / 32]`, or tiles of many rows, `[m / 16, k / 32]`.
-    fn bytes(&mut self) -> Result<Arg<'static>> {
-        if let Some(found) = &self.bytes {
-            return Ok(found.address());
+    /// Activations as products with weights of `ty` take them, and what undoes the scaling of their rows, if anything does.
+    fn form(&mut self, ty: WeightType) -> Result<[Arg<'static>; 2]> {
+        let (kind, m, k) = (Kind::of(ty, self.m), self.m, self.k);
+        let whole = || self.whole.ok_or_else(|| Error::shape("activations that were made for other weights"));
+        if kind == Kind::Whole {
+            return Ok([address("x", whole()?)?, Arg::Address(0)]);
         }
-        let (x, depth) = (address("x", self.x)?, self.k / BLOCK);
-        let rows = if self.m > FEW { self.m.next_multiple_of(TILE) } else { self.m };
-        // What stands in a tile is less by the sums of halves.
-        let each = size_of::<Block>() - if self.m > FEW { size_of::<[i32; 2]>() } else { 0 };
-        let made = self.card.scratch(rows * depth * each)?;
-        let (kernel, args) = if self.m > FEW {
-            ("quantise_tiles", vec![x, made.address(), count(self.m), count(depth)])
-        } else {
-            ("quantise", vec![x, made.address(), count(rows * depth)])
-        };
-        // SAFETY: x holds 32 numbers a block, and there is room for every block.
-        unsafe { self.card.launch(kernel, [(rows * depth).div_ceil(8), 1, 1], 256, &args) }?;
-        Ok(self.bytes.insert(made).address())
-    }
-
-    /// Activations as numbers of `ty` in pieces, `[m / 8, depth]`, and what undoes each row's scaling, where there is some.
-    fn rounded(&mut self, ty: WeightType, depth: usize) -> Result<[Arg<'static>; 2]> {
-        let address =
-            |scales: &Option<Arc<Buffer>>| scales.as_ref().map_or(Arg::Address(0), |scales| scales.address());
-        if let Some((_, found, scales)) = self.rounded.iter().find(|(found, ..)| *found == ty) {
-            return Ok([found.address(), address(scales)]);
+        if let Some(made) = self.made.iter().find(|made| made.kind == kind) {
+            return Ok(made.args());
         }
-        let made = self.card.scratch(self.m.next_multiple_of(ROWS) * depth * STEP * 2)?;
-        let x = start("x", self.x)?;
-        let (k, eights) = (count(self.k), depth * STEP / ROWS);
-        let scales = if ty == WeightType::F16 {
-            let scales = self.card.scratch(self.m * size_of::<f32>())?;
-            let args = [Arg::Address(x), made.address(), scales.address(), k, count(depth)];
-            // SAFETY: there is room for every row and its scale.
-            unsafe { self.card.launch("round_f16", [self.m, 1, 1], 512, &args) }?;
-            Some(scales)
-        } else {
-            let args = [Arg::Address(x), made.address(), k, count(depth)];
-            // SAFETY: there is room for every row.
-            unsafe { self.card.launch("round_bf16", [eights.div_ceil(256), self.m, 1], 256, &args) }?;
-            None
+        let (x, depth) = (address("x", whole()?)?, kind.depth(k));
+        let Handed::Made(made) = Handed::new(self.card, kind, m, k)? else {
+            return Err(Error::shape("a form that is none"));
         };
-        let found = [made.address(), address(&scales)];
-        self.rounded.push((ty, made, scales));
-        Ok(found)
+        let [to, scales] = made.args();
+        let eights = depth * STEP / ROWS;
+        let (kernel, grid, threads, args) = match kind {
+            Kind::F16 => ("round_f16", [m, 1, 1], 512, vec![x, to, scales, count(k), count(depth)]),
+            Kind::Bf16 => {
+                ("round_bf16", [eights.div_ceil(256), m, 1], 256, vec![x, to, count(k), count(depth)])
+            }
+            Kind::Tiles => {
+                let rows = m.next_multiple_of(TILE);
+                (
+                    "quantise_tiles",
+                    [(rows * depth).div_ceil(8), 1, 1],
+                    256,
+                    vec![x, to, count(m), count(depth)],
+                )
+            }
+            _ => ("quantise", [(m * depth).div_ceil(8), 1, 1], 256, vec![x, to, count(m * depth)]),
+        };
+        // SAFETY: there is room for every row in this form.
+        unsafe { self.card.launch(kernel, grid, threads, &args) }?;
+        self.made.push(Cow::Owned(made));
+        Ok([to, scales])
     }
 
     /// The products with weights of one type, as one launch.
@@ -90,18 +80,19 @@ impl Operands<'_> {
         let (kernel, grid, args) = match weights[0].ty() {
             WeightType::F32 => {
                 let (kernel, rows) = if m == 1 { ("dense_f32_1", 1) } else { ("dense_f32_8", 8) };
-                let args = vec![products, address("x", self.x)?, count(m), count(k)];
-                (kernel, [stretches(8), m.div_ceil(rows), 1], args)
+                let [x, _] = self.form(WeightType::F32)?;
+                (kernel, [stretches(8), m.div_ceil(rows), 1], vec![products, x, count(m), count(k)])
             }
             ty @ (WeightType::F16 | WeightType::Bf16) => {
                 let depth = k.div_ceil(STEP);
-                let [x, scales] = self.rounded(ty, depth)?;
+                let [x, scales] = self.form(ty)?;
                 if m > FEW {
                     let sizes: Vec<usize> = weights.iter().map(|w| w.n()).collect();
                     self.many(ty, &sizes, &mut places, [x, scales], depth)?;
                     return Ok(outs);
                 }
-                let strips = weights.iter().map(|w| w.n().div_ceil(8 * WARPS / chains(w.n()))).sum::<usize>();
+                let strips =
+                    weights.iter().map(|w| w.n().div_ceil(8 * WARPS / chains(w.n(), depth))).sum::<usize>();
                 let args = [products, x, scales, count(m), count(depth), count(strips)];
                 let kernel = if ty == WeightType::F16 { "dense_f16_16" } else { "dense_bf16_16" };
                 let (blocks, shared) = (strips.min(2 * self.card.processors()), WARPS * RING_PIECES * PIECE);
@@ -110,7 +101,8 @@ impl Operands<'_> {
                 return Ok(outs);
             }
             ty => {
-                let (panels, args) = (stretches(LANES), vec![products, self.bytes()?, count(m), count(k)]);
+                let [x, _] = self.form(ty)?;
+                let (panels, args) = (stretches(LANES), vec![products, x, count(m), count(k)]);
                 if m > FEW {
                     self.many_quantised(ty, panels, args)?;
                     return Ok(outs);
@@ -160,12 +152,12 @@ impl Operands<'_> {
             _ => ("dense_bf16_128", 4),
         };
         let blocks = m.div_ceil(32 * tall);
-        let width = width(sizes, 4 * tall, blocks, card.processors(), card.room());
-        let tasks = sizes.iter().map(|&n| tasks(n, width)).sum();
+        let width = width(sizes, depth, 4 * tall, blocks, card);
+        let tasks = sizes.iter().map(|&n| tasks(n, depth, width)).sum();
         // Where there are several chains, their sums come first, and then what adds them up.
         let (mut joined, mut parts) = ([0; 3 * PRODUCTS], Vec::new());
-        for (at, &n) in sizes.iter().enumerate().filter(|(_, n)| chains(**n) > 1) {
-            let part = card.scratch(chains(n) * m * n * size_of::<f32>())?;
+        for (at, &n) in sizes.iter().enumerate().filter(|(_, n)| chains(**n, depth) > 1) {
+            let part = card.scratch(chains(n, depth) * m * n * size_of::<f32>())?;
             let place = parts.len();
             (joined[place], joined[PRODUCTS + place]) = (part.start(), places[PRODUCTS + at]);
             (joined[2 * PRODUCTS + place], places[PRODUCTS + at]) = (n as u64, part.start());
@@ -175,37 +167,40 @@ impl Operands<'_> {
         let shared = STAGES * (4 * tall + width) * PIECE;
         // SAFETY: x, the weights and their outputs or chains have these sizes.
         unsafe { card.launch_with(kernel, [tasks, blocks, 1], 256, shared, &args) }?;
-        let longest = sizes.iter().filter(|n| chains(**n) > 1).max();
+        let longest = sizes.iter().filter(|n| chains(**n, depth) > 1).max();
         let Some(longest) = longest else { return Ok(()) };
-        let args = [Arg::Words(&joined), scales, count(m)];
+        let args = [Arg::Words(&joined), scales, count(m), count(depth)];
         let blocks = (m * longest).div_ceil(4 * 256).min(8 * card.processors());
         // SAFETY: all chains are there, and so are the outputs.
         unsafe { card.launch("join", [blocks, parts.len(), 1], 256, &args) }
     }
 }
 
-/// Chains into which inputs are cut for a weight of sixteen bits with `n` outputs; dense.cu has the same.
-const fn chains(n: usize) -> usize {
-    match n {
+/// Chains into which inputs are cut for a weight of sixteen bits with `n` outputs and `depth` steps of inputs, of which a
+/// chain has four at least; dense.cu has the same.
+fn chains(n: usize, depth: usize) -> usize {
+    let most = match n {
         0..3072 => 8,
         3072..8192 => 4,
-        8192..16_384 => 2,
         _ => 1,
-    }
+    };
+    // The power of two below.
+    1 << (depth / 4).clamp(1, most).ilog2()
 }
 
 /// Blocks of a product, each with one chain of `width` eights of outputs.
-const fn tasks(n: usize, width: usize) -> usize {
-    n.div_ceil(8 * width) * chains(n)
+fn tasks(n: usize, depth: usize, width: usize) -> usize {
+    n.div_ceil(8 * width) * chains(n, depth)
 }
 
 /// Eights of outputs of a block that has `rows` eights of rows, where there are `blocks` such stretches of rows: so that
 /// the busiest processor is done first. Rows come from the second-level cache, so they cost half; and blocks
 /// that leave no room for a second one cannot prepare while another works.
-fn width(sizes: &[usize], rows: usize, blocks: usize, processors: usize, room: usize) -> usize {
+fn width(sizes: &[usize], depth: usize, rows: usize, blocks: usize, card: &Card) -> usize {
+    let (processors, room) = (card.processors(), card.room());
     let bytes = |width| STAGES * (rows + width) * PIECE;
     let cost = |&width: &usize| {
-        let tasks = blocks * sizes.iter().map(|&n| tasks(n, width)).sum::<usize>();
+        let tasks = blocks * sizes.iter().map(|&n| tasks(n, depth, width)).sum::<usize>();
         let alone = rows > 8 || 2 * bytes(width) > room;
         tasks.div_ceil(processors) * (2 * width + rows + if alone { 12 } else { 6 })
     };
@@ -222,7 +217,7 @@ pub(crate) fn scratch() -> usize {
 const PRODUCTS: usize = 4;
 
 /// Rows whose products read weights straight from memory.
-const FEW: usize = 16;
+pub(crate) const FEW: usize = 16;
 
 /// Inputs of a piece, and its rows or outputs, where weights have sixteen bits; and its bytes.
 pub(crate) const STEP: usize = 64;
@@ -272,9 +267,27 @@ fn integer_kernel(ty: WeightType, m: usize) -> &'static str {
     }
 }
 
-pub(super) fn linears<const N: usize>(card: &Card, x: &Tensor, weights: [&Weight; N]) -> Result<[Tensor; N]> {
-    let [m, k] = dims("x", x)?;
-    let mut operands = Operands { card, x, m, k, bytes: None, rounded: Vec::new() };
+impl Made {
+    /// Where they are, and what undoes their scaling.
+    fn args(&self) -> [Arg<'static>; 2] {
+        [self.numbers.address(), self.scales.as_ref().map_or(Arg::Address(0), |scales| scales.address())]
+    }
+}
+
+pub(super) fn linears<const N: usize>(
+    card: &Card,
+    x: &Operand,
+    weights: [&Weight; N],
+) -> Result<[Tensor; N]> {
+    let mut operands = match &x.0 {
+        Form::Whole(whole) => {
+            let [m, k] = dims("x", whole)?;
+            Operands { card, whole: Some(whole), m, k, made: Vec::new() }
+        }
+        Form::Made(made) => {
+            Operands { card, whole: None, m: made.m, k: made.k, made: vec![Cow::Borrowed(made)] }
+        }
+    };
     let mut outs: [Option<Tensor>; N] = [const { None }; N];
     let mut order: Vec<usize> = (0..N).collect();
     order.sort_by_key(|&at| weights[at].ty() as usize);

@@ -29,7 +29,7 @@ pub(crate) type Found = Result<(), String>;
 pub(crate) type Check = fn(&Pair) -> Found;
 
 /// Every check, by the kernels that it is about.
-pub(crate) const CHECKS: [(&str, Check); 10] = [
+pub(crate) const CHECKS: [(&str, Check); 11] = [
     ("norm", norm),
     ("elementwise", elementwise),
     ("rope", rope),
@@ -40,6 +40,7 @@ pub(crate) const CHECKS: [(&str, Check); 10] = [
     ("attend", attend),
     ("shared", shared),
     ("judge", judge),
+    ("operands", operands),
 ];
 
 /// `x` where `kernels` run.
@@ -73,13 +74,70 @@ fn norm(pair: &Pair) -> Found {
         same(&format!("norm [{m}, {width}]"), &made(&pair.cpu), &made(&pair.card))?;
         let y = sample.tensor(&[m, width]);
         let added = |kernels: &Kernels| {
-            kernels.add_norm(&on(kernels, &x), &on(kernels, &y), &on(kernels, &weight), 1e-5).unwrap()
+            let [x, y, weight] = [&x, &y, &weight].map(|x| on(kernels, x));
+            kernels.add_norm_for(&x, &y, &weight, 1e-5, &[]).unwrap().0
         };
-        for (cpu, card) in added(&pair.cpu).iter().zip(&added(&pair.card)) {
-            same(&format!("norm of a sum [{m}, {width}]"), cpu, card)?;
-        }
+        same(&format!("a sum and its norm [{m}, {width}]"), &added(&pair.cpu), &added(&pair.card))?;
     }
     Ok(())
+}
+
+/// What is made for a product's weights gives the product's own bits: of a norm, a norm of a sum, and a gate.
+fn operands(pair: &Pair) -> Found {
+    let mut sample = Sample::new(11);
+    let card = &pair.card;
+    for ty in [WeightType::F32, WeightType::F16, WeightType::Bf16, WeightType::Q4_0, WeightType::Q6K] {
+        for (m, blocks) in [(1, 1), (3, 2), (16, 1), (18, 2), (33, 5)] {
+            let width = if ty.block_elements() == 1 { blocks * 64 - 7 } else { blocks * ty.block_elements() };
+            let bytes = sample.weight_bytes(ty, 24, width);
+            let weight = Weight::pack(card, ty, 24, width, &bytes).unwrap();
+            let scale = sample.tensor(&[width]);
+            let [x, y] = [0, 1].map(|_| sample.floats(m * width));
+            // A row that half precision holds only when it is scaled.
+            let large = y.iter().enumerate().map(|(at, y)| if at / width == m / 2 { 3e5 * y } else { *y });
+            let tensor = |x: Vec<f32>| on(card, &Tensor::from_vec(x, (m, width), &Device::Cpu).unwrap());
+            let (scale, y) = (on(card, &(scale * 2e5).unwrap()), tensor(large.collect()));
+            let x = tensor(x);
+            let sum = card.add(&x, &y).unwrap();
+            let (added, normed_sum) = card.add_norm_for(&x, &y, &scale, 1e-5, &[&weight]).unwrap();
+            same("a sum", &sum, &added)?;
+            let pairs = [
+                (
+                    card.rms_norm(&x, &scale, 1e-5).unwrap(),
+                    card.norm_for(&x, &scale, 1e-5, &[&weight]).unwrap(),
+                ),
+                (card.rms_norm(&sum, &scale, 1e-5).unwrap(), normed_sum),
+                (
+                    card.gate(&x, Some(&y), Activation::Silu).unwrap(),
+                    card.gate_for(&x, Some(&y), Activation::Silu, &[&weight]).unwrap(),
+                ),
+                (
+                    card.gate(&y, None, Activation::Relu).unwrap(),
+                    card.gate_for(&y, None, Activation::Relu, &[&weight]).unwrap(),
+                ),
+            ];
+            for (at, (whole, operand)) in pairs.iter().enumerate() {
+                let [made] = card.linears_of(operand, [&weight]).unwrap();
+                same(
+                    &format!("operand {at}, {ty:?} [{m}, {width}]"),
+                    &card.linear(whole, &weight).unwrap(),
+                    &made,
+                )?;
+            }
+        }
+    }
+    // Where weights want different forms, numbers stay as they are.
+    let [one, other] = [WeightType::Q4_0, WeightType::Bf16].map(|ty| {
+        let bytes = sample.weight_bytes(ty, 24, 64);
+        Weight::pack(card, ty, 24, 64, &bytes).unwrap()
+    });
+    let (x, scale) = (on(card, &sample.tensor(&[2, 64])), on(card, &sample.tensor(&[64])));
+    let normed = card.rms_norm(&x, &scale, 1e-5).unwrap();
+    let operand = card.norm_for(&x, &scale, 1e-5, &[&one, &other]).unwrap();
+    let (expected, found) =
+        (card.linears(&normed, [&one, &other]).unwrap(), card.linears_of(&operand, [&one, &other]).unwrap());
+    same("of one form", &expected[0], &found[0])?;
+    same("of another", &expected[1], &found[1])
 }
 
 fn elementwise(pair: &Pair) -> Found {
@@ -226,12 +284,12 @@ fn dense(pair: &Pair) -> Found {
             (130, 20, 65),
             (70, 300, 640),
             // Fewer chains, the more outputs.
-            (2, 3080, 300),
-            (18, 3073, 200),
+            (2, 40, 2100),
+            (20, 9, 2048),
+            (2, 3080, 1100),
+            (18, 3073, 1025),
             (5, 8200, 130),
             (40, 8195, 65),
-            (1, 16_390, 66),
-            (20, 16_391, 40),
         ] {
             let bytes = sample.weight_bytes(ty, n, k);
             let mut x = sample.floats(m * k);
