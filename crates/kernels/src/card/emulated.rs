@@ -40,6 +40,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "rope.cu",
     "shared.cu",
     "softmax.cu",
+    "text.cuh",
     "tile.cuh",
     "weight.cu",
 ];
