@@ -1,15 +1,16 @@
 // Attention over a branch's committed prefix and a row's ancestors: attend.rs.
 //
-// Single precision: a warp takes one row and up to four query heads of one key head, over up to 256 positions; the warps
-// of a block are neighbours, which walk the same pages at the same time.
+// Single precision: a block takes the rows of a *circle* and one key head, over up to 256 positions, a warp up to four
+// queries. The rows of a circle walk the same tiles, but for what they have staged in the last two, which has room in
+// the places that the branch's committed positions leave free there.
 //
-// Sixteen bits: the tiles of a row are of two kinds, and which is which follows from its position alone. A warp walks
-// its own tile and the one before as above: drafts live there, whose rows have each their own ancestors. All tiles
-// before them are the same keys and values for many rows, and go through tensor cores, a block for up to 32 queries. Their
-// sums are joined like those of a long text.
+// Sixteen bits: the tiles of a row are of two kinds, and which is which follows from its position alone. Its own tile and
+// the one before are walked by circles as above: drafts live there, whose rows have each their own ancestors. All tiles
+// before them are the same keys and values for the rows of a *crowd*, and go through tensor cores, a block for up to 32
+// queries. Their sums are joined like those of a long text.
 //
 // The sight is an array of words: for each row where its page table begins in it, its committed positions, where its path
-// begins, and its own position.
+// begins, and its own position. Crowds and circles follow behind pages and paths (sight.rs).
 
 #pragma once
 #include "halves.cuh"
@@ -17,8 +18,8 @@
 
 // What every row of a step shares.
 //
-// q: [m, heads, d]; staged_k, staged_v: [m, kv_heads, d]; pages: [pages, kv_heads, ..]; window: 0 for none;
-// bias: [heads, distances], or none; partial: [m, heads, parts, 2 + d].
+// q: [m, heads, d]; staged_k, staged_v: [m, kv_heads, d]; pages_k: [pages, kv_heads, PAGE, d]; pages_v:
+// [pages, kv_heads, d, PAGE]; window: 0 for none; bias: [heads, distances], or none; partial: [m, heads, parts, 2 + d].
 template <class T> struct Forest {
   const float *q, *staged_k, *staged_v;
   const T *pages_k, *pages_v;
@@ -30,207 +31,144 @@ template <class T> struct Forest {
   int window, distances, parts;
 
   DEVICE_METHOD int group() const { return heads / kv_heads; }
-  // Where a row's key or value is that this step has staged.
-  DEVICE_METHOD size_t staged(uint32_t row, int kv_head) const { return ((size_t)row * kv_heads + kv_head) * d; }
-  DEVICE_METHOD size_t page(uint32_t page, int kv_head) const { return ((size_t)page * kv_heads + kv_head) * d * PAGE; }
-  DEVICE_METHOD Bias bias_of(int head, int position) const {
-    return {bias ? bias + (size_t)head * distances : nullptr, distances, position, -1};
+
+  // Number `query` of those that `rows` have of a key head, row by row. `shared`: whether it sees what its row shares, else all.
+  DEVICE_METHOD Query ask(const uint32_t *rows, int kv_head, int query, bool shared) const {
+    const uint32_t row = rows[query / group()];
+    const int head = kv_head * group() + query % group();
+    const uint32_t *const words = sight + 4 * row;
+    const int position = words[3];
+    const size_t index = (size_t)row * heads + head;
+    return {q + index * d,
+            sight + words[2],
+            (int)words[1],
+            window > 0 ? max(position + 1 - window, 0) : 0,
+            shared ? shared_end(position) * PAGE : position + 1,
+            {bias ? bias + (size_t)head * distances : nullptr, distances, position, -1},
+            index};
+  }
+
+  // The end of the tiles that a row shares where the cache has sixteen bits; sight/crowds.rs has the same.
+  DEVICE_METHOD static int shared_end(int position) { return max(position / PAGE - 1, 0); }
+
+  // A branch's text, as one key head has it.
+  DEVICE_METHOD Text<T> text(uint32_t pages, uint32_t path, uint32_t committed, int kv_head) const {
+    const size_t tile = (size_t)kv_head * d * PAGE, apart = (size_t)kv_heads * d;
+    return {pages_k + tile, pages_v + tile, apart * PAGE, apart, sight + pages, staged_k + kv_head * d,
+            staged_v + kv_head * d, sight + path, (int)committed, d};
   }
 };
 
-// A row of the step, and what it sees.
-struct Row {
-  const uint32_t *pages, *path;
-  int committed, position, lowest;
+// Words of a circle: where its rows begin and how many they are, their own tile, and what they share: where its pages
+// and its first row's path begin, and its committed positions; where the staged rows begin that any of them sees in the
+// tile before their own and then in their own, and how many of each there are.
+constexpr int CIRCLE_WORDS = 9;
 
-  DEVICE_METHOD Row(const uint32_t *sight, int row, int window)
-      : pages(sight + sight[4 * row]), path(sight + sight[4 * row + 2]), committed(sight[4 * row + 1]),
-        position(sight[4 * row + 3]), lowest(window > 0 && position + 1 > window ? position + 1 - window : 0) {}
-
-  // The end of the tiles that tensor cores take where the cache has sixteen bits; attend.rs has the same.
-  DEVICE_METHOD int shared_end() const { return max(position / PAGE - 1, 0); }
-  // Whether it sees any of a part of them.
-  DEVICE_METHOD bool sees(int part) const {
-    return part * PART < shared_end() && min(part * PART + PART, shared_end()) * PAGE > lowest;
-  }
-};
-
-// A number as the cache keeps it.
-template <class T> DEVICE T kept(float x) {
-  T stored;
-  narrow(x, stored);
-  return stored;
-}
-
-// A warp's row and heads over the tiles first..end, as part `part`.
-template <class T, int CHANNELS, int QUERIES>
-DEVICE void attend_alone(const Forest<T> &forest, Desk<CHANNELS, QUERIES> &desk, int row, int kv_head, int first_head,
-                         int count, int first, int end, int part) {
-  const int d = forest.d, lane = threadIdx.x % 32;
-  const Row at(forest.sight, row, forest.window);
-#pragma unroll
-  for (int h = 0; h < QUERIES; h++)
-    for (int i = lane; i < CHANNELS * 32; i += 32)
-      desk.q[i][h] = h < count && i < d ? forest.q[((size_t)row * forest.heads + first_head + h) * d + i] : 0.0f;
-  __syncwarp();
-  Seen<CHANNELS, QUERIES> seen;
-  seen.clear();
-  const auto bias_of = [&](int h) { return forest.bias_of(first_head + h, at.position); };
-  for (int tile = max(first, at.lowest / PAGE); tile < min(end, at.position / PAGE + 1); tile++) {
-    const int start = tile * PAGE;
-    const int from = max(at.lowest - start, 0), to = min(at.position + 1 - start, PAGE);
-    // Pages that are not there hold nothing that a row sees.
-    const size_t page = start < at.committed ? forest.page(at.pages[tile], kv_head) : 0;
-    const T *page_k = forest.pages_k + page, *page_v = forest.pages_v + page;
-    if (start + PAGE <= at.committed) {
-      see(
-          desk, seen, count, d, forest.scale, start, from, to, [&](int i) { return wide(page_k[i * PAGE + lane]); },
-          [&](int slot, int i) { return wide(page_v[slot * d + i]); }, bias_of);
-      continue;
-    }
-    const auto staged_at = [&](int slot) { return forest.staged(at.path[start + slot - at.committed], kv_head); };
-    const bool is_committed = start + lane < at.committed, is_staged = !is_committed && lane < to;
-    const float *staged_key = is_staged ? forest.staged_k + staged_at(lane) : nullptr;
-    see(
-        desk, seen, count, d, forest.scale, start, from, to,
-        [&](int i) {
-          return is_committed ? wide(page_k[i * PAGE + lane]) : is_staged ? wide(kept<T>(staged_key[i])) : 0.0f;
-        },
-        [&](int slot, int i) {
-          return start + slot < at.committed ? wide(page_v[slot * d + i])
-                                             : wide(kept<T>(forest.staged_v[staged_at(slot) + i]));
-        },
-        bias_of);
-  }
-  for (int h = 0; h < count; h++)
-    finish(seen, h, d, (size_t)row * forest.heads + first_head + h, part, forest.parts, forest.out, forest.partial);
-}
-
-// Item `item` of a block's warps: rows outermost, so that neighbours walk the same pages.
-template <class T, int CHANNELS, int QUERIES>
-DEVICE void attend_single(const Forest<T> &forest, Desk<CHANNELS, QUERIES> *desks) {
-  const int group = forest.group(), chunks = (group + QUERIES - 1) / QUERIES;
-  const int warp = threadIdx.x / 32, item = blockIdx.x * (blockDim.x / 32) + warp;
-  const int row = item / chunks, kv_head = blockIdx.y, part = blockIdx.z, chunk = item % chunks * QUERIES;
-  if (row >= forest.m) return;
-  attend_alone(forest, desks[warp], row, kv_head, kv_head * group + chunk, min(group - chunk, QUERIES), part * PART,
-               part * PART + PART, part);
-}
-
-// The rows whose own tiles a block walks, after `before` blocks of another kind.
-template <class T, int CHANNELS, int QUERIES>
-DEVICE void attend_own(const Forest<T> &forest, Desk<CHANNELS, QUERIES> *desks, int before) {
-  const int group = forest.group(), chunks = (group + QUERIES - 1) / QUERIES;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int item = (blockIdx.x - before) * (blockDim.x / 32) + warp;
-  const int row = item / chunks % forest.m, kv_head = item / chunks / forest.m, chunk = item % chunks * QUERIES;
-  if (kv_head >= forest.kv_heads) return;
-  const int first_head = kv_head * group + chunk, count = min(group - chunk, QUERIES), last = forest.parts - 1;
-  const Row at(forest.sight, row, forest.window);
-  attend_alone(forest, desks[warp], row, kv_head, first_head, count, at.shared_end(), at.position / PAGE + 1, last);
-  // Other parts than those it sees are nobody's.
-  for (int i = lane; i < last * count; i += 32)
-    if (!at.sees(i / count)) {
-      float *part = forest.partial +
-                    (((size_t)row * forest.heads + first_head + i % count) * forest.parts + i / count) * (2 + forest.d);
-      part[0] = MINUS_INFINITY;
-      part[1] = 0.0f;
-    }
-}
-
-// Words of a crowd: where its rows begin, how many they are, the row with the longest path, and the end of its tiles.
-constexpr int CROWD_WORDS = 4;
-
-// Some queries of a crowd, row by row over the heads of a key head, over one part. Rows of a crowd have the same keys
-// wherever two of them see a tile.
+// Queries base.. of a circle over the tiles of one part, or over their own where the cache has sixteen bits.
 template <class T, int CHANNELS>
-DEVICE void attend_together(const Forest<T> &forest, Crowd<T, CHANNELS> &in, int crowds, int chunks) {
-  using In = Crowd<T, CHANNELS>;
-  const int group = forest.group(), d = forest.d;
-  const int part = blockIdx.x % (forest.parts - 1), rest = blockIdx.x / (forest.parts - 1);
-  const int base = rest % chunks * In::QUERIES, kv_head = rest / chunks % forest.kv_heads;
-  const uint32_t *crowd = forest.sight + crowds + rest / chunks / forest.kv_heads * CROWD_WORDS;
-  const uint32_t *rows = forest.sight + crowd[0];
-  const int count = min((int)crowd[1] * group - base, In::QUERIES);
+DEVICE void attend_circle(const Forest<T> &forest, Desk<T, CHANNELS> &desk, const uint32_t *circle, int kv_head, int base,
+                          int part) {
+  const uint32_t *rows = forest.sight + circle[0];
+  const int tile = circle[2], group = forest.group(), d = forest.d;
+  const Text<T> text = forest.text(circle[3], circle[4], circle[5], kv_head);
+  const uint32_t *guests = forest.sight + circle[6];
+  const int before = circle[7], own = circle[8];
+  const int count = min((int)circle[1] * group - base, Desk<T, CHANNELS>::QUERIES);
   if (count <= 0) return;
-  const auto row_of = [&](int query) { return Row(forest.sight, rows[(base + query) / group], forest.window); };
-  int first = part * PART;
+  const auto ask = [&](int query) { return forest.ask(rows, kv_head, base + query, false); };
+  int first = sizeof(T) == 4 ? part * PART : max(tile - 1, 0);
+  const int end = sizeof(T) == 4 ? min(part * PART + PART, tile + 1) : tile + 1;
   if (forest.window > 0) {
-    int lowest = row_of(0).lowest;
-    for (int query = 1; query < count; query++) lowest = min(lowest, row_of(query).lowest);
+    int lowest = ask(0).lowest;
+    for (int query = group; query < count; query += group) lowest = min(lowest, ask(query).lowest);
     first = max(first, lowest / PAGE);
   }
-  const int end = min((int)crowd[3], part * PART + PART);
-  if (first >= end) return;
-  const auto place = [&](int query) {
-    return (size_t)rows[(base + query) / group] * forest.heads + kv_head * group + (base + query) % group;
-  };
-  const Row leader(forest.sight, crowd[2], forest.window);
-  const int mine = min((int)threadIdx.x / SHARERS, count - 1);
-  const Row me = row_of(mine);
-  in.listen(count, d, forest.scale, [&](int query) { return forest.q + place(query) * d; });
-  Heard<T, CHANNELS> heard;
-  heard.walk(
-      in, count, d, first, end,
-      [&](int stage, int tile) {
-        const int start = tile * PAGE;
-        const size_t page = start < leader.committed ? forest.page(leader.pages[tile], kv_head) : 0;
-        const T *page_k = forest.pages_k + page, *page_v = forest.pages_v + page;
-        if (start + PAGE <= leader.committed) {
-          in.copy_tile(stage, page_k, page_v, d);
-          return;
+  walk(
+      desk, count, d, forest.scale, first, end,
+      [&](int stage, int at) {
+        const int start = at * PAGE, there = min(max(text.committed - start, 0), PAGE);
+        if (there > 0) {
+          const size_t page = text.pages[at] * text.page_apart;
+          desk.take(stage, text.k + page, text.v + page, there, d);
         }
-        for (int i = threadIdx.x; i < PAGE * d; i += CROWD) {
-          const int slot = i / d, channel = i % d;
-          const bool is_there = start + slot < leader.committed;
-          const int staged = is_there ? 0 : start + slot - leader.committed;
-          const size_t at = forest.staged(leader.path[staged], kv_head) + channel;
-          const T key = is_there ? page_k[channel * PAGE + slot] : kept<T>(forest.staged_k[at]);
-          const T value = is_there ? page_v[i] : kept<T>(forest.staged_v[at]);
-          ((T *)in.key_at(stage, channel, slot / 8))[slot % 8] = key;
-          ((T *)in.value_at(stage, slot, channel / 8))[channel % 8] = value;
+        // What is staged before the last two tiles is the same for all rows.
+        const uint32_t *staged = at == tile ? guests + before : at == tile - 1 ? guests : text.path + (start + there - text.committed);
+        const int count = at == tile ? own : at == tile - 1 ? before : PAGE - there;
+        for (int i = threadIdx.x / 32; i < count; i += WALKERS) {
+          const size_t row = row_of(staged[i]) * text.row_apart;
+          desk.put(stage, there + i, text.staged_k + row, text.staged_v + row, d);
         }
+        desk.blank(stage, there, there + count, d);
       },
-      [&](int start, int &from, int &to) {
-        from = max(me.lowest - start, 0);
-        to = start < me.shared_end() * PAGE ? PAGE : 0;
-      },
-      [&] { return forest.bias_of(kv_head * group + (base + mine) % group, me.position); });
-  heard.finish(in, count, d, true, [&](int query) {
-    return row_of(query).sees(part) ? forest.partial + (place(query) * forest.parts + part) * (2 + d) : nullptr;
-  });
+      ask, part, forest.parts, forest.out, forest.partial);
+  if constexpr (sizeof(T) == 2) {
+    // Other parts than those that a row sees are nobody's.
+    for (int i = threadIdx.x; i < count * part; i += 32 * WALKERS) {
+      const Query query = forest.ask(rows, kv_head, base + i / part, true);
+      const int at = i % part * PART * PAGE;
+      if (max(at, query.lowest) < min(at + PART * PAGE, query.end)) continue;
+      float *const none = forest.partial + (query.index * forest.parts + i % part) * (2 + d);
+      none[0] = MINUS_INFINITY;
+      none[1] = 0.0f;
+    }
+  }
+}
+
+// Words of a crowd: where its rows begin and how many they are; of the one with the longest path where its pages and its path
+// begin, and its committed positions; and the end of their tiles.
+constexpr int CROWD_WORDS = 6;
+
+// Queries base.. of a crowd, row by row over the heads of a key head, over one part. Rows of a crowd have the same keys
+// wherever two of them see a tile.
+template <class T, int CHANNELS>
+DEVICE void attend_crowd(const Forest<T> &forest, Crowd<T, CHANNELS> &in, const uint32_t *crowd, int kv_head, int base,
+                         int part) {
+  const uint32_t *rows = forest.sight + crowd[0];
+  const int count = min((int)crowd[1] * forest.group() - base, Crowd<T, CHANNELS>::QUERIES);
+  const int first = part * PART, end = min((int)crowd[5], first + PART);
+  if (count <= 0 || first >= end) return;
+  hear(
+      in, forest.text(crowd[2], crowd[3], crowd[4], kv_head), count, first, end, forest.scale, forest.window > 0,
+      [&](int query) { return forest.ask(rows, kv_head, base + query, true); }, part, forest.parts, forest.out,
+      forest.partial);
 }
 
 #define OPERANDS(T)                                                                                                     \
   const float *q, const float *staged_k, const float *staged_v, const T *pages_k, const T *pages_v,                     \
       const uint32_t *sight, const float *bias, float *out, float *partial, int m, int heads, int kv_heads, int d,      \
-      float scale, int window, int distances, int parts
+      float scale, int window, int distances, int parts, int circles, int circles_at, int circle_chunks
 #define FOREST(T)                                                                                                       \
   Forest<T>{q, staged_k, staged_v, pages_k, pages_v, sight, bias,   out,      partial,                                  \
           m, heads,    kv_heads, d,       scale,   window, distances, parts}
 
-// Heads that share no keys are walked alone: three of four places would be empty.
+// A block a circle, some of its queries, a key head and a part; there may be more blocks than circles.
 #define ATTEND(name, CHANNELS)                                                                                          \
   KERNEL(256, 2) name(OPERANDS(float)) {                                                                                \
     begin();                                                                                                            \
-    __shared__ Desk<CHANNELS, QUERIES> desks[WALKERS];                                                                  \
-    const auto forest = FOREST(float);                                                                                  \
-    if (heads == kv_heads)                                                                                              \
-      attend_single(forest, (Desk<CHANNELS, 1> *)desks);                                                                \
-    else                                                                                                                \
-      attend_single(forest, desks);                                                                                     \
+    using In = Desk<float, CHANNELS>;                                                                                   \
+    const int circle = blockIdx.x / circle_chunks;                                                                      \
+    if (circle < circles)                                                                                               \
+      attend_circle(FOREST(float), *(In *)room, sight + circles_at + circle * CIRCLE_WORDS, blockIdx.y,                 \
+                    blockIdx.x % circle_chunks * In::QUERIES, blockIdx.z);                                              \
   }
-// The first `together` blocks take crowds, the others rows.
+// The first `together` blocks take crowds, the others circles; both a key head after the other, and parts of crowds.
 #define ATTEND_HALVES(name, T, CHANNELS)                                                                                \
-  KERNEL(256, 2) name(OPERANDS(T), int crowds, int chunks, int together) {                                              \
+  KERNEL(256, 2) name(OPERANDS(T), int crowds_at, int crowd_chunks, int together) {                                     \
     begin();                                                                                                            \
     const auto forest = FOREST(T);                                                                                      \
-    if ((int)blockIdx.x < together)                                                                                     \
-      attend_together(forest, *(Crowd<T, CHANNELS> *)room, crowds, chunks);                                             \
-    else if (heads == kv_heads)                                                                                         \
-      attend_own(forest, (Desk<CHANNELS, 1> *)room, together);                                                          \
-    else                                                                                                                \
-      attend_own(forest, (Desk<CHANNELS, QUERIES> *)room, together);                                                    \
+    if ((int)blockIdx.x < together) {                                                                                   \
+      using In = Crowd<T, CHANNELS>;                                                                                    \
+      const int part = blockIdx.x % (parts - 1), kv_head = blockIdx.x / (parts - 1) % kv_heads;                         \
+      const int rest = blockIdx.x / (parts - 1) / kv_heads;                                                             \
+      attend_crowd(forest, *(In *)room, sight + crowds_at + rest / crowd_chunks * CROWD_WORDS, kv_head,                 \
+                   rest % crowd_chunks * In::QUERIES, part);                                                            \
+    } else {                                                                                                            \
+      using In = Desk<T, CHANNELS>;                                                                                     \
+      const int item = blockIdx.x - together, kv_head = item % kv_heads, rest = item / kv_heads;                        \
+      if (rest / circle_chunks < circles)                                                                               \
+        attend_circle(forest, *(In *)room, sight + circles_at + rest / circle_chunks * CIRCLE_WORDS, kv_head,           \
+                      rest % circle_chunks * In::QUERIES, parts - 1);                                                   \
+    }                                                                                                                   \
   }
 
 ATTEND(attend_f32_2, 2)

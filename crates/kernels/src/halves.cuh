@@ -1,264 +1,318 @@
 // Tiles of attention on tensor cores, for keys and values of sixteen bits.
 //
-// A block's queries, in groups of sixteen, see the same tiles one after the other. What meets the keys and values is
-// single precision, a query or the weights of a tile, and goes in as two numbers of sixteen bits: the nearest one, and
-// what that leaves. Both are scaled by powers of two, so that half precision has room for them. So nothing is rounded
-// to less than the sums are: the error is one in 2^22 of each product in half precision and one in 2^18 in bfloat16,
-// whose keys and values were rounded to one in 2^9.
+// A block's queries, in groups of sixteen, see a part of a text at once: each of eight warps makes the scores of one
+// tile, and when the greatest score of the part is known, its weights; then each blends some channels of all tiles.
 //
-// A query's numbers follow from its own tiles alone: a product's sixteen columns are in the same order every time, and a
-// tile that a query does not see leaves it as it is.
+// What meets the keys and values is single precision, a query or a weight, and goes in as two numbers of sixteen bits:
+// the nearest one, and what that leaves. Both are scaled by powers of two, so that half precision has room for them.
+// So nothing is rounded to less than the sums are: the error is one in 2^22 of each product in half precision and one in
+// 2^18 in bfloat16, whose keys and values were rounded to one in 2^9.
+//
+// Keys and values go from memory to where they are multiplied, sixteen bytes a lane: which input of a product is which is
+// free, as long as both sides agree, and so is which key is which column. With g = lane / 4 and t = lane % 4, a lane takes
+// channels 8t to 8t + 7 of each 32 of a key. Column g of the products with number j is key 8 (g / 2) + 2j + g % 2, so that
+// a lane has the scores of keys 8t to 8t + 7, and meets these slots of a channel's values.
+//
+// A query's numbers follow from its own positions alone: what it does not see weighs nothing, and the tiles of a part are
+// in the same order every time.
 
 #pragma once
-#include "card/copy.cuh"
 #include "card/mma.cuh"
 #include "tile.cuh"
 
-// Threads of a block, and those that make one query's weights of a tile, four keys each.
-constexpr int CROWD = 256;
-constexpr int SHARERS = 8;
 // What weights are multiplied with before they are rounded, and back.
 constexpr float RAISED = 16384.0f, LOWERED = 1.0f / 16384.0f;
 
-DEVICE unsigned short to_bits(__half x) { return __half_as_ushort(x); }
-DEVICE unsigned short to_bits(__nv_bfloat16 x) { return __bfloat16_as_ushort(x); }
-
-// A number as the nearest one of sixteen bits, and what that leaves.
-template <class T> DEVICE void split(float x, unsigned short (&halves)[2]) {
-  T high, low;
-  narrow(x, high);
-  narrow(x - wide(high), low);
-  halves[0] = to_bits(high);
-  halves[1] = to_bits(low);
+// Two numbers as the nearest ones of sixteen bits, and what those leave: a word each.
+template <class T> DEVICE void split(float x, float y, unsigned &nearest, unsigned &left) {
+  const T high[2] = {kept<T>(x), kept<T>(y)};
+  nearest = to_bits(high[0]) | to_bits(high[1]) << 16;
+  left = to_bits(kept<T>(x - wide(high[0]))) | to_bits(kept<T>(y - wide(high[1]))) << 16;
 }
 
-// What a block has in shared memory. Queries and weights lie as tensor cores take them: sixteen columns of a group are
-// four words a lane. Rows of keys and values are cut in eights, whose order differs from row to row, so that eight rows
-// are read at once (see key_at, value_at).
+// What a block has in shared memory. Queries and weights lie as tensor cores take them: sixteen inputs of a group are
+// four words a lane, of the nearest numbers and of what they leave.
 template <class T, int CHANNELS> struct Crowd {
   static constexpr int WIDTH = 32 * CHANNELS, GROUPS = CHANNELS == 8 ? 1 : 2, QUERIES = 16 * GROUPS;
-  // Stretches of eight channels that each of the eight warps blends.
-  static constexpr int MINE = WIDTH / 8 / (CROWD / 32);
 
-  uint4 q[2][GROUPS][WIDTH / 16][32];
-  uint4 weights[2][GROUPS][PAGE / 16][32];
-  uint4 k[2][WIDTH][PAGE / 8];
-  uint4 v[2][PAGE][WIDTH / 8];
-  float scores[QUERIES][PAGE + 4];
-  // What a query's dot products are multiplied with, and what its sums shrink by.
-  float scales[QUERIES], shrinks[QUERIES];
+  uint4 q[GROUPS][WIDTH / 16][2][32];
+  uint4 weights[PART][GROUPS][PAGE / 16][2][32];
+  // By tile: each query's greatest score, and the sum of its weights.
+  float greatest[QUERIES][PART], totals[QUERIES][PART];
+  // What a query's dot products are multiplied with.
+  float scales[QUERIES];
+  Query queries[QUERIES];
+  Text<T> text;
 
-  // Eight slots' keys in a channel, and eight channels of a slot's value.
-  DEVICE_METHOD uint4 *key_at(int stage, int channel, int eight) { return &k[stage][channel][eight ^ (channel >> 1 & 3)]; }
-  DEVICE_METHOD uint4 *value_at(int stage, int slot, int eight) { return &v[stage][slot][eight ^ (slot & 7)]; }
-
-  // Where one of a lane's numbers stands: of a query, at a channel or slot.
-  DEVICE_METHOD static unsigned short *number(uint4 (*group)[32], int query, int column) {
-    const int lane = query % 8 * 4 + column % 8 / 2, word = query % 16 / 8 + column % 16 / 8 * 2;
-    return (unsigned short *)&group[column / 16][lane] + 2 * word + column % 2;
-  }
-
-  // Starts the copies of a whole tile: keys [d, PAGE], values [PAGE, d].
-  DEVICE_METHOD void copy_tile(int stage, const T *keys, const T *values, int d) {
-    for (int i = threadIdx.x; i < 4 * d; i += CROWD) copy(key_at(stage, i / 4, i % 4), keys + 8 * i, true);
-    if (d % 8 == 0) {
-      for (int i = threadIdx.x; i < 4 * d; i += CROWD)
-        copy(value_at(stage, i / (d / 8), i % (d / 8)), values + 8 * i, true);
-    } else {
-      for (int i = threadIdx.x; i < PAGE * d; i += CROWD)
-        ((T *)value_at(stage, i / d, i % d / 8))[i % d % 8] = values[i];
-    }
-  }
-
-  // Takes in the block's queries; get(query): its channels, in single precision.
-  template <class Get> DEVICE_METHOD void listen(int count, int d, float scale, Get get) {
+  // Takes in `groups` groups of queries, of which there are `count`; ask(query): who it is.
+  template <int SOME, class Ask> DEVICE_METHOD void listen(int count, int d, float scale, Ask ask) {
+    constexpr int STRETCHES = (WIDTH + 127) / 128, EACH = 16 * SOME / WALKERS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (int query = warp; query < (count + 15) / 16 * 16; query += CROWD / 32) {
-      const float *from = query < count ? get(query) : nullptr;
-      float x[CHANNELS];
-      int greatest = 0;
+    float x[EACH][STRETCHES][4];
 #pragma unroll
-      for (int c = 0; c < CHANNELS; c++) {
-        const int channel = lane + 32 * c;
-        x[c] = from && channel < d ? from[channel] : 0.0f;
-        greatest = max(greatest, __float_as_int(x[c]) & 0x7fffffff);
+    for (int i = 0; i < EACH; i++) {
+      const int query = warp * EACH + i;
+      const Query it = query < count ? ask(query) : Query::none();
+      if (lane == 0) queries[query] = it;
+      const bool by_four = d % 4 == 0 && (size_t)it.q % 16 == 0;
+#pragma unroll
+      for (int c = 0; c < STRETCHES; c++) {
+        const int channel = 4 * lane + 128 * c;
+        float4 four{0.0f, 0.0f, 0.0f, 0.0f};
+        if (it.q && by_four) {
+          if (channel < d) four = *(const float4 *)(it.q + channel);
+        } else if (it.q) {
+          if (channel < d) four.x = it.q[channel];
+          if (channel + 1 < d) four.y = it.q[channel + 1];
+          if (channel + 2 < d) four.z = it.q[channel + 2];
+          if (channel + 3 < d) four.w = it.q[channel + 3];
+        }
+        x[i][c][0] = four.x;
+        x[i][c][1] = four.y;
+        x[i][c][2] = four.z;
+        x[i][c][3] = four.w;
       }
-      for (int lanes = 16; lanes > 0; lanes /= 2) greatest = max(greatest, __shfl_xor_sync(ALL, greatest, lanes));
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      const int query = warp * EACH + i;
+      int most = 0;
+#pragma unroll
+      for (int c = 0; c < STRETCHES; c++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) most = max(most, __float_as_int(x[i][c][j]) & 0x7fffffff);
+      for (int lanes = 16; lanes > 0; lanes /= 2) most = max(most, __shfl_xor_sync(ALL, most, lanes));
       // The greatest channel goes to 2^14; what is no number stays none.
-      const int exponent = greatest >> 23 == 255 ? 141 : max(greatest >> 23, 15);
+      const int exponent = most >> 23 == 255 ? 141 : max(most >> 23, 15);
       const float up = __int_as_float((unsigned)(268 - exponent) << 23);
       if (lane == 0) scales[query] = __int_as_float((unsigned)(exponent - 14) << 23) * scale;
 #pragma unroll
-      for (int c = 0; c < CHANNELS; c++) {
-        unsigned short halves[2];
-        split<T>(x[c] * up, halves);
-        for (int part = 0; part < 2; part++) *number(q[part][query / 16], query, lane + 32 * c) = halves[part];
+      for (int c = 0; c < STRETCHES; c++) {
+        const int channel = 4 * lane + 128 * c;
+        if (channel >= WIDTH) break;
+        unsigned words[2][2];
+        split<T>(x[i][c][0] * up, x[i][c][1] * up, words[0][0], words[1][0]);
+        split<T>(x[i][c][2] * up, x[i][c][3] * up, words[0][1], words[1][1]);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          uint4 *const four = &q[query / 16][channel / 32 * 2 + channel / 4 % 2][half][query % 8 * 4 + channel / 8 % 4];
+          ((unsigned *)four)[query % 16 / 8] = words[half][0];
+          ((unsigned *)four)[query % 16 / 8 + 2] = words[half][1];
+        }
       }
     }
-    // Channels that are none meet zeros.
-    const uint4 none{0, 0, 0, 0};
-    for (int i = threadIdx.x; i < (WIDTH - d) * 4; i += CROWD)
-      for (int stage = 0; stage < 2; stage++) k[stage][d + i / 4][i % 4] = none;
   }
 };
 
-// What a thread has seen: the softmax of the one query whose weights it helps to make, and a part of the blended values
-// of all.
-template <class T, int CHANNELS> struct Heard {
-  using In = Crowd<T, CHANNELS>;
-  float out[In::GROUPS][In::MINE][4];
-  float greatest, total;
+// Lets `count` queries, in so many groups, see the tiles first..end of the text, which are part `part`; writes what they
+// have seen: results, or parts for `merge` where there are several. `bounded`: whether some may see none of the first
+// tiles.
+template <int SOME, class T, int CHANNELS, class Ask>
+DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, float scale, bool bounded, Ask ask, int part,
+                      int parts, float *out, float *partial) {
+  const Text<T> &text = in.text;
+  // Channels of a key that a lane keeps at a time: 32 each.
+  constexpr int KEPT = CHANNELS < 4 ? CHANNELS : 4;
+  static_assert(CHANNELS == KEPT || SOME == 1, "keys are read once");
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, d = text.d;
+  const int tile = first + warp;
+  const uint32_t pages = lane < end - first ? text.page(first + lane) : 0;
+  const uint32_t page = __shfl_sync(ALL, pages, warp);
+  uint4 keys[KEPT][4];
+  const auto fetch = [&](int from) {
+#pragma unroll
+    for (int c = 0; c < KEPT; c++)
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+        keys[c][j] = text.key(page, tile, 8 * (g / 2) + 2 * j + g % 2, 32 * (from + c) + 8 * t);
+  };
+  if (tile < end) fetch(0);
+  in.template listen<SOME>(count, d, scale, ask);
+  __syncthreads();
+  // Positions below this are nobody's.
+  int lowest = 0;
+  if (bounded) {
+    lowest = lane < count ? in.queries[lane].lowest : end * PAGE;
+    for (int lanes = 16; lanes > 0; lanes /= 2) lowest = min(lowest, __shfl_xor_sync(ALL, lowest, lanes));
+  }
 
-  // Lets the block's `count` queries see the tiles from..to. fetch(stage, tile): starts the copies of keys and values;
-  // seen(start, from, to): which slots of the tile that begins at a position this thread's query sees, none where from
-  // is not below to; bias(): its Bias, without a table where there is none.
-  template <class Fetch, class Seen, class GetBias>
-  DEVICE_METHOD void walk(In &in, int count, int d, int first, int end, Fetch fetch, Seen seen, GetBias bias) {
-    const int warp = threadIdx.x / 32, query = threadIdx.x / SHARERS, share = threadIdx.x % SHARERS;
-    greatest = MINUS_INFINITY;
-    total = 0.0f;
+  // By group, product and place: of query g keys 8t + 2j and the next one, then those of query g + 8.
+  float scores[SOME][4][4];
 #pragma unroll
-    for (int group = 0; group < In::GROUPS; group++)
+  for (int group = 0; group < SOME; group++) {
+    float sums[2][4][4] = {};
+    if (tile < end) {
 #pragma unroll
-      for (int mine = 0; mine < In::MINE; mine++)
+      for (int from = 0; from < CHANNELS; from += KEPT) {
+        if (from > 0) fetch(from);
 #pragma unroll
-        for (int i = 0; i < 4; i++) out[group][mine][i] = 0.0f;
-    if (first < end) fetch(0, first);
-    end_copies();
-    for (int tile = first, stage = 0; tile < end; tile++, stage ^= 1) {
-      await_copies<0>();
-      __syncthreads();
-      // Nobody reads the other stage any more.
-      if (tile + 1 < end) fetch(stage ^ 1, tile + 1);
-      end_copies();
-      if (warp / 4 * 16 < count && warp / 4 < In::GROUPS) score(in, stage, warp / 4, warp % 4, d);
-      __syncthreads();
-      if (query / 4 * 4 < count) {
-        int from = 0, to = 0;
-        if (query < count) seen(tile * PAGE, from, to);
-        weigh(in, query, share, tile * PAGE, from, to, bias());
+        for (int c = 0; c < KEPT; c++) {
+          if (32 * (from + c) >= d) break;
+#pragma unroll
+          for (int side = 0; side < 2; side++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              const uint4 q = in.q[group][2 * (from + c) + side][half][lane];
+#pragma unroll
+              for (int j = 0; j < 4; j++) {
+                const uint4 key = keys[c][j];
+                mma(T(), sums[half][j], {q.x, q.y, q.z, q.w}, {side ? key.z : key.x, side ? key.w : key.y});
+              }
+            }
+        }
       }
-      __syncthreads();
-      blend(in, stage, count, d);
+    }
+#pragma unroll
+    for (int low = 0; low < 2; low++) {
+      const int query = 16 * group + 8 * low + g;
+      const Query &it = in.queries[query];
+      const Bias bias = it.bias;
+      const float scale = in.scales[query];
+      float here = MINUS_INFINITY;
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          const int position = tile * PAGE + 8 * t + 2 * j + i;
+          const bool sees = it.lowest <= position && position < it.end && tile < end;
+          float score = (sums[0][j][2 * low + i] + sums[1][j][2 * low + i]) * scale;
+          if (bias.table && sees) score = score + bias.at(position);
+          scores[group][j][2 * low + i] = score;
+          if (sees) here = max_of(score, here);
+        }
+      for (int lanes = 1; lanes < 4; lanes *= 2) here = max_of(here, __shfl_xor_sync(ALL, here, lanes));
+      if (t == 0) in.greatest[query][warp] = here;
     }
   }
 
-  // Dot products of a group with eight keys.
-  DEVICE_METHOD static void score(In &in, int stage, int group, int eight, int d) {
-    const int lane = threadIdx.x % 32;
-    float sums[2][4] = {};
-#pragma unroll 4
-    for (int channel = 0; channel < d; channel += 32) {
-      unsigned keys[4];
-      load_transposed(keys, in.key_at(stage, channel + lane, eight));
+  // Channels that a warp blends, in eights, of one group; the values of so many tiles are under way.
+  constexpr int BESIDE = WALKERS / SOME, MINE = CHANNELS * 4 / BESIDE, AHEAD = MINE > 2 ? 2 : 4;
+  const int group = warp / BESIDE, eight = warp % BESIDE * MINE;
+  const auto is_there = [&](int at) { return first + at < end && (first + at + 1) * PAGE > lowest; };
+  const bool is_whole = end * PAGE <= text.committed;
+  uint4 values[AHEAD][MINE];
+  const auto fetch_values = [&](uint4(&to)[MINE], int at) {
+    const uint32_t page = __shfl_sync(ALL, pages, at);
+    if (!is_there(at)) return;
+#pragma unroll
+    for (int mine = 0; mine < MINE; mine++) to[mine] = text.value(page, 8 * t, 8 * (eight + mine) + g);
+  };
+  if (is_whole) {
+#pragma unroll
+    for (int at = 0; at < AHEAD; at++) fetch_values(values[at], at);
+  }
+  __syncthreads();
+
+#pragma unroll
+  for (int group = 0; group < SOME; group++) {
+    unsigned words[2][4][2];
+#pragma unroll
+    for (int low = 0; low < 2; low++) {
+      const int query = 16 * group + 8 * low + g;
+      const Query &it = in.queries[query];
+      float greatest = MINUS_INFINITY, total = 0.0f;
+#pragma unroll
+      for (int at = 0; at < PART; at++) greatest = max_of(in.greatest[query][at], greatest);
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float weights[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          const int position = tile * PAGE + 8 * t + 2 * j + i;
+          const bool sees = it.lowest <= position && position < it.end && tile < end;
+          weights[i] = sees ? exp_of(scores[group][j][2 * low + i] - greatest) : 0.0f;
+        }
+        total = total + (weights[0] + weights[1]);
+        split<T>(weights[0] * RAISED, weights[1] * RAISED, words[0][j][low], words[1][j][low]);
+      }
+      for (int lanes = 1; lanes < 4; lanes *= 2) total = total + __shfl_xor_sync(ALL, total, lanes);
+      if (t == 0) in.totals[query][warp] = total;
+    }
+#pragma unroll
+    for (int side = 0; side < 2; side++)
 #pragma unroll
       for (int half = 0; half < 2; half++)
+        in.weights[warp][group][side][half][lane] = {words[half][2 * side][0], words[half][2 * side][1],
+                                                     words[half][2 * side + 1][0], words[half][2 * side + 1][1]};
+  }
+  __syncthreads();
+
+  float sums[2][MINE][4] = {};
+  const auto blend = [&](const uint4(&values)[MINE], int at) {
 #pragma unroll
-        for (int part = 0; part < 2; part++) {
-          const uint4 q = in.q[part][group][channel / 16 + half][lane];
-          mma(T(), sums[part], {q.x, q.y, q.z, q.w}, {keys[2 * half], keys[2 * half + 1]});
+    for (int side = 0; side < 2; side++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const uint4 weights = in.weights[at][group][side][half][lane];
+#pragma unroll
+        for (int mine = 0; mine < MINE; mine++) {
+          const uint4 value = values[mine];
+          mma(T(), sums[half][mine], {weights.x, weights.y, weights.z, weights.w},
+              {side ? value.z : value.x, side ? value.w : value.y});
         }
+      }
+  };
+  if (is_whole) {
+#pragma unroll
+    for (int at = 0; at < PART; at++) {
+      if (is_there(at)) blend(values[at % AHEAD], at);
+      if (at + AHEAD < PART) fetch_values(values[at % AHEAD], at + AHEAD);
     }
+  } else {
+#pragma unroll 1
+    for (int at = 0; at < PART; at++) {
+      const uint32_t page = __shfl_sync(ALL, pages, at);
+      if (!is_there(at)) continue;
 #pragma unroll
-    for (int low = 0; low < 2; low++)
-      *(float2 *)&in.scores[16 * group + 8 * low + lane / 4][8 * eight + lane % 4 * 2] =
-          float2{sums[0][2 * low] + sums[1][2 * low], sums[0][2 * low + 1] + sums[1][2 * low + 1]};
-  }
-
-  // The weights of four keys: the softmax goes on.
-  DEVICE_METHOD void weigh(In &in, int query, int share, int start, int from, int to, Bias bias) {
-    const float4 four = *(const float4 *)&in.scores[query][4 * share];
-    float weights[4] = {four.x, four.y, four.z, four.w};
-    float here = MINUS_INFINITY;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int slot = 4 * share + i;
-      const bool sees = from <= slot && slot < to;
-      weights[i] = weights[i] * in.scales[query];
-      if (bias.table && sees) weights[i] = weights[i] + bias.at(start + slot);
-      if (!sees) weights[i] = MINUS_INFINITY;
-      here = max_of(weights[i], here);
-    }
-    for (int lanes = SHARERS / 2; lanes > 0; lanes /= 2) here = max_of(here, __shfl_xor_sync(ALL, here, lanes));
-    here = max_of(here, greatest);
-    const float shrink = from < to ? exp_of(greatest - here) : 1.0f;
-#pragma unroll
-    for (int i = 0; i < 4; i++) weights[i] = from < to ? exp_of(weights[i] - here) : 0.0f;
-    float sum = weights[0] + weights[1] + (weights[2] + weights[3]);
-    for (int lanes = SHARERS / 2; lanes > 0; lanes /= 2) sum = sum + __shfl_xor_sync(ALL, sum, lanes);
-    total = total * shrink + sum;
-    greatest = here;
-    if (share == 0) in.shrinks[query] = shrink;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      unsigned short halves[2];
-      split<T>(weights[i] * RAISED, halves);
-      for (int part = 0; part < 2; part++)
-        *In::number(in.weights[part][query / 16], query, 4 * share + i) = halves[part];
+      for (int mine = 0; mine < MINE; mine++)
+        values[0][mine] = text.any_value(page, first + at, 8 * t, 8 * (eight + mine) + g);
+      blend(values[0], at);
     }
   }
-
-  // Blends the tile's values by their weights, eight channels at a time.
-  DEVICE_METHOD void blend(In &in, int stage, int count, int d) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
-    for (int mine = 0; mine < In::MINE; mine++) {
-      const int eight = warp * In::MINE + mine;
-      if (8 * eight >= d) break;
-      unsigned values[4];
-      load_transposed(values, in.value_at(stage, lane, eight));
+  for (int low = 0; low < 2; low++) {
+    const int query = 16 * group + 8 * low + g;
+    const Query &it = in.queries[query];
+    // Whoever sees none of the part has none.
+    if (query >= count || max(it.lowest, first * PAGE) >= min(it.end, end * PAGE)) continue;
+    float greatest = MINUS_INFINITY, total = 0.0f;
 #pragma unroll
-      for (int group = 0; group < In::GROUPS; group++) {
-        if (16 * group >= count) break;
-        float(&sums)[4] = out[group][mine];
+    for (int at = 0; at < PART; at++) {
+      greatest = max_of(in.greatest[query][at], greatest);
+      total = total + in.totals[query][at];
+    }
+    float *const seen = partial + (it.index * parts + part) * (2 + d), *const to = parts > 1 ? seen + 2 : out + it.index * d;
+    if (parts > 1 && eight == 0 && t == 0) {
+      seen[0] = greatest;
+      seen[1] = total;
+    }
 #pragma unroll
-        for (int i = 0; i < 4; i++) sums[i] = sums[i] * in.shrinks[16 * group + i / 2 * 8 + lane / 4];
+    for (int mine = 0; mine < MINE; mine++) {
+      const int channel = 8 * (eight + mine) + 2 * t;
+      float x[2];
 #pragma unroll
-        for (int half = 0; half < 2; half++)
-#pragma unroll
-          for (int part = 0; part < 2; part++) {
-            const uint4 weights = in.weights[part][group][half][lane];
-            mma(T(), sums, {weights.x, weights.y, weights.z, weights.w}, {values[2 * half], values[2 * half + 1]});
-          }
+      for (int i = 0; i < 2; i++) {
+        // Zeros lose their sign: what weighs nothing may take it, or not.
+        x[i] = (sums[0][mine][2 * low + i] + sums[1][mine][2 * low + i]) * LOWERED + 0.0f;
+        if (parts == 1) x[i] = x[i] / total;
+      }
+      if (d % 2 == 0) {
+        if (channel < d) *(float2 *)(to + channel) = {x[0], x[1]};
+      } else {
+        if (channel < d) to[channel] = x[0];
+        if (channel + 1 < d) to[channel + 1] = x[1];
       }
     }
   }
+}
 
-  // Writes what the queries have seen: results, or parts for `merge` where there are several. place(query): where they
-  // go, nothing where a query has none.
-  template <class Place> DEVICE_METHOD void finish(In &in, int count, int d, bool in_parts, Place place) const {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = threadIdx.x / SHARERS;
-    // Who blends last still reads what sums shrink by.
-    __syncthreads();
-    if (own < count && threadIdx.x % SHARERS == 0) {
-      float *const to = place(own);
-      if (in_parts && to) {
-        to[0] = greatest;
-        to[1] = total;
-      }
-      in.shrinks[own] = total;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int group = 0; group < In::GROUPS; group++)
-#pragma unroll
-      for (int low = 0; low < 2; low++) {
-        const int query = 16 * group + 8 * low + lane / 4;
-        float *const to = query < count ? place(query) : nullptr;
-        if (!to) continue;
-#pragma unroll
-        for (int mine = 0; mine < In::MINE; mine++)
-#pragma unroll
-          for (int i = 0; i < 2; i++) {
-            const int channel = 8 * (warp * In::MINE + mine) + 2 * (lane % 4) + i;
-            if (channel >= d) continue;
-            // Zeros lose their sign: a tile that is not seen may take it, or not.
-            const float x = out[group][mine][2 * low + i] * LOWERED + 0.0f;
-            if (in_parts)
-              to[2 + channel] = x;
-            else
-              to[channel] = x / in.shrinks[query];
-          }
-      }
-  }
-};
+template <class T, int CHANNELS, class Ask>
+DEVICE void hear(Crowd<T, CHANNELS> &in, const Text<T> &text, int count, int first, int end, float scale, bool bounded,
+                 Ask ask, int part, int parts, float *out, float *partial) {
+  if (threadIdx.x == 0) in.text = text;
+  __syncthreads();
+  if (count <= 16 || Crowd<T, CHANNELS>::GROUPS == 1)
+    hear_some<1>(in, count, first, end, scale, bounded, ask, part, parts, out, partial);
+  else
+    hear_some<Crowd<T, CHANNELS>::GROUPS>(in, count, first, end, scale, bounded, ask, part, parts, out, partial);
+}

@@ -1,4 +1,7 @@
 // Keys and values that a branch has committed: kv.rs.
+//
+// A card's pages lie the other way round than a CPU's: a key's channels are neighbours, and a channel's values, which is
+// how attention takes them sixteen bytes at a time (tile.cuh, halves.cuh).
 
 #include "card/card.cuh"
 
@@ -20,8 +23,8 @@ template <class T> DEVICE void write(const Layers &layers, const uint32_t *moves
   for (int i = threadIdx.x; i < heads * d; i += blockDim.x) {
     const int head = i / d, channel = i % d;
     const size_t tile = (page * heads + head) * d * PAGE;
-    narrow(k[row * heads * d + i], pages_k[tile + channel * PAGE + slot]);
-    narrow(v[row * heads * d + i], pages_v[tile + slot * d + channel]);
+    narrow(k[row * heads * d + i], pages_k[tile + slot * d + channel]);
+    narrow(v[row * heads * d + i], pages_v[tile + channel * PAGE + slot]);
   }
 }
 
@@ -59,7 +62,7 @@ KERNEL(256) copy_page(Stores stores, const uint32_t *pages, int layers, int word
   if (i < (size_t)words) store[to * words + i] = store[from * words + i];
 }
 
-// Keys or values of a document, [n, heads, d], into tiles: keys [heads, tiles, d, PAGE], values [heads, tiles, PAGE, d].
+// Keys or values of a document, [n, heads, d], into tiles: keys [heads, tiles, PAGE, d], values [heads, tiles, d, PAGE].
 template <class T>
 DEVICE void share(const float *k, const float *v, T *tiles_k, T *tiles_v, int n, int heads, int d) {
   begin();
@@ -67,8 +70,8 @@ DEVICE void share(const float *k, const float *v, T *tiles_k, T *tiles_v, int n,
   if (i >= (size_t)n * heads * d) return;
   const size_t position = i / d / heads, head = i / d % heads, channel = i % d;
   const size_t tile = (head * ((n + PAGE - 1) / PAGE) + position / PAGE) * PAGE * d, slot = position % PAGE;
-  narrow(k[i], tiles_k[tile + channel * PAGE + slot]);
-  narrow(v[i], tiles_v[tile + slot * d + channel]);
+  narrow(k[i], tiles_k[tile + slot * d + channel]);
+  narrow(v[i], tiles_v[tile + channel * PAGE + slot]);
 }
 
 #define SHARE(name, T)                                                                                                  \

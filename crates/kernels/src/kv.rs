@@ -3,7 +3,8 @@
 //! A page holds 32 positions and is the tile that attention reduces by, so where a tile begins
 //! depends on the logical position alone. Keys lie channel by channel: sixteen positions are one
 //! vector, and a score needs no sum across lanes. Values lie position by position, since there
-//! the lanes are channels.
+//! the lanes are channels. On a card it is the other way round: there a lane takes sixteen bytes of a key, or of a
+//! channel's values.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor};
@@ -23,9 +24,9 @@ pub const PAGE: usize = 32;
 /// One layer's pages. Which branch a page belongs to is the caller's table.
 #[derive(Debug, Clone)]
 pub struct KvStore {
-    /// Keys: `[pages, kv_heads, d, PAGE]`.
+    /// Keys: `[pages, kv_heads, d, PAGE]`; on a card `[pages, kv_heads, PAGE, d]`.
     pub k: Tensor,
-    /// Values: `[pages, kv_heads, PAGE, d]`.
+    /// Values: `[pages, kv_heads, PAGE, d]`; on a card `[pages, kv_heads, d, PAGE]`.
     pub v: Tensor,
 }
 
@@ -53,7 +54,10 @@ impl KvStore {
         let count = count.ok_or_else(|| {
             Error::shape(format!("a store of {pages} pages × {kv_heads} heads × {d} does not fit in memory"))
         })?;
-        let (k, v) = (&[pages, kv_heads, d, PAGE], &[pages, kv_heads, PAGE, d]);
+        let (mut k, mut v) = (&[pages, kv_heads, d, PAGE], &[pages, kv_heads, PAGE, d]);
+        if kernels.on_card() {
+            (k, v) = (v, k);
+        }
         if !kernels.device().is_cpu() {
             let zeros = |dims| {
                 Tensor::zeros(dims, ty.dtype(), kernels.device()).map_err(|cause| {
@@ -82,13 +86,15 @@ impl KvStore {
 
     /// Pages, heads and channels a head.
     pub(crate) fn sizes(&self) -> Result<[usize; 3]> {
-        let [pages, heads, d, page] = dims("the key store", &self.k)?;
-        equal("positions a page", page, PAGE)?;
-        if self.v.dims() != [pages, heads, PAGE, d] {
+        let [pages, heads, rows, columns] = dims("the key store", &self.k)?;
+        // The other way round on a card.
+        let d = if columns == PAGE { rows } else { columns };
+        equal("positions a page", rows * columns, d * PAGE)?;
+        if self.v.dims() != [pages, heads, columns, rows] {
             return Err(Error::shape(format!(
                 "the value store is {:?}; {:?} is needed",
                 self.v.dims(),
-                [pages, heads, PAGE, d]
+                [pages, heads, columns, rows]
             )));
         }
         Ok([pages, heads, d])

@@ -43,7 +43,7 @@ pub struct SharedKv {
     d: usize,
 }
 
-/// Keys, `[heads, tiles, d, PAGE]`, and values, `[heads, tiles, PAGE, d]`.
+/// Keys, `[heads, tiles, d, PAGE]`, and values, `[heads, tiles, PAGE, d]`; on a card each tile lies the other way round.
 #[derive(Clone)]
 enum Place {
     F32([Vec<f32>; 2]),
@@ -343,17 +343,18 @@ fn on_card(
 ) -> Result<Tensor> {
     let [m, heads, d] = dims("q", q)?;
     let ty = documents.first().map_or(CacheType::F32, |kv| kv.ty);
-    let Shape { channels, most, shared } = Shape::new(d)?;
-    let (kernel, most, shared) = match (ty, channels) {
-        (CacheType::F32, 2) => ("attend_shared_f32_2", BLOCK_ROWS, 0),
-        (CacheType::F32, 4) => ("attend_shared_f32_4", BLOCK_ROWS, 0),
-        (CacheType::F32, _) => ("attend_shared_f32_8", BLOCK_ROWS, 0),
-        (CacheType::F16, 2) => ("attend_shared_f16_2", most, shared),
-        (CacheType::F16, 4) => ("attend_shared_f16_4", most, shared),
-        (CacheType::F16, _) => ("attend_shared_f16_8", most, shared),
-        (CacheType::Bf16, 2) => ("attend_shared_bf16_2", most, shared),
-        (CacheType::Bf16, 4) => ("attend_shared_bf16_4", most, shared),
-        (CacheType::Bf16, _) => ("attend_shared_bf16_8", most, shared),
+    let shape = Shape::new(d)?;
+    let shared = if ty == CacheType::F32 { shape.walk(ty) } else { shape.crowd() };
+    let kernel = match (ty, shape.channels) {
+        (CacheType::F32, 2) => "attend_shared_f32_2",
+        (CacheType::F32, 4) => "attend_shared_f32_4",
+        (CacheType::F32, _) => "attend_shared_f32_8",
+        (CacheType::F16, 2) => "attend_shared_f16_2",
+        (CacheType::F16, 4) => "attend_shared_f16_4",
+        (CacheType::F16, _) => "attend_shared_f16_8",
+        (CacheType::Bf16, 2) => "attend_shared_bf16_2",
+        (CacheType::Bf16, 4) => "attend_shared_bf16_4",
+        (CacheType::Bf16, _) => "attend_shared_bf16_8",
     };
     let tiles = documents.iter().map(|kv| kv.n.div_ceil(PAGE)).max().unwrap_or(0);
     let joint = Joint::new(card, &[m, heads * d], m * heads, d, tiles.div_ceil(PART))?;
@@ -388,7 +389,7 @@ fn on_card(
             count(bias.map_or(0, |(table, _)| table.dims()[1])),
             count(joint.parts()),
         ];
-        let grid = [blocks * BLOCK_ROWS.div_ceil(most), heads, joint.parts()];
+        let grid = [blocks * BLOCK_ROWS.div_ceil(shape.most), heads, joint.parts()];
         // SAFETY: every row is some document's once, and the tiles of documents are as long as they say.
         unsafe { card.launch_with(kernel, grid, 256, shared, &args) }?;
         first += blocks;

@@ -5,6 +5,8 @@
 //! context, and it says where keys lie instead of which position they have.
 
 #[cfg(feature = "card")]
+mod circles;
+#[cfg(feature = "card")]
 mod crowds;
 
 use std::ops::Range;
@@ -13,6 +15,8 @@ use std::sync::OnceLock;
 use crate::error::{Error, Result};
 use crate::kv::PAGE;
 use crate::words::{Upload, Words};
+#[cfg(feature = "card")]
+pub(crate) use circles::Circle;
 #[cfg(feature = "card")]
 pub(crate) use crowds::{Crowd, ROWS};
 
@@ -25,6 +29,8 @@ pub struct Sight {
     paths: Vec<u32>,
     #[cfg(feature = "card")]
     crowds: OnceLock<Vec<Crowd>>,
+    #[cfg(feature = "card")]
+    circles: OnceLock<Vec<Circle>>,
     /// All of it, as a card reads it.
     words: OnceLock<Words>,
 }
@@ -75,6 +81,8 @@ impl Sight {
         self.words.take();
         #[cfg(feature = "card")]
         self.crowds.take();
+        #[cfg(feature = "card")]
+        self.circles.take();
     }
 
     /// How many rows there are.
@@ -150,30 +158,58 @@ impl Sight {
         self.crowds.get_or_init(|| Crowd::all(self))
     }
 
-    /// Where the crowds stand among the words.
+    /// Rows that walk their last tiles together.
+    #[cfg(feature = "card")]
+    pub(crate) fn circles(&self) -> &[Circle] {
+        self.circles.get_or_init(|| Circle::all(self))
+    }
+
+    /// How many branches there are.
+    #[cfg(feature = "card")]
+    pub(crate) fn branches(&self) -> usize {
+        self.branches.len()
+    }
+
+    /// Where crowds stand among the words.
     #[cfg(feature = "card")]
     pub(crate) fn crowds_at(&self) -> usize {
         4 * self.rows.len() + self.pages.len() + self.paths.len()
+    }
+
+    /// Where circles stand among the words.
+    #[cfg(feature = "card")]
+    pub(crate) fn circles_at(&self) -> usize {
+        self.crowds_at() + Crowd::count_words(self.crowds())
+    }
+
+    /// Where a row's pages begin among the words, its branch's committed positions, and where its path begins.
+    fn text_of(&self, row: usize) -> [usize; 3] {
+        let Row { branch, path } = &self.rows[row];
+        let Branch { pages, len } = &self.branches[*branch];
+        let at = 4 * self.rows.len();
+        [at + pages.start, *len, at + self.pages.len() + path.start]
     }
 }
 
 impl Upload for Sight {
     /// For each row where its pages begin, its committed positions, where its path begins and its position; then pages,
-    /// paths and, on a card, crowds.
+    /// paths and, on a card, crowds and circles.
     fn words(&self) -> &Words {
         self.words.get_or_init(|| {
-            let pages = 4 * self.rows.len();
-            let paths = pages + self.pages.len();
-            let rows = self.rows.iter().enumerate().flat_map(|(index, row)| {
-                let branch = &self.branches[row.branch];
-                let at =
-                    [pages + branch.pages.start, branch.len, paths + row.path.start, self.position(index)];
-                at.map(|word| word as u32)
+            let rows = (0..self.rows.len()).flat_map(|row| {
+                let [pages, committed, path] = self.text_of(row);
+                [pages, committed, path, self.position(row)].map(|word| word as u32)
             });
-            let words = rows.chain(self.pages.iter().copied()).chain(self.paths.iter().copied());
+            let mut words: Vec<u32> = rows.chain(self.pages.iter().copied()).collect();
+            #[cfg(not(feature = "card"))]
+            words.extend(&self.paths);
             #[cfg(feature = "card")]
-            let words = words.chain(Crowd::words(self.crowds(), self.crowds_at()));
-            words.collect::<Vec<_>>().into()
+            {
+                words.extend(Circle::paths(self));
+                words.extend(Crowd::words(self, self.crowds_at()));
+                words.extend(Circle::words(self, self.circles_at()));
+            }
+            words.into()
         })
     }
 }

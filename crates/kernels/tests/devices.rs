@@ -28,9 +28,14 @@ fn reaches(kernels: &[Kernels], having: &[usize], layers: usize, ty: CacheType) 
     let stores = |kernels: &Kernels| -> Vec<KvStore> {
         (0..layers).map(|_| KvStore::new(kernels, PAGES, heads, d, ty).unwrap()).collect()
     };
+    // Pages lie the other way round on a card.
     let pages = |stores: &[KvStore]| -> Vec<Vec<u32>> {
-        let sides = stores.iter().flat_map(|store| [&store.k, &store.v]);
-        sides.map(|side| bits(&side.to_dtype(DType::F32).unwrap())).collect()
+        let is_plain = |store: &KvStore| store.k.dims() == [PAGES, heads, d, PAGE];
+        let sides = stores.iter().flat_map(|store| {
+            let sides = [&store.k, &store.v].map(|side| side.to_dtype(DType::F32).unwrap());
+            if is_plain(store) { sides } else { sides.map(|side| side.transpose(2, 3).unwrap()) }
+        });
+        sides.map(|side| bits(&side)).collect()
     };
     let cpu = Kernels::cpu(1).unwrap();
     let alone = stores(&cpu);

@@ -69,29 +69,41 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
     (
         "store",
         &[
-            mutation("kv.cu", "pages_k[tile + channel * PAGE + slot]", "pages_k[tile + channel * PAGE]"),
+            mutation("kv.cu", "pages_k[tile + slot * d + channel]", "pages_k[tile + channel]"),
             mutation("kv.cu", "store[from * words + i]", "store[from * words]"),
         ],
     ),
     (
         "attend",
         &[
-            mutation(
-                "attend.cu",
-                "is_committed = start + lane < at.committed",
-                "is_committed = start + lane <= at.committed",
-            ),
+            mutation("attend.cu", "text.v + page, there, d)", "text.v + page, there - 1, d)"),
+            mutation("attend.cu", "max(position / PAGE - 1, 0); }", "max((position + 1) / PAGE - 1, 0); }"),
+            mutation("attend.cu", "at == tile ? guests + before", "at == tile ? guests"),
+            // From here on what both attentions have in common is broken.
             mutation("attend.cu", "first ? seen[1] * weight", "first ? seen[1]"),
-            mutation("halves.cuh", "narrow(x - wide(high), low)", "narrow(x - x, low)"),
-            mutation("halves.cuh", "await_copies<0>();", "await_copies<1>();"),
+            mutation("halves.cuh", "kept<T>(y - wide(high[1]))", "kept<T>(y - y)"),
+            mutation(
+                "halves.cuh",
+                "total = total + in.totals[query][at];",
+                "total = total + in.totals[0][at];",
+            ),
+            mutation("halves.cuh", "in.greatest[query][warp] = here;", "in.greatest[query][0] = here;"),
+            mutation("text.cuh", "staged_v[staged(position) + channel]", "staged_v[staged(position)]"),
+            mutation("tile.cuh", "await_copies<STAGES - 1>();", "await_copies<STAGES>();"),
+            mutation(
+                "tile.cuh",
+                "__shfl_sync(ALL, looks[h].place, slot)",
+                "__shfl_sync(ALL, looks[0].place, slot)",
+            ),
+            mutation("tile.cuh", "      __syncthreads();\n      fetch(", "      fetch("),
         ],
     ),
     (
         "shared",
         &[
-            mutation("shared.cu", "width / 2 - (int)positions[rows", "(width - 1) / 2 + (int)positions[rows"),
-            mutation("shared.cu", "width / 2 - (int)positions[own]", "width / 2 + (int)positions[own]"),
-            mutation("halves.cuh", "x / in.shrinks[query]", "x / in.shrinks[0]"),
+            mutation("shared.cu", "width / 2 - (int)positions[row]", "(width - 1) / 2 + (int)positions[row]"),
+            mutation("shared.cu", "none[1] = 0.0f;", "none[1] = 1.0f;"),
+            mutation("shared.cu", "(size_t)(head / (heads / kv_heads))", "(size_t)(head % kv_heads)"),
         ],
     ),
     (

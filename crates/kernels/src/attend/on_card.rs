@@ -1,8 +1,8 @@
 //! Attention on a card: which blocks take which rows.
 //!
-//! With a cache in single precision a warp takes a row and some heads, part by part. With one of sixteen bits, a row's
-//! own tile and the one before are walked like that, and the tiles before those by *crowds* on tensor cores: rows that
-//! have the same keys there. Where the border lies follows from a row's position, so its bits do too.
+//! With a cache in single precision the rows of a *circle* walk their tiles together, part by part. With one of sixteen
+//! bits, circles walk a row's own tile and the one before, and the tiles before those are taken by *crowds* on tensor
+//! cores: rows that have the same keys there. Where the border lies follows from a row's position, so its bits do too.
 
 use candle_core::Tensor;
 
@@ -13,12 +13,6 @@ use crate::kv::{KvStore, PAGE};
 use crate::sight::{ROWS, Sight};
 use crate::stored::CacheType;
 use crate::words::Upload;
-
-/// Queries of one warp.
-const QUERIES: usize = 4;
-
-/// Warps of a block, at most.
-const WARPS: usize = 8;
 
 /// The kernel for a cache type and so many channels of a lane.
 fn kernel(ty: CacheType, channels: usize) -> &'static str {
@@ -48,8 +42,8 @@ pub(super) fn attend(
     let [m, heads, d] = dims("q", q)?;
     let [_, kv_heads, _] = store.sizes()?;
     let (ty, group) = (store.ty()?, heads / kv_heads);
-    let Shape { channels, most, shared } = Shape::new(d)?;
-    let kernel = kernel(ty, channels);
+    let shape = Shape::new(d)?;
+    let kernel = kernel(ty, shape.channels);
     let parts = |tiles: usize| tiles.div_ceil(PART);
     let crowds = match ty {
         CacheType::F32 => &[],
@@ -81,21 +75,24 @@ pub(super) fn attend(
         count(window.unwrap_or(0)),
         count(bias.map_or(0, |bias| bias.dims()[1])),
         count(parts),
+        count(sight.circles().len()),
+        count(sight.circles_at()),
     ];
-    // A warp takes a row and some heads of a group.
-    let items = m * group.div_ceil(QUERIES);
+    // Queries of a circle or a crowd are cut in as many blocks as the largest may need, and a branch has room for two
+    // circles, so that steps of as many rows have as many blocks: those are started as one.
+    let chunks = (ROWS.min(m) * group).div_ceil(shape.most);
+    let circles = sight.circles().len().max(m.min(2 * sight.branches()));
+    args.push(count(chunks));
     if ty == CacheType::F32 {
-        let warps = items.clamp(1, WARPS);
+        let grid = [circles * chunks, kv_heads, parts];
         // SAFETY: the sight was checked against staged rows and pages, and all shapes agree.
-        unsafe { card.launch(kernel, [items.div_ceil(warps), kv_heads, parts], 32 * warps, &args) }?;
+        unsafe { card.launch_with(kernel, grid, 256, shape.walk(ty), &args) }?;
         return joint.merge(card);
     }
-    // A crowd's queries, and some places more, where it has fewer rows than it may.
-    let chunks = (ROWS * group).div_ceil(most);
     let together = crowds.len() * chunks * kv_heads * (parts - 1);
     args.extend([count(sight.crowds_at()), count(chunks), count(together)]);
-    let grid = [together + (items * kv_heads).div_ceil(WARPS), 1, 1];
-    // SAFETY: as above; crowds are rows of the sight, which see what they are said to see.
-    unsafe { card.launch_with(kernel, grid, 32 * WARPS, shared, &args) }?;
+    let grid = [together + circles * chunks * kv_heads, 1, 1];
+    // SAFETY: as above; crowds and circles are rows of the sight, which see what they are said to see.
+    unsafe { card.launch_with(kernel, grid, 256, shape.walk(ty).max(shape.crowd()), &args) }?;
     joint.merge(card)
 }

@@ -60,6 +60,22 @@ DEVICE void narrow(float x, float &to) { to = x; }
 DEVICE void narrow(float x, __half &to) { to = __float2half_rn(x); }
 DEVICE void narrow(float x, __nv_bfloat16 &to) { to = __float2bfloat16_rn(x); }
 
+// Both numbers of a word.
+DEVICE void widen(__half, unsigned word, float &low, float &high) {
+#ifdef __CUDACC__
+  asm("{.reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+      : "=f"(low), "=f"(high)
+      : "r"(word));
+#else
+  low = __half2float(__ushort_as_half((unsigned short)word));
+  high = __half2float(__ushort_as_half((unsigned short)(word >> 16)));
+#endif
+}
+DEVICE void widen(__nv_bfloat16, unsigned word, float &low, float &high) {
+  low = __int_as_float(word << 16);
+  high = __int_as_float(word & 0xffff0000u);
+}
+
 // The products of one launch: weights that meet the same activations, their outputs [m, n], and their n.
 constexpr int PRODUCTS = 4;
 struct Products {

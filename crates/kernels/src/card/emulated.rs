@@ -43,6 +43,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "round.cu",
     "shared.cu",
     "softmax.cu",
+    "text.cuh",
     "tile.cuh",
     "weight.cu",
 ];

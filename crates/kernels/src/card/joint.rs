@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use super::{Arg, Buffer, Card, address_mut, count};
 use crate::error::{Error, Lack, Result};
 use crate::kv::PAGE;
+use crate::stored::CacheType;
 
 /// Tiles that one walk takes; parts of a longer text are walked apart and merged in their order.
 pub(crate) const PART: usize = 8;
@@ -52,10 +53,8 @@ impl Joint {
 pub(crate) struct Shape {
     /// Channels of a lane: the fewest that hold a head.
     pub(crate) channels: usize,
-    /// Queries that a block takes on tensor cores.
+    /// Queries that a block takes.
     pub(crate) most: usize,
-    /// Bytes of shared memory that they, a tile and the next one take (halves.cuh).
-    pub(crate) shared: usize,
 }
 
 impl Shape {
@@ -65,9 +64,27 @@ impl Shape {
             let message = format!("heads of {d} channels; on a card 1 to 256 are allowed");
             Error::device(Lack::Heads, message)
         })?;
-        let (most, width) = (if channels == 8 { 16 } else { 32 }, 32 * channels);
-        // Two halves of queries and weights, two stages of keys and values, scores, and two numbers a query.
-        let shared = 4 * most * width + 4 * most * PAGE + 8 * PAGE * width + 4 * most * (PAGE + 4) + 8 * most;
-        Ok(Self { channels, most, shared })
+        Ok(Self { channels, most: if channels == 8 { 16 } else { 32 } })
+    }
+
+    /// Bytes of shared memory of a block whose warps walk tiles (tile.cuh): one tile and the next, where they fit, and
+    /// queries with their weights over a tile.
+    pub(crate) fn walk(&self, ty: CacheType) -> usize {
+        let (width, spare) = (32 * self.channels, 16 / ty.bytes());
+        let stages = if self.channels == 8 && ty == CacheType::F32 { 1 } else { 2 };
+        let tile = (PAGE * (width + spare) + width * (PAGE + spare)) * ty.bytes();
+        stages * tile + self.most * (4 * (width + PAGE) + QUERY)
+    }
+
+    /// Bytes of one on tensor cores (halves.cuh): two halves of queries and of their weights over a part; and of each query
+    /// the greatest score and the sum of weights a tile, what its products are multiplied with, and who it is;
+    /// and where the text is.
+    pub(crate) fn crowd(&self) -> usize {
+        let width = 32 * self.channels;
+        self.most * (4 * width + PART * (4 * PAGE + 8) + 4 + QUERY) + TEXT
     }
 }
+
+/// Bytes of a query (tile.cuh), and of a text (text.cuh).
+const QUERY: usize = 64;
+const TEXT: usize = 72;

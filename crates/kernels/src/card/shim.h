@@ -305,6 +305,15 @@ template <class T> static T __shfl_sync(unsigned mask, T x, int lane) { return s
 template <class T> static T __shfl_xor_sync(unsigned mask, T x, int lanes) {
   return shim::shuffle(mask, x, shim::lane() ^ lanes);
 }
+static inline unsigned __ballot_sync(unsigned mask, bool bit) {
+  shim::Gift gift{};
+  gift.words[0].u = bit;
+  return shim::exchange(mask, gift, [](const shim::Gift *gifts) {
+    unsigned bits = 0;
+    for (int lane = 0; lane < shim::WARP; lane++) bits |= gifts[lane].words[0].u << lane;
+    return bits;
+  });
+}
 
 // Fibres take turns, and none is interrupted.
 static inline int atomicAdd(int *to, int x) {

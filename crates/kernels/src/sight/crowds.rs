@@ -10,6 +10,9 @@ use crate::kv::PAGE;
 /// Rows of a crowd, at most.
 pub(crate) const ROWS: usize = 32;
 
+/// Words of a crowd, beside its rows.
+const WORDS: usize = 6;
+
 /// Rows that see the same keys wherever two of them see a tile of those that they share.
 #[derive(Debug, Clone)]
 pub(crate) struct Crowd {
@@ -61,13 +64,20 @@ impl Crowd {
             && ours[..common] == theirs[..common]
     }
 
-    /// All of them as words for a card, `at` words behind the array's beginning: where the rows of each begin, how many
-    /// they are, its leader and its end; then all rows.
-    pub(super) fn words(crowds: &[Self], at: usize) -> Vec<u32> {
+    /// How many words they all have.
+    pub(super) fn count_words(crowds: &[Self]) -> usize {
+        crowds.iter().map(|crowd| WORDS + crowd.rows.len()).sum()
+    }
+
+    /// All of them as words for a card, `at` words behind the array's beginning: where the rows of each begin and how many
+    /// they are, where its leader's pages and path begin, the branch's committed positions, and its end; then all rows.
+    pub(super) fn words(sight: &Sight, at: usize) -> Vec<u32> {
+        let crowds = sight.crowds();
         let mut words = Vec::new();
-        let mut rows = at + 4 * crowds.len();
+        let mut rows = at + WORDS * crowds.len();
         for crowd in crowds {
-            words.extend([rows, crowd.rows.len(), crowd.leader, crowd.end].map(|word| word as u32));
+            let [pages, committed, path] = sight.text_of(crowd.leader);
+            words.extend([rows, crowd.rows.len(), pages, path, committed, crowd.end].map(|word| word as u32));
             rows += crowd.rows.len();
         }
         words.extend(crowds.iter().flat_map(|crowd| &crowd.rows));

@@ -8,33 +8,46 @@ use trefoil_kernels::{CacheType, ErrorKind, Kernels, KvStore, Lack, Move, PAGE, 
 use super::sample::{Sample, pick, values};
 use super::{Found, Pair, close, on, same};
 
+/// How the rows of a step hang together.
+#[derive(Debug, Clone, Copy)]
+enum Draft {
+    /// Each row after the second begins on a branch, or hangs under any of those before it.
+    Tree,
+    /// Chains of so many rows under the first row, all on the first branch.
+    Comb(usize),
+    /// One row a branch.
+    Roots,
+}
+
 /// One attention over a forest: shapes, text and sight.
-struct Forest {
+struct Forest<'a> {
     heads: usize,
     kv_heads: usize,
     d: usize,
     window: Option<usize>,
     distances: Option<usize>,
     ty: CacheType,
-    committed: [usize; 2],
+    committed: &'a [usize],
     rows: usize,
+    draft: Draft,
 }
 
-impl Forest {
+impl Forest<'_> {
     /// Attention on both, over the same text, and on the card each row alone with its path.
     fn run(&self, pair: &Pair, sample: &mut Sample) -> Found {
-        let Self { heads, kv_heads, d, window, distances, ty, committed, rows } = *self;
-        let name =
-            format!("attend {heads}/{kv_heads}×{d} {ty:?} {committed:?}+{rows} {window:?} {distances:?}");
-        let longest = committed[0].max(committed[1]);
-        let pages = committed[0].div_ceil(PAGE) + committed[1].div_ceil(PAGE) + 1;
+        let Self { heads, kv_heads, d, window, distances, ty, committed, rows, draft } = *self;
+        let name = format!(
+            "attend {heads}/{kv_heads}×{d} {ty:?} {committed:?}+{rows} {draft:?} {window:?} {distances:?}"
+        );
+        let longest = committed.iter().copied().max().unwrap();
+        let pages = committed.iter().map(|len| len.div_ceil(PAGE)).sum::<usize>() + 1;
         let on_both = [&pair.cpu, &pair.card];
         let stores = on_both.map(|kernels| KvStore::new(kernels, pages, kv_heads, d, ty).unwrap());
         let text = [0, 1].map(|_| sample.tensor(&[longest.max(1), kv_heads, d]));
         let mut sight = Sight::new();
         let mut next = 0;
         let mut tables = Vec::new();
-        for len in committed {
+        for &len in committed {
             // The last page first, and one that nobody has.
             let table: Vec<u32> =
                 (0..len.div_ceil(PAGE) as u32).map(|i| pages as u32 - 1 - next - i).collect();
@@ -51,10 +64,14 @@ impl Forest {
         }
         let mut paths: Vec<(usize, Vec<u32>)> = Vec::new();
         for row in 0..rows {
-            let parent = (row > 1).then(|| sample.below(row + 1)).filter(|&parent| parent < row);
+            let parent = match draft {
+                Draft::Tree => (row > 1).then(|| sample.below(row + 1)).filter(|&parent| parent < row),
+                Draft::Comb(deep) => (row > 0).then(|| if row % deep == 1 % deep { 0 } else { row - 1 }),
+                Draft::Roots => None,
+            };
             let (branch, mut path) = match parent {
                 Some(parent) => paths[parent].clone(),
-                None => (row % 2, Vec::new()),
+                None => (row % committed.len(), Vec::new()),
             };
             path.push(row as u32);
             sight.row(branch, &path);
@@ -178,24 +195,51 @@ pub(super) fn attend(pair: &Pair) -> Found {
         ty,
         committed,
         rows,
+        draft: Draft::Tree,
     };
     for forest in [
-        forest(1, 1, 1, None, None, F32, [0, 0], 1),
-        forest(4, 2, 64, None, None, F32, [31, 40], 9),
-        forest(3, 3, 16, None, Some(40), F32, [32, 0], 12),
-        forest(6, 1, 128, Some(50), None, F16, [70, 33], 5),
-        forest(5, 1, 7, Some(1), Some(1), F16, [3, 0], 4),
-        forest(9, 3, 80, Some(33), Some(200), F16, [100, 64], 40),
-        forest(2, 1, 200, None, None, F32, [65, 1], 3),
-        forest(2, 2, 32, None, None, F32, [300, 20], 4),
-        forest(2, 1, 64, Some(100), Some(64), F16, [700, 256], 3),
-        forest(4, 4, 50, None, Some(70), Bf16, [90, 12], 20),
+        forest(1, 1, 1, None, None, F32, &[0, 0], 1),
+        forest(4, 2, 64, None, None, F32, &[31, 40], 9),
+        forest(3, 3, 16, None, Some(40), F32, &[32, 0], 12),
+        forest(6, 1, 128, Some(50), None, F16, &[70, 33], 5),
+        forest(5, 1, 7, Some(1), Some(1), F16, &[3, 0], 4),
+        forest(9, 3, 80, Some(33), Some(200), F16, &[100, 64], 40),
+        forest(2, 1, 200, None, None, F32, &[65, 1], 3),
+        forest(2, 2, 32, None, None, F32, &[300, 20], 4),
+        forest(2, 1, 64, Some(100), Some(64), F16, &[700, 256], 3),
+        forest(4, 4, 50, None, Some(70), Bf16, &[90, 12], 20),
         // Rows that are staged in tiles of crowds: deep paths, and more rows than a crowd takes.
-        forest(3, 1, 64, None, None, Bf16, [130, 0], 90),
-        forest(2, 2, 96, Some(70), Some(90), F16, [95, 257], 40),
-        forest(40, 1, 24, None, Some(3), Bf16, [100, 90], 5),
-        forest(2, 1, 256, Some(300), None, F16, [800, 64], 19),
-        forest(1, 1, 129, None, None, Bf16, [0, 96], 70),
+        forest(3, 1, 64, None, None, Bf16, &[130, 0], 90),
+        forest(2, 2, 96, Some(70), Some(90), F16, &[95, 257], 40),
+        forest(40, 1, 24, None, Some(3), Bf16, &[100, 90], 5),
+        forest(2, 1, 256, Some(300), None, F16, &[800, 64], 19),
+        forest(1, 1, 129, None, None, Bf16, &[0, 96], 70),
+        // Texts of whole tiles, and of all but one position.
+        forest(2, 2, 64, None, None, F16, &[512, 256], 2),
+        forest(1, 1, 40, None, None, Bf16, &[319, 63], 7),
+        // Groups that are cut where they divide a row's heads, and windows that begin within a part.
+        forest(7, 1, 64, None, None, F16, &[290, 31], 9),
+        forest(14, 2, 32, Some(200), None, Bf16, &[612, 300], 4),
+        forest(7, 1, 24, Some(290), Some(30), F32, &[310, 620], 6),
+    ] {
+        forest.run(pair, &mut sample)?;
+    }
+    let drafted = |heads, kv_heads, d, ty, committed, rows, draft| Forest {
+        draft,
+        ..forest(heads, kv_heads, d, None, None, ty, committed, rows)
+    };
+    for forest in [
+        // Chains of one branch, of which few or many have room beside each other.
+        drafted(2, 2, 32, F16, &[96], 41, Draft::Comb(4)),
+        drafted(1, 1, 64, F16, &[150], 70, Draft::Comb(4)),
+        drafted(2, 1, 128, F16, &[286], 21, Draft::Comb(4)),
+        drafted(1, 1, 16, F32, &[190], 42, Draft::Comb(4)),
+        drafted(1, 1, 24, F32, &[60], 9, Draft::Comb(1)),
+        // A draft, and a prompt that is filled.
+        drafted(1, 1, 128, F16, &[320], 9, Draft::Comb(100)),
+        drafted(2, 1, 20, Bf16, &[33], 100, Draft::Comb(100)),
+        drafted(1, 1, 24, F32, &[3], 90, Draft::Comb(100)),
+        drafted(2, 2, 64, F16, &[300, 64, 90, 1, 0, 31, 32, 310, 10, 40, 70], 11, Draft::Roots),
     ] {
         forest.run(pair, &mut sample)?;
     }
