@@ -1,14 +1,15 @@
 // Root-mean-square normalisation: norm.rs.
 
+#pragma once
 #include "card/copy.cuh"
 #include "forms.cuh"
 
 constexpr int NORMERS = 256;
 
-// A row's squares are added up by sixteen threads, as the CPU's lanes do.
-DEVICE void norm_row(const float *row, const float *weight, const Handed &handed, float eps) {
+// What a row is multiplied with, in every thread of a block. Its squares are added up by sixteen threads, as the CPU's lanes
+// do.
+DEVICE float norm_scale(const float *row, int width, float eps) {
   __shared__ float scale;
-  const int width = handed.k;
   if (threadIdx.x < LANES) {
     float squares = 0.0f;
 #pragma unroll 16
@@ -18,12 +19,22 @@ DEVICE void norm_row(const float *row, const float *weight, const Handed &handed
     if (threadIdx.x == 0) scale = 1.0f / sqrtf(squares / (float)width + eps);
   }
   __syncthreads();
-  const float by = scale;
-  handed.row(blockIdx.x, 0, 1 << 30, [&](int i) { return row[i] * by * weight[i]; });
+  return scale;
+}
+
+// Weights wait for nobody.
+DEVICE void prefetch_row(const float *weight, int width) {
+  for (int i = threadIdx.x * 32; i < width; i += blockDim.x * 32) prefetch(weight + i);
+}
+
+DEVICE void norm_row(const float *row, const float *weight, const Handed &handed, float eps) {
+  const float scale = norm_scale(row, handed.k, eps);
+  handed.row(blockIdx.x, 0, 1 << 30, [&](int i) { return row[i] * scale * weight[i]; });
 }
 
 // One block a row. kept: whether a row has its place in shared memory; one that is too long is read from where it is.
 KERNEL(NORMERS) rms_norm(const float *x, const float *weight, HANDED, int width, float eps, int kept) {
+  prefetch_row(weight, width);
   begin();
   const float *row = x + (size_t)blockIdx.x * width;
   if (kept) {
@@ -39,6 +50,7 @@ KERNEL(NORMERS) rms_norm(const float *x, const float *weight, HANDED, int width,
 // The same of x + y, which is kept as `sum`.
 KERNEL(NORMERS) add_norm(const float *x, const float *y, const float *weight, float *sum, HANDED, int width, float eps,
                          int kept) {
+  prefetch_row(weight, width);
   begin();
   const size_t at = (size_t)blockIdx.x * width;
   float *const row = kept ? (float *)room : sum + at;

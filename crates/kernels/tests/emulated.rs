@@ -54,7 +54,7 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
         "dense",
         &[
             mutation("dense.cu", "{a[0].x, a[1].x", "{a[1].x, a[0].x"),
-            mutation("dense.cu", "next = 1; next < strip.chains", "next = 1; next < strip.chains - 1"),
+            mutation("dense.cu", "next = 1; next < turn.chains", "next = 1; next < turn.chains - 1"),
             mutation("dense.cu", "await_copies<DENSE_RING - 2>();", "await_copies<DENSE_RING - 1>();"),
             mutation("dense_many.cu", "await_copies<STAGES - 2>();", "await_copies<STAGES - 1>();"),
             mutation(
@@ -64,6 +64,11 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
             ),
             mutation("dense_many.cu", "chain = at % chains;", "chain = 0;"),
             mutation("round.cu", "row % 8 * 4 + eight % 4", "row % 8 * 4 + eight % 2"),
+            mutation(
+                "dense_one.cu",
+                "to[eight] = round_eight<T>(x, scaling.down);",
+                "to[eight] = round_eight<T>(x, 1.0f);",
+            ),
         ],
     ),
     (
@@ -117,6 +122,13 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
     (
         "operands",
         &[
+            mutation("dense_one.cu", "x[i] + y[i] : x[i]", "x[i] : x[i]"),
+            mutation("dense_one.cu", "made[i] * scale * weight[i]", "made[i] * scale"),
+            mutation(
+                "dense_one.cu",
+                "activated(recipe.activation, made[i]) * up[i]",
+                "activated(recipe.activation, made[i])",
+            ),
             mutation("forms.cuh", "8 * eight + i < k ? get(8 * eight + i) : 0.0f", "get(8 * eight)"),
             mutation("forms.cuh", "round_eight<__half>(x, scaling.down)", "round_eight<__half>(x, 1.0f)"),
             mutation(

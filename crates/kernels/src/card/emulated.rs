@@ -29,6 +29,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "attend.cu",
     "dense.cu",
     "dense_many.cu",
+    "dense_one.cu",
     "elementwise.cu",
     "exp.cuh",
     "forms.cuh",

@@ -4,12 +4,11 @@ use std::borrow::Cow;
 
 use candle_core::Tensor;
 
-use crate::card::{Arg, Card, address, address_mut, count, start_mut};
+use crate::card::{Arg, Card, address, address_mut, count, start, start_mut};
 use crate::error::{Error, Result};
-use crate::flat::dims;
 use crate::formats::WeightType;
 use crate::lanes::LANES;
-use crate::operand::{Form, Handed, Kind, Made, Operand};
+use crate::operand::{Form, Handed, Kind, Made, Making, Operand, Recipe};
 use crate::quantise::{BLOCK, TILE};
 use crate::units::UnitLayout;
 use crate::weight::Weight;
@@ -19,6 +18,7 @@ use crate::words::Words;
 struct Operands<'a> {
     card: &'a Card,
     whole: Option<&'a Tensor>,
+    row: Option<&'a Recipe>,
     m: usize,
     k: usize,
     made: Vec<Cow<'a, Made>>,
@@ -84,20 +84,12 @@ impl Operands<'_> {
                 (kernel, [stretches(8), m.div_ceil(rows), 1], vec![products, x, count(m), count(k)])
             }
             ty @ (WeightType::F16 | WeightType::Bf16) => {
-                let depth = k.div_ceil(STEP);
-                let [x, scales] = self.form(ty)?;
-                if m > FEW {
-                    let sizes: Vec<usize> = weights.iter().map(|w| w.n()).collect();
-                    self.many(ty, &sizes, &mut places, [x, scales], depth)?;
-                    return Ok(outs);
+                let sizes: Vec<usize> = weights.iter().map(|w| w.n()).collect();
+                match self.recipe(ty)? {
+                    Some(recipe) => self.one(ty, &sizes, &places, &recipe)?,
+                    None if m > FEW => self.many(ty, &sizes, &mut places)?,
+                    None => self.few(ty, &sizes, &places)?,
                 }
-                let strips =
-                    weights.iter().map(|w| w.n().div_ceil(8 * WARPS / chains(w.n(), depth))).sum::<usize>();
-                let args = [products, x, scales, count(m), count(depth), count(strips)];
-                let kernel = if ty == WeightType::F16 { "dense_f16_16" } else { "dense_bf16_16" };
-                let (blocks, shared) = (strips.min(2 * self.card.processors()), WARPS * RING_PIECES * PIECE);
-                // SAFETY: x, the weights and their outputs have these sizes.
-                unsafe { self.card.launch_with(kernel, [blocks, 1, 1], 256, shared, &args) }?;
                 return Ok(outs);
             }
             ty => {
@@ -132,17 +124,63 @@ impl Operands<'_> {
         unsafe { self.card.launch_with(integer_kernel(ty, self.m), grid, threads, shared, &args) }
     }
 
-    /// The products of many rows with weights of sixteen bits: a block a chain and so many outputs that processors have
-    /// as much to do as each other.
-    fn many(
+    /// How the products' own kernel makes the row, where there is but one.
+    fn recipe(&self, ty: WeightType) -> Result<Option<Cow<'_, Recipe>>> {
+        if let Some(row) = self.row {
+            return Ok(Some(Cow::Borrowed(row)));
+        }
+        let whole =
+            self.whole.filter(|_| Kind::of(ty, self.m).is_made_by_products(self.card, self.m, self.k));
+        Ok(whole.map(|x| Cow::Owned(Recipe { making: Making::Rounded, k: self.k, x: x.clone(), y: None })))
+    }
+
+    /// The products of one row with weights of sixteen bits.
+    fn one(
         &self,
         ty: WeightType,
         sizes: &[usize],
-        places: &mut [u64; 3 * PRODUCTS],
-        [x, scales]: [Arg<'_>; 2],
-        depth: usize,
+        places: &[u64; 3 * PRODUCTS],
+        recipe: &Recipe,
     ) -> Result<()> {
-        let (m, card) = (self.m, self.card);
+        let (card, depth) = (self.card, self.k.div_ceil(STEP));
+        let (blocks, plan) = turns(sizes, depth, 2 * card.processors());
+        let (making, weight, eps, sum, activation) = match &recipe.making {
+            Making::Rounded => (0, None, 0.0, None, 0),
+            Making::Normed(weight, eps) => (1, Some(weight), *eps, None, 0),
+            Making::SumNormed(weight, eps, sum) => (2, Some(weight), *eps, Some(sum), 0),
+            Making::Gated(activation) => (3, None, 0.0, None, *activation as u64),
+        };
+        let at = |tensor: Option<&Tensor>| tensor.map_or(Ok(0), |tensor| start("a row", tensor));
+        let recipe = [
+            start("a row", &recipe.x)?,
+            at(recipe.y.as_ref())?,
+            at(weight)?,
+            sum.map_or(Ok(0), start_mut)?,
+            u64::from(eps.to_bits()) | making << 32,
+            activation | (self.k as u64) << 32,
+        ];
+        let args = [Arg::Words(places), Arg::Words(&plan), Arg::Words(&recipe), count(depth)];
+        let kernel = if ty == WeightType::F16 { "dense_f16_1" } else { "dense_bf16_1" };
+        let shared = row_bytes(self.k, weight.is_some()) - OWN;
+        // SAFETY: the row, the weights and their outputs have these sizes.
+        unsafe { card.launch_with(kernel, [blocks, 1, 1], 256, shared, &args) }
+    }
+
+    /// The products of up to sixteen rows with weights of sixteen bits.
+    fn few(&mut self, ty: WeightType, sizes: &[usize], places: &[u64; 3 * PRODUCTS]) -> Result<()> {
+        let (card, depth) = (self.card, self.k.div_ceil(STEP));
+        let [x, scales] = self.form(ty)?;
+        let (blocks, plan) = turns(sizes, depth, 2 * card.processors());
+        let args = [Arg::Words(places), Arg::Words(&plan), x, scales, count(self.m), count(depth)];
+        let kernel = if ty == WeightType::F16 { "dense_f16_16" } else { "dense_bf16_16" };
+        // SAFETY: x, the weights and their outputs have these sizes.
+        unsafe { card.launch_with(kernel, [blocks, 1, 1], 256, RING_BYTES, &args) }
+    }
+
+    /// The products of many rows with weights of sixteen bits.
+    fn many(&mut self, ty: WeightType, sizes: &[usize], places: &mut [u64; 3 * PRODUCTS]) -> Result<()> {
+        let (m, card, depth) = (self.m, self.card, self.k.div_ceil(STEP));
+        let [x, scales] = self.form(ty)?;
         let (kernel, tall) = match (ty, m) {
             (WeightType::F16, 0..=32) => ("dense_f16_32", 1),
             (WeightType::F16, 33..=64) => ("dense_f16_64", 2),
@@ -151,30 +189,87 @@ impl Operands<'_> {
             (_, 33..=64) => ("dense_bf16_64", 2),
             _ => ("dense_bf16_128", 4),
         };
-        let blocks = m.div_ceil(32 * tall);
-        let width = width(sizes, depth, 4 * tall, blocks, card);
-        let tasks = sizes.iter().map(|&n| tasks(n, depth, width)).sum();
+        let rows = 4 * tall;
+        let stretches = m.div_ceil(8 * rows);
+        let width = width(sizes, depth, rows, stretches, card);
+        let tasks: Vec<usize> = sizes.iter().map(|&n| tasks(n, depth, width)).collect();
+        let chains: Vec<usize> = sizes.iter().map(|&n| chains(n, depth)).collect();
         // Where there are several chains, their sums come first, and then what adds them up.
-        let (mut joined, mut parts) = ([0; 3 * PRODUCTS], Vec::new());
-        for (at, &n) in sizes.iter().enumerate().filter(|(_, n)| chains(**n, depth) > 1) {
-            let part = card.scratch(chains(n, depth) * m * n * size_of::<f32>())?;
+        let (mut joined, mut parts, mut joined_chains) = ([0; 3 * PRODUCTS], Vec::new(), Vec::new());
+        for (at, (&n, &chains)) in
+            sizes.iter().zip(&chains).enumerate().filter(|(_, (_, chains))| **chains > 1)
+        {
+            let part = card.scratch(chains * m * n * size_of::<f32>())?;
             let place = parts.len();
             (joined[place], joined[PRODUCTS + place]) = (part.start(), places[PRODUCTS + at]);
             (joined[2 * PRODUCTS + place], places[PRODUCTS + at]) = (n as u64, part.start());
             parts.push(part);
+            joined_chains.push(chains);
         }
-        let args = [Arg::Words(&*places), x, scales, count(m), count(depth), count(width)];
-        let shared = STAGES * (4 * tall + width) * PIECE;
+        let stage = (rows + width) * PIECE;
+        let stages = (card.room() / stage).min(STAGES);
+        let blocks = tasks.iter().sum::<usize>().min(card.processors());
+        let plan = plan(&chains, &tasks);
+        let args = [
+            Arg::Words(&*places),
+            Arg::Words(&plan),
+            x,
+            scales,
+            count(m),
+            count(depth),
+            count(width),
+            count(stages),
+        ];
         // SAFETY: x, the weights and their outputs or chains have these sizes.
-        unsafe { card.launch_with(kernel, [tasks, blocks, 1], 256, shared, &args) }?;
-        let longest = sizes.iter().filter(|n| chains(**n, depth) > 1).max();
+        unsafe { card.launch_with(kernel, [blocks, stretches, 1], 256, stages * stage, &args) }?;
+        let longest = sizes.iter().zip(&chains).filter(|(_, chains)| **chains > 1).map(|(n, _)| n).max();
         let Some(longest) = longest else { return Ok(()) };
-        let args = [Arg::Words(&joined), scales, count(m), count(depth)];
+        let plan = self::plan(&joined_chains, &vec![0; joined_chains.len()]);
+        let args = [Arg::Words(&joined), Arg::Words(&plan), scales, count(m)];
         let blocks = (m * longest).div_ceil(4 * 256).min(8 * card.processors());
         // SAFETY: all chains are there, and so are the outputs.
         unsafe { card.launch("join", [blocks, parts.len(), 1], 256, &args) }
     }
 }
+
+/// How outputs are dealt out, as kernels of dense products are told: of each product its chains, and where its turns or
+/// tasks end among all.
+fn plan(chains: &[usize], counts: &[usize]) -> [u64; PRODUCTS] {
+    let (mut list, mut end) = ([[1, 0]; PRODUCTS], 0);
+    for (at, [chain, until]) in list.iter_mut().enumerate() {
+        end += counts.get(at).copied().unwrap_or(0);
+        *chain = chains.get(at).copied().unwrap_or(1) as u64;
+        *until = end as u64;
+    }
+    let [a, b, c, d] = list;
+    [a[0] | b[0] << 32, c[0] | d[0] << 32, a[1] | b[1] << 32, c[1] | d[1] << 32]
+}
+
+/// The blocks of products of up to sixteen rows, at most so many, and their plan. A turn gives each of a block's warps a
+/// chain of eight outputs; where there is but one chain, no turn is begun before every block has its share.
+fn turns(sizes: &[usize], depth: usize, most: usize) -> (usize, [u64; PRODUCTS]) {
+    let chains: Vec<usize> = sizes.iter().map(|&n| chains(n, depth)).collect();
+    let items = || sizes.iter().zip(&chains).map(|(n, chains)| n.div_ceil(ROWS) * chains);
+    let blocks = items().map(|items| items.div_ceil(WARPS)).sum::<usize>().min(most);
+    let counts = items().zip(&chains).map(|(items, &chains)| match chains {
+        1 => items.div_ceil(WARPS * blocks) * blocks,
+        _ => items.div_ceil(WARPS),
+    });
+    (blocks, plan(&chains, &counts.collect::<Vec<_>>()))
+}
+
+/// Bytes of shared memory of a block that multiplies one row of `k` numbers: a ring, the row, and the row in single precision
+/// where it is normed; and what the kernel has of its own.
+pub(crate) fn row_bytes(k: usize, normed: bool) -> usize {
+    let numbers = k.div_ceil(STEP) * STEP;
+    RING_BYTES + 2 * numbers + if normed { 4 * numbers } else { 0 } + OWN
+}
+
+/// Bytes of the rings of a block's warps.
+const RING_BYTES: usize = WARPS * 8 * PIECE;
+
+/// Bytes of shared memory that kernels for few rows have of their own, at most.
+const OWN: usize = 10 << 10;
 
 /// Chains into which inputs are cut for a weight of sixteen bits with `n` outputs and `depth` steps of inputs, of which a
 /// chain has four at least; dense.cu has the same.
@@ -193,18 +288,15 @@ fn tasks(n: usize, depth: usize, width: usize) -> usize {
     n.div_ceil(8 * width) * chains(n, depth)
 }
 
-/// Eights of outputs of a block that has `rows` eights of rows, where there are `blocks` such stretches of rows: so that
-/// the busiest processor is done first. Rows come from the second-level cache, so they cost half; and blocks
-/// that leave no room for a second one cannot prepare while another works.
-fn width(sizes: &[usize], depth: usize, rows: usize, blocks: usize, card: &Card) -> usize {
-    let (processors, room) = (card.processors(), card.room());
-    let bytes = |width| STAGES * (rows + width) * PIECE;
+/// Eights of outputs that a block takes at once, with `rows` eights of rows, where there are `stretches` of those: so that
+/// the busiest processor is done first. Rows come from the second-level cache, so they cost half.
+fn width(sizes: &[usize], depth: usize, rows: usize, stretches: usize, card: &Card) -> usize {
     let cost = |&width: &usize| {
-        let tasks = blocks * sizes.iter().map(|&n| tasks(n, depth, width)).sum::<usize>();
-        let alone = rows > 8 || 2 * bytes(width) > room;
-        tasks.div_ceil(processors) * (2 * width + rows + if alone { 12 } else { 6 })
+        let tasks = stretches * sizes.iter().map(|&n| tasks(n, depth, width)).sum::<usize>();
+        tasks.div_ceil(card.processors()) * (2 * width + rows + 4)
     };
-    (1..=WIDEST).filter(|&width| bytes(width) <= room).min_by_key(cost).unwrap_or(1)
+    let fits = |&width: &usize| FEWEST * (rows + width) * PIECE <= card.room();
+    (1..=WIDEST).filter(fits).min_by_key(cost).unwrap_or(1)
 }
 
 /// Bytes that a pass's products take beside activations and results, at most: the chains of three that are one launch.
@@ -224,13 +316,14 @@ pub(crate) const STEP: usize = 64;
 pub(crate) const ROWS: usize = 8;
 pub(crate) const PIECE: usize = STEP * ROWS * 2;
 
-/// Warps of a block, and pieces of each one's ring.
+/// Warps of a block.
 const WARPS: usize = 8;
-const RING_PIECES: usize = 8;
 
-/// Steps that a block of many rows copies ahead or uses, and the eights of outputs that it takes, at most.
-const STAGES: usize = 4;
+/// Steps of inputs in the ring of a block of many rows, and eights of outputs that it takes at once, at most; and the fewest
+/// steps that leave memory something to do.
+const STAGES: usize = 8;
 const WIDEST: usize = 24;
+const FEWEST: usize = 4;
 
 /// Tiles of rows and panels that a block takes where weights are quantised, and its warps, at most: one for each of both.
 const TALL: usize = 8;
@@ -279,15 +372,13 @@ pub(super) fn linears<const N: usize>(
     x: &Operand,
     weights: [&Weight; N],
 ) -> Result<[Tensor; N]> {
-    let mut operands = match &x.0 {
-        Form::Whole(whole) => {
-            let [m, k] = dims("x", whole)?;
-            Operands { card, whole: Some(whole), m, k, made: Vec::new() }
-        }
-        Form::Made(made) => {
-            Operands { card, whole: None, m: made.m, k: made.k, made: vec![Cow::Borrowed(made)] }
-        }
-    };
+    let [m, k] = x.dims()?;
+    let mut operands = Operands { card, whole: None, row: None, m, k, made: Vec::new() };
+    match &x.0 {
+        Form::Whole(whole) => operands.whole = Some(whole),
+        Form::Made(made) => operands.made.push(Cow::Borrowed(made)),
+        Form::Row(row) => operands.row = Some(row),
+    }
     let mut outs: [Option<Tensor>; N] = [const { None }; N];
     let mut order: Vec<usize> = (0..N).collect();
     order.sort_by_key(|&at| weights[at].ty() as usize);
