@@ -5,8 +5,8 @@
 // run in the CPU's order. What a row has staged stands in the places that committed positions leave free, and several
 // rows' in one tile: a slot's place may be another's slot, so a row has a place for each of its own.
 //
-// A long text is cut into parts of 256 positions, always the same ones, that blocks walk apart; `merge` then joins a row's
-// parts in their order.
+// A long text is cut into parts of 256 positions, always the same ones, that blocks walk apart; whichever block comes last
+// joins a row's parts, in their order (join).
 
 #pragma once
 #include "card/copy.cuh"
@@ -43,18 +43,76 @@ struct Bias {
 };
 
 // One head of one row: its channels, the positions lowest..end that it sees, of which those from `committed` on are on
-// its path, what is added to its scores, and its number among all.
+// its path, what is added to its scores, its number among all, and the first and the last of its parts.
 struct Query {
   const float *q;
   const uint32_t *path;
-  int committed, lowest, end;
   Bias bias;
-  size_t index;
+  int committed, lowest, end;
+  int index, first, last;
 
   // A query that sees nothing.
-  DEVICE_METHOD static Query none() { return {nullptr, nullptr, 0, 0, 0, {nullptr, 0, 0, 0}, 0}; }
+  DEVICE_METHOD static Query none() { return {nullptr, nullptr, {nullptr, 0, 0, 0}, 0, 0, 0, 0, 0, -1}; }
+  // Whether a part is one of its.
+  DEVICE_METHOD bool has(int part) const { return first <= part && part <= last; }
 };
 static_assert(sizeof(Query) == 64, "joint.rs says so");
+
+// Where attention goes: results, [queries, d]; of queries with several parts these, [queries, parts, 2 + d]: the greatest
+// score, the sum of weights and the blended values; and by query how many blocks have come, 0 before and after.
+struct Joint {
+  float *out, *partial;
+  int *met;
+  int parts, d;
+
+  DEVICE_METHOD float *part(const Query &query, int part) const {
+    return partial + ((size_t)query.index * parts + part) * (2 + d);
+  }
+  DEVICE_METHOD float *result(const Query &query) const { return out + (size_t)query.index * d; }
+};
+
+// When a block has written part `part` of its queries: joins the parts of those that have all of theirs. find(query): who
+// it is.
+template <class Find> DEVICE void join(const Joint &to, int count, int part, Find find) {
+  if (to.parts == 1) return;
+  __shared__ bool is_last[4 * WALKERS];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  // What this block has written can be seen before it has come.
+  __threadfence();
+  __syncthreads();
+  if ((int)threadIdx.x < count) {
+    const Query &query = find(threadIdx.x);
+    bool last = false;
+    if (query.first < query.last && query.has(part)) {
+      last = atomicAdd(to.met + query.index, 1) == query.last - query.first;
+      if (last) to.met[query.index] = 0;
+    }
+    is_last[threadIdx.x] = last;
+  }
+  __syncthreads();
+  __threadfence();
+  for (int i = warp; i < count; i += WALKERS) {
+    if (!is_last[i]) continue;
+    const Query &query = find(i);
+    const float *const parts = to.part(query, query.first);
+    const int d = to.d, count = query.last - query.first + 1;
+    float greatest = MINUS_INFINITY;
+    for (int at = lane; at < count; at += 32) greatest = max_of(__ldcg(parts + at * (2 + d)), greatest);
+    greatest = warp_max(greatest);
+    for (int channel = lane; channel < d; channel += 32) {
+      float sum = 0.0f, total = 0.0f;
+      for (int at = 0; at < count; at++) {
+        const float *const seen = parts + at * (2 + d);
+        const float weight = exp_of(__ldcg(seen) - greatest), value = __ldcg(seen + 2 + channel) * weight;
+        const float weights = __ldcg(seen + 1) * weight;
+        // Added to nothing, a negative zero would lose its sign.
+        sum = at == 0 ? value : sum + value;
+        total = at == 0 ? weights : total + weights;
+      }
+      to.result(query)[channel] = sum / total;
+    }
+  }
+}
 
 // The slots of a tile that a query sees, and where this lane's slot is found.
 struct Look {
@@ -248,36 +306,30 @@ DEVICE void see(Desk<T, CHANNELS> &desk, int stage, Seen<CHANNELS, COUNT> &seen,
   __syncwarp();
 }
 
-// Writes what query h has seen: the result where there is one part only, or the part for `merge`, [query, part]:
-// greatest, total, and the blended values.
+// Writes what query h has seen: its result where it has one part only, or this part.
 template <int CHANNELS, int COUNT>
-DEVICE void finish(const Seen<CHANNELS, COUNT> &seen, int h, int d, size_t query, int part, int parts, float *out,
-                   float *partial) {
+DEVICE void finish(const Seen<CHANNELS, COUNT> &seen, int h, const Query &query, int part, const Joint &to) {
   const int lane = threadIdx.x % 32;
-  if (parts > 1) {
-    partial += (query * parts + part) * (2 + d);
-    if (lane == 0) {
-      partial[0] = seen.greatest[h];
-      partial[1] = seen.total[h];
-    }
+  if (!query.has(part)) return;
+  const bool is_all = query.first == query.last;
+  float *const at = is_all ? to.result(query) : to.part(query, part) + 2;
+  if (!is_all && lane == 0) {
+    at[-2] = seen.greatest[h];
+    at[-1] = seen.total[h];
   }
 #pragma unroll
   for (int c = 0; c < CHANNELS; c++) {
     const int channel = lane + 32 * c;
-    if (channel >= d) break;
-    if (parts > 1)
-      partial[2 + channel] = seen.out[h][c];
-    else
-      out[query * d + channel] = seen.out[h][c] / seen.total[h];
+    if (channel < to.d) at[channel] = is_all ? seen.out[h][c] / seen.total[h] : seen.out[h][c];
   }
 }
 
 // A warp's queries over the tiles first..end, with `each` queries a warp, at most COUNT.
 template <int COUNT, class T, int CHANNELS, class Fetch, class Ask>
-DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, int d, float scale, int first, int end, Fetch fetch,
-                      Ask ask, int part, int parts, float *out, float *partial) {
+DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, float scale, int first, int end, Fetch fetch, Ask ask,
+                      int part, const Joint &to) {
   constexpr int STAGES = Desk<T, CHANNELS>::STAGES, WIDTH = Desk<T, CHANNELS>::WIDTH;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = to.d;
 #pragma unroll
   for (int stage = 0; stage < STAGES; stage++) {
     if (first + stage < end) fetch(stage, first + stage);
@@ -312,20 +364,21 @@ DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, int d, float
   }
 #pragma unroll
   for (int h = 0; h < COUNT; h++)
-    if (h < mine) finish(seen, h, d, desk.queries[warp][h].index, part, parts, out, partial);
+    if (h < mine) finish(seen, h, desk.queries[warp][h], part, to);
+  join(to, count, part, [&](int query) -> const Query & { return desk.queries[query / each][query % each]; });
 }
 
 // Lets the block's `count` queries see the tiles first..end, as part `part`. fetch(stage, tile): starts the copies of a
 // tile; ask(query): who it is.
 template <class T, int CHANNELS, class Fetch, class Ask>
-DEVICE void walk(Desk<T, CHANNELS> &desk, int count, int d, float scale, int first, int end, Fetch fetch, Ask ask,
-                 int part, int parts, float *out, float *partial) {
+DEVICE void walk(Desk<T, CHANNELS> &desk, int count, float scale, int first, int end, Fetch fetch, Ask ask, int part,
+                 const Joint &to) {
   // Dealt out evenly: a warp that has less to do is done sooner.
   const int each = (count + WALKERS - 1) / WALKERS;
   if (each <= 1)
-    walk_some<1>(desk, each, count, d, scale, first, end, fetch, ask, part, parts, out, partial);
+    walk_some<1>(desk, each, count, scale, first, end, fetch, ask, part, to);
   else if (each == 2 || Desk<T, CHANNELS>::SEATS == 2)
-    walk_some<2>(desk, each, count, d, scale, first, end, fetch, ask, part, parts, out, partial);
+    walk_some<2>(desk, each, count, scale, first, end, fetch, ask, part, to);
   else
-    walk_some<Desk<T, CHANNELS>::SEATS>(desk, each, count, d, scale, first, end, fetch, ask, part, parts, out, partial);
+    walk_some<Desk<T, CHANNELS>::SEATS>(desk, each, count, scale, first, end, fetch, ask, part, to);
 }
