@@ -37,6 +37,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "kv.cu",
     "norm.cu",
     "quantise.cu",
+    "query.cuh",
     "rope.cu",
     "shared.cu",
     "softmax.cu",

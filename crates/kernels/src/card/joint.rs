@@ -77,6 +77,6 @@ impl Shape {
     }
 }
 
-/// Bytes of a query (tile.cuh), and of a text (text.cuh).
+/// Bytes of a query (query.cuh), and of a text (text.cuh).
 const QUERY: usize = 64;
 const TEXT: usize = 72;
