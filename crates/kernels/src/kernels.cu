@@ -29,7 +29,7 @@
   X(join) X(dense_f32_1) X(dense_f32_8) X(write_f32) X(write_f16) X(write_bf16) X(gather_rows)                                  \
   X(copy_page) X(share_f32) X(share_f16) X(share_bf16)                                                                  \
   X(attend_f32_2) X(attend_f32_4) X(attend_f32_8) X(attend_f16_2) X(attend_f16_4) X(attend_f16_8)                       \
-  X(attend_bf16_2) X(attend_bf16_4) X(attend_bf16_8) X(merge)                                                           \
+  X(attend_bf16_2) X(attend_bf16_4) X(attend_bf16_8)                                                           \
   X(attend_shared_f32_2) X(attend_shared_f32_4) X(attend_shared_f32_8)                                                  \
   X(attend_shared_f16_2) X(attend_shared_f16_4) X(attend_shared_f16_8)                                                  \
   X(attend_shared_bf16_2) X(attend_shared_bf16_4) X(attend_shared_bf16_8) X(judge) X(draw) X(ask)

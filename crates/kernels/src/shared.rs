@@ -15,7 +15,7 @@ use half::{bf16, f16};
 use crate::Kernels;
 use crate::attend::{bias_width, grouped};
 #[cfg(feature = "card")]
-use crate::card::{Arg, Buffer, Card, Joint, PART, Shape, address, address_mut, count};
+use crate::card::{Arg, Buffer, Card, Joint, PART, Shape, address, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, room, tensor, written, zeros};
 use crate::isa::Work;
@@ -362,6 +362,7 @@ fn on_card(
     let positions = bias.map_or(Ok(0), |(_, positions)| card.words(positions))?;
     let words = card.words(readers.words())?;
     let word = |at: usize| Arg::Address(words + (at * size_of::<u32>()) as u64);
+    let [out, partial, met] = joint.places()?;
     let (mut first, all) = (0, Readers::blocks(&readers.groups));
     for (some, groups) in documents.chunks(DOCUMENTS).zip(readers.groups.chunks(DOCUMENTS)) {
         let mut places = [0; 3 * DOCUMENTS];
@@ -380,19 +381,20 @@ fn on_card(
             word(3 * all),
             table.unwrap_or(Arg::Address(0)),
             Arg::Address(positions),
-            address_mut(&joint.out)?,
-            joint.partial(),
+            out,
+            partial,
+            met,
             count(heads),
             count(some[0].heads),
             count(d),
             Arg::Number(scale),
             count(bias.map_or(0, |(table, _)| table.dims()[1])),
-            count(joint.parts()),
+            count(joint.parts),
         ];
-        let grid = [blocks * BLOCK_ROWS.div_ceil(shape.most), heads, joint.parts()];
+        let grid = [blocks * BLOCK_ROWS.div_ceil(shape.most), heads, joint.parts];
         // SAFETY: every row is some document's once, and the tiles of documents are as long as they say.
         unsafe { card.launch_with(kernel, grid, 256, shared, &args) }?;
         first += blocks;
     }
-    joint.merge(card)
+    Ok(joint.out)
 }

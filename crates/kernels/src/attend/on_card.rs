@@ -57,6 +57,7 @@ pub(super) fn attend(
     };
     let joint = Joint::new(card, &[m, heads * d], m * heads, d, parts)?;
     let words = card.words(sight.words())?;
+    let [out, partial, met] = joint.places()?;
     let mut args = vec![
         address("q", q)?,
         address("staged keys", k)?,
@@ -65,9 +66,9 @@ pub(super) fn attend(
         address_mut(&store.v)?,
         Arg::Address(words),
         bias.map_or(Ok(Arg::Address(0)), |bias| address("the bias", bias))?,
-        address_mut(&joint.out)?,
-        joint.partial(),
-        count(m),
+        out,
+        partial,
+        met,
         count(heads),
         count(kv_heads),
         count(d),
@@ -87,12 +88,12 @@ pub(super) fn attend(
         let grid = [circles * chunks, kv_heads, parts];
         // SAFETY: the sight was checked against staged rows and pages, and all shapes agree.
         unsafe { card.launch_with(kernel, grid, 256, shape.walk(ty), &args) }?;
-        return joint.merge(card);
+        return Ok(joint.out);
     }
     let together = crowds.len() * chunks * kv_heads * (parts - 1);
     args.extend([count(sight.crowds_at()), count(chunks), count(together)]);
     let grid = [together + circles * chunks * kv_heads, 1, 1];
     // SAFETY: as above; crowds and circles are rows of the sight, which see what they are said to see.
     unsafe { card.launch_with(kernel, grid, 256, shape.walk(ty).max(shape.crowd()), &args) }?;
-    joint.merge(card)
+    Ok(joint.out)
 }

@@ -40,6 +40,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "kv.cu",
     "norm.cu",
     "quantise.cu",
+    "query.cuh",
     "rope.cu",
     "round.cu",
     "shared.cu",
