@@ -4,6 +4,7 @@
 #include "dense.cu"
 #include "dense_many.cu"
 #include "dense_one.cu"
+#include "draw.cu"
 #include "elementwise.cu"
 #include "integer.cu"
 #include "integer_many.cu"
@@ -32,7 +33,8 @@
   X(attend_bf16_2) X(attend_bf16_4) X(attend_bf16_8)                                                           \
   X(attend_shared_f32_2) X(attend_shared_f32_4) X(attend_shared_f32_8)                                                  \
   X(attend_shared_f16_2) X(attend_shared_f16_4) X(attend_shared_f16_8)                                                  \
-  X(attend_shared_bf16_2) X(attend_shared_bf16_4) X(attend_shared_bf16_8) X(judge) X(draw) X(ask)
+  X(attend_shared_bf16_2) X(attend_shared_bf16_4) X(attend_shared_bf16_8)                               \
+  X(highest) X(mass) X(ask) X(draw) X(further)
 
 KERNELS(EXPORT)
 
