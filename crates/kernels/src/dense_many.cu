@@ -2,7 +2,7 @@
 //
 // A block takes one chain after the other, of 32, 64 or 128 rows and up to 192 outputs, and copies both through a ring in
 // shared memory, where a warp finds a half of the rows and a quarter of the outputs. Weights with one chain are done then; of
-// others each chain's sums are written down, and `join` adds them up, in their order, by as many threads as there are sums.
+// others each chain's sums are written down, and `add_chains` adds them up, in their order, by as many threads as there are sums.
 //
 // How wide a block's outputs are is the launch's choice, and changes no bits: so that every processor has as much to do. By
 // hand, for 128 rows and 168 outputs, as for the 22,016 outputs of a 7B model's gate and up: a step of 64 inputs brings 21
@@ -207,7 +207,7 @@ DENSE_MANY(dense_bf16_64, __nv_bfloat16, 2)
 DENSE_MANY(dense_bf16_128, __nv_bfloat16, 4)
 
 // Adds up chains: the weights of `products` are sums here, [chains, m, n]. A block row each product.
-KERNEL(256) join(GIVEN(Products) products, GIVEN(Plan) plan, const float *scales, int m) {
+KERNEL(256) add_chains(GIVEN(Products) products, GIVEN(Plan) plan, const float *scales, int m) {
   begin();
   const int n = (int)products.n[blockIdx.y], chains = plan.chains[blockIdx.y];
   const float *const from = (const float *)products.weights[blockIdx.y];

@@ -228,7 +228,7 @@ impl Operands<'_> {
         let args = [Arg::Words(&joined), Arg::Words(&plan), scales, count(m)];
         let blocks = (m * longest).div_ceil(4 * 256).min(8 * card.processors());
         // SAFETY: all chains are there, and so are the outputs.
-        unsafe { card.launch("join", [blocks, parts.len(), 1], 256, &args) }
+        unsafe { card.launch("add_chains", [blocks, parts.len(), 1], 256, &args) }
     }
 }
 
