@@ -86,7 +86,7 @@ DEVICE void attend_circle(const Forest<T> &forest, Desk<T, CHANNELS> &desk, cons
   const uint32_t *guests = forest.sight + circle[6];
   const int before = circle[7], own = circle[8];
   const int count = min((int)circle[1] * group - base, Desk<T, CHANNELS>::QUERIES);
-  if (count <= 0) return;
+  if (count <= 0) return begin();
   const auto ask = [&](int query) { return forest.ask(rows, kv_head, base + query, false); };
   int first = max(tile - 1, 0), end = tile + 1;
   if constexpr (sizeof(T) == 2) {
@@ -96,15 +96,18 @@ DEVICE void attend_circle(const Forest<T> &forest, Desk<T, CHANNELS> &desk, cons
     end = min(first + PART, end);
   }
   if (forest.window > 0) first = max(first, lowest_of(count, ask) / PAGE);
-  if (first >= end) return;
+  if (first >= end) return begin();
+  const auto committed = [&](int at) { return min(max(text.committed - at * PAGE, 0), PAGE); };
   walk(
       desk, count, forest.scale, first, end,
       [&](int stage, int at) {
-        const int start = at * PAGE, there = min(max(text.committed - start, 0), PAGE);
-        if (there > 0) {
-          const size_t page = text.pages[at] * text.page_apart;
-          desk.take(stage, text.k + page, text.v + page, there, d);
-        }
+        const int there = committed(at);
+        if (there == 0) return;
+        const size_t page = text.pages[at] * text.page_apart;
+        desk.take(stage, text.k + page, text.v + page, there, d);
+      },
+      [&](int stage, int at) {
+        const int start = at * PAGE, there = committed(at);
         // What is staged before the last two tiles is the same for all rows.
         const uint32_t *staged = at == tile ? guests + before : at == tile - 1 ? guests : text.path + (start + there - text.committed);
         const int count = at == tile ? own : at == tile - 1 ? before : PAGE - there;
@@ -129,10 +132,10 @@ DEVICE void attend_crowd(const Forest<T> &forest, Crowd<T, CHANNELS> &in, const 
   const uint32_t *rows = forest.sight + crowd[0];
   const int count = min((int)crowd[1] * forest.group() - base, Crowd<T, CHANNELS>::QUERIES);
   const int first = part * PART, end = min((int)crowd[5], first + PART);
-  if (count <= 0 || first >= end) return;
+  if (count <= 0 || first >= end) return begin();
   const auto ask = [&](int query) { return forest.ask(rows, kv_head, base + query, true); };
   const int lowest = forest.window > 0 ? lowest_of(count, ask) : 0;
-  if (lowest >= end * PAGE) return;
+  if (lowest >= end * PAGE) return begin();
   const Text<T> text = forest.text(crowd[2], crowd[3], crowd[4], kv_head);
   hear(in, text, count, first, end, lowest, forest.scale, ask, part, forest.to);
 }
@@ -151,17 +154,15 @@ DEVICE void attend_crowd(const Forest<T> &forest, Crowd<T, CHANNELS> &in, const 
 // A block a circle, some of its queries, a key head and a part; there may be more blocks than circles.
 #define ATTEND(name, CHANNELS)                                                                                          \
   KERNEL(256, 2) name(OPERANDS(float)) {                                                                                \
-    begin();                                                                                                            \
     using In = Desk<float, CHANNELS>;                                                                                   \
     const int circle = blockIdx.x / circle_chunks;                                                                      \
-    if (circle < circles)                                                                                               \
-      attend_circle(FOREST(float), *(In *)room, sight + circles_at + circle * CIRCLE_WORDS, blockIdx.y,                 \
-                    blockIdx.x % circle_chunks * In::QUERIES, blockIdx.z);                                              \
+    if (circle >= circles) return begin();                                                                              \
+    attend_circle(FOREST(float), *(In *)room, sight + circles_at + circle * CIRCLE_WORDS, blockIdx.y,                   \
+                  blockIdx.x % circle_chunks * In::QUERIES, blockIdx.z);                                                \
   }
 // The first `together` blocks take crowds, the others circles; both a key head after the other, and parts of crowds.
 #define ATTEND_HALVES(name, T, CHANNELS)                                                                                \
   KERNEL(256, 2) name(OPERANDS(T), int crowds_at, int crowd_chunks, int together) {                                     \
-    begin();                                                                                                            \
     const auto forest = FOREST(T);                                                                                      \
     if ((int)blockIdx.x < together) {                                                                                   \
       using In = Crowd<T, CHANNELS>;                                                                                    \
@@ -172,9 +173,9 @@ DEVICE void attend_crowd(const Forest<T> &forest, Crowd<T, CHANNELS> &in, const 
     } else {                                                                                                            \
       using In = Desk<T, CHANNELS>;                                                                                     \
       const int item = blockIdx.x - together, kv_head = item % kv_heads, rest = item / kv_heads;                        \
-      if (rest / circle_chunks < circles)                                                                               \
-        attend_circle(forest, *(In *)room, sight + circles_at + rest / circle_chunks * CIRCLE_WORDS, kv_head,           \
-                      rest % circle_chunks * In::QUERIES, 0);                                                      \
+      if (rest / circle_chunks >= circles) return begin();                                                              \
+      attend_circle(forest, *(In *)room, sight + circles_at + rest / circle_chunks * CIRCLE_WORDS, kv_head,             \
+                    rest % circle_chunks * In::QUERIES, 0);                                                             \
     }                                                                                                                   \
   }
 

@@ -8,14 +8,16 @@
 #include "dense.cu"
 #include "elementwise.cu"
 #include "norm.cu"
+#include "query.cuh"
 
-// How activations are made: the order of Recipe in operand.rs.
-enum Making { ROUNDED, NORMED, SUM_NORMED, GATED_ROW };
+// How activations are made: the order of Making in operand.rs. Attention that is joined has heads of `d` channels, each in
+// `count` parts behind each other (query.cuh), and from head to head `apart` numbers.
+enum Making { ROUNDED, NORMED, SUM_NORMED, GATED_ROW, JOINED };
 struct Recipe {
   const float *x, *y, *weight;
   float *sum;
   float eps;
-  int making, activation, k;
+  int making, activation, k, d, count, apart;
 };
 
 // The row in sixteen bits, eight numbers a word; get(eight, x): eight numbers of it.
@@ -51,6 +53,14 @@ template <class T> DEVICE float make_row(const Recipe &recipe, uint4 *to, float 
       if (y) load_eight(y, eight, k, up);
 #pragma unroll
       for (int i = 0; i < 8; i++) made[i] = 8 * eight + i < k ? activated(recipe.activation, made[i]) * up[i] : 0.0f;
+    });
+  if (recipe.making == JOINED)
+    return round_whole<T>(to, depth, [&](int eight, float(&made)[8]) {
+      const int head = 8 * eight / recipe.d, channel = 8 * eight % recipe.d;
+      const float *const parts = x + (size_t)head * recipe.apart;
+#pragma unroll
+      for (int i = 0; i < 8; i++) made[i] = 0.0f;
+      if (8 * eight < k) join_parts<8, 1>(parts, recipe.count, recipe.d, channel, made);
     });
 #pragma unroll 4
   for (int i = threadIdx.x; i < k; i += blockDim.x) {

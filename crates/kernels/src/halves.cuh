@@ -17,6 +17,7 @@
 // in the same order every time.
 
 #pragma once
+#include "card/copy.cuh"
 #include "card/mma.cuh"
 #include "tile.cuh"
 
@@ -140,7 +141,15 @@ DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int
       for (int j = 0; j < 4; j++) keys[c][j] = *(const uint4 *)&here[32 * slot_of(j) + 8 * t];
     }
   };
-  if (tile < end) fetch(0);
+  // What is committed was written long before, and is on its way when queries come.
+  const bool is_early = tile < end && text.is_whole(tile);
+  if (is_early) {
+    fetch(0);
+    const T *const values = text.v + page * text.page_apart;
+    for (int i = lane; i < d / 2; i += 32) prefetch(values + i * 64);
+  }
+  begin();
+  if (tile < end && !is_early) fetch(0);
   in.template listen<SOME>(count, d, scale, ask);
   __syncthreads();
 

@@ -67,6 +67,21 @@ pub(crate) enum Making {
     SumNormed(Tensor, f32, Tensor),
     /// activation(x) · y.
     Gated(Activation),
+    /// Attention, joined from its parts.
+    Joined(Parts),
+}
+
+/// What each head of a row has seen of a long text, in parts (query.cuh).
+#[cfg(feature = "card")]
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) partial: Arc<Buffer>,
+    /// Channels of a head.
+    pub(crate) d: usize,
+    /// Parts that there is room for, the first one that was written, and how many were.
+    pub(crate) room: usize,
+    pub(crate) first: usize,
+    pub(crate) count: usize,
 }
 
 /// Activations on a card in one form.

@@ -50,10 +50,34 @@ struct Joint {
   DEVICE_METHOD float *result(const Query &query) const { return out + (size_t)query.index * d; }
 };
 
+// What a query has seen in all of its parts, which stand behind each other: CHANNELS channels from `channel` on, so many
+// apart, as far as there are some.
+template <int CHANNELS, int APART>
+DEVICE void join_parts(const float *parts, int count, int d, int channel, float (&sums)[CHANNELS]) {
+  float greatest = MINUS_INFINITY, total = 0.0f;
+  for (int at = 0; at < count; at++) greatest = max_of(__ldcg(parts + at * (2 + d)), greatest);
+#pragma unroll 4
+  for (int at = 0; at < count; at++) {
+    const float *const seen = parts + at * (2 + d);
+    const float weight = exp_of(__ldcg(seen) - greatest), weights = __ldcg(seen + 1) * weight;
+    // Added to nothing, a negative zero would lose its sign.
+    total = at == 0 ? weights : total + weights;
+#pragma unroll
+    for (int c = 0; c < CHANNELS; c++) {
+      if (channel + APART * c >= d) break;
+      const float value = __ldcg(seen + 2 + channel + APART * c) * weight;
+      sums[c] = at == 0 ? value : sums[c] + value;
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < CHANNELS; c++) sums[c] = sums[c] / total;
+}
+
 // When a block has written part `part` of its queries: joins the parts of those that have all of theirs. find(query): who
 // it is.
 template <class Find> DEVICE void join(const Joint &to, int count, int part, Find find) {
-  if (to.parts == 1) return;
+  // Where nobody counts, whoever reads the parts joins them.
+  if (!to.met) return;
   __shared__ bool is_last[4 * WALKERS];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   // What this block has written can be seen before it has come.
@@ -75,28 +99,13 @@ template <class Find> DEVICE void join(const Joint &to, int count, int part, Fin
     const Query &query = find(i);
     const float *const parts = to.part(query, query.first);
     const int d = to.d, count = query.last - query.first + 1;
-    float greatest = MINUS_INFINITY;
-    for (int at = lane; at < count; at += 32) greatest = max_of(__ldcg(parts + at * (2 + d)), greatest);
-    greatest = warp_max(greatest);
     // Four channels a lane, so that their numbers come at the same time.
     for (int channel = lane; channel < d; channel += 128) {
-      float sums[4] = {}, total = 0.0f;
-#pragma unroll 4
-      for (int at = 0; at < count; at++) {
-        const float *const seen = parts + at * (2 + d);
-        const float weight = exp_of(__ldcg(seen) - greatest), weights = __ldcg(seen + 1) * weight;
-        // Added to nothing, a negative zero would lose its sign.
-        total = at == 0 ? weights : total + weights;
-#pragma unroll
-        for (int c = 0; c < 4; c++) {
-          if (channel + 32 * c >= d) break;
-          const float value = __ldcg(seen + 2 + channel + 32 * c) * weight;
-          sums[c] = at == 0 ? value : sums[c] + value;
-        }
-      }
+      float sums[4] = {};
+      join_parts<4, 32>(parts, count, d, channel, sums);
 #pragma unroll
       for (int c = 0; c < 4; c++)
-        if (channel + 32 * c < d) to.result(query)[channel + 32 * c] = sums[c] / total;
+        if (channel + 32 * c < d) to.result(query)[channel + 32 * c] = sums[c];
     }
   }
 }

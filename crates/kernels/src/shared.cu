@@ -25,7 +25,7 @@ DEVICE void attend_shared(const float *q, const Documents &documents, const uint
   const int n = (int)documents.n[block[0]], tiles = (n + PAGE - 1) / PAGE;
   const int count = min((int)block[2] - base, QUERIES);
   const int first = part * PART, end = min(first + PART, tiles);
-  if (count <= 0 || first >= end) return;
+  if (count <= 0 || first >= end) return begin();
   rows += block[1] + base;
   const size_t at = (size_t)(head / (heads / kv_heads)) * tiles * d * PAGE;
   const T *k = (const T *)documents.k[block[0]] + at, *v = (const T *)documents.v[block[0]] + at;
@@ -42,6 +42,7 @@ DEVICE void attend_shared(const float *q, const Documents &documents, const uint
         [&](int stage, int tile) {
           desk.take(stage, k + (size_t)tile * d * PAGE, v + (size_t)tile * d * PAGE, PAGE, d);
         },
+        [](int, int) {},
         ask, part, to);
   } else {
     const Text<T> text{k, v, (size_t)d * PAGE, 0, nullptr, nullptr, nullptr, nullptr, tiles * PAGE, d};
@@ -53,7 +54,6 @@ DEVICE void attend_shared(const float *q, const Documents &documents, const uint
   KERNEL(256, 2) name(const float *q, Documents documents, const uint32_t *blocks, const uint32_t *rows,                \
                       const float *bias, const uint32_t *positions, float *out, float *partial, int *met, int heads,    \
                       int kv_heads, int d, float scale, int width, int parts) {                                         \
-    begin();                                                                                                            \
     __VA_ARGS__(q, documents, blocks, rows, bias, positions, heads, kv_heads, scale, width,                             \
                 Joint{out, partial, met, parts, d});                                                                    \
   }

@@ -21,9 +21,11 @@ use crate::flat::{Flat, dims, equal, room, tensor, written, zeros};
 use crate::isa::Work;
 use crate::kv::{PAGE, Side};
 use crate::lanes::Lanes;
+use crate::operand::Operand;
 use crate::pool::Parts;
 use crate::stored::{CacheType, Stored};
 use crate::tile::{Bias, Query, Tile, see};
+use crate::weight::Weight;
 use crate::words::{Upload, Words};
 
 /// Rows of a task, at most.
@@ -262,6 +264,26 @@ impl Kernels {
         scale: f32,
         bias: Option<(&Tensor, &Words)>,
     ) -> Result<Tensor> {
+        self.attend_shared_for(q, documents, readers, scale, bias, &[])?.whole().cloned()
+    }
+
+    /// [`Kernels::attend_shared`] for products with `weights`.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg_attr(
+        not(feature = "card"),
+        expect(unused_variables, reason = "the CPU's products take numbers as they are")
+    )]
+    pub fn attend_shared_for(
+        &self,
+        q: &Tensor,
+        documents: &[&SharedKv],
+        readers: &Readers,
+        scale: f32,
+        bias: Option<(&Tensor, &Words)>,
+        weights: &[&Weight],
+    ) -> Result<Operand> {
         let [m, heads, d] = dims("q", q)?;
         for kv in documents {
             if kv.ty != documents[0].ty {
@@ -285,7 +307,7 @@ impl Kernels {
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card(card, q, documents, readers, scale, bias);
+            return on_card(card, q, documents, readers, scale, bias, weights);
         }
         let table = bias.map(|(table, _)| Flat::new("the bias", table)).transpose()?;
         let bias = table.as_ref().zip(bias).map(|(flat, (table, positions))| {
@@ -328,7 +350,7 @@ impl Kernels {
             }
         })?;
         // SAFETY: every row is some document's, and the tasks have every row and head.
-        tensor(unsafe { written(out) }, &[m, heads * d])
+        tensor(unsafe { written(out) }, &[m, heads * d]).map(Operand::from)
     }
 }
 
@@ -340,7 +362,8 @@ fn on_card(
     readers: &Readers,
     scale: f32,
     bias: Option<(&Tensor, &Words)>,
-) -> Result<Tensor> {
+    weights: &[&Weight],
+) -> Result<Operand> {
     let [m, heads, d] = dims("q", q)?;
     let ty = documents.first().map_or(CacheType::F32, |kv| kv.ty);
     let shape = Shape::new(d)?;
@@ -362,7 +385,9 @@ fn on_card(
     let positions = bias.map_or(Ok(0), |(_, positions)| card.words(positions))?;
     let words = card.words(readers.words())?;
     let word = |at: usize| Arg::Address(words + (at * size_of::<u32>()) as u64);
-    let [out, partial, met] = joint.places()?;
+    let seen = [0, if documents.len() == 1 { tiles.div_ceil(PART).saturating_sub(1) } else { 0 }];
+    let left_apart = joint.leaves(card, m, d, seen, weights);
+    let [out, partial, met] = joint.places(left_apart)?;
     let (mut first, all) = (0, Readers::blocks(&readers.groups));
     for (some, groups) in documents.chunks(DOCUMENTS).zip(readers.groups.chunks(DOCUMENTS)) {
         let mut places = [0; 3 * DOCUMENTS];
@@ -396,5 +421,5 @@ fn on_card(
         unsafe { card.launch_with(kernel, grid, 256, shared, &args) }?;
         first += blocks;
     }
-    Ok(joint.out)
+    Ok(if left_apart { joint.left(d, seen) } else { joint.out.into() })
 }

@@ -237,14 +237,19 @@ DEVICE void finish(const Seen<CHANNELS, COUNT> &seen, int h, const Query &query,
 }
 
 // A warp's queries over the tiles first..end, with `each` queries a warp, at most COUNT.
-template <int COUNT, class T, int CHANNELS, class Fetch, class Ask>
-DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, float scale, int first, int end, Fetch fetch, Ask ask,
-                      int part, const Joint &to) {
+template <int COUNT, class T, int CHANNELS, class Take, class Put, class Ask>
+DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, float scale, int first, int end, Take take, Put put,
+                      Ask ask, int part, const Joint &to) {
   constexpr int STAGES = Desk<T, CHANNELS>::STAGES, WIDTH = Desk<T, CHANNELS>::WIDTH;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = to.d;
+  // What is committed was written long before.
+#pragma unroll
+  for (int stage = 0; stage < STAGES; stage++)
+    if (first + stage < end) take(stage, first + stage);
+  begin();
 #pragma unroll
   for (int stage = 0; stage < STAGES; stage++) {
-    if (first + stage < end) fetch(stage, first + stage);
+    if (first + stage < end) put(stage, first + stage);
     end_copies();
   }
   const int mine = max(min(each, count - warp * each), 0);
@@ -270,7 +275,8 @@ DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, float scale,
     if (tile + STAGES < end) {
       // Nobody reads this stage any more.
       __syncthreads();
-      fetch(stage, tile + STAGES);
+      take(stage, tile + STAGES);
+      put(stage, tile + STAGES);
     }
     end_copies();
   }
@@ -280,17 +286,17 @@ DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, float scale,
   join(to, count, part, [&](int query) -> const Query & { return desk.queries[query / each][query % each]; });
 }
 
-// Lets the block's `count` queries see the tiles first..end, as part `part`. fetch(stage, tile): starts the copies of a
-// tile; ask(query): who it is.
-template <class T, int CHANNELS, class Fetch, class Ask>
-DEVICE void walk(Desk<T, CHANNELS> &desk, int count, float scale, int first, int end, Fetch fetch, Ask ask, int part,
+// Lets the block's `count` queries see the tiles first..end, as part `part`. take(stage, tile): starts the copies of what is
+// committed of a tile; put(stage, tile): puts what is staged beside it; ask(query): who it is.
+template <class T, int CHANNELS, class Take, class Put, class Ask>
+DEVICE void walk(Desk<T, CHANNELS> &desk, int count, float scale, int first, int end, Take take, Put put, Ask ask, int part,
                  const Joint &to) {
   // Dealt out evenly: a warp that has less to do is done sooner.
   const int each = (count + WALKERS - 1) / WALKERS;
   if (each <= 1)
-    walk_some<1>(desk, each, count, scale, first, end, fetch, ask, part, to);
+    walk_some<1>(desk, each, count, scale, first, end, take, put, ask, part, to);
   else if (each == 2 || Desk<T, CHANNELS>::SEATS == 2)
-    walk_some<2>(desk, each, count, scale, first, end, fetch, ask, part, to);
+    walk_some<2>(desk, each, count, scale, first, end, take, put, ask, part, to);
   else
-    walk_some<Desk<T, CHANNELS>::SEATS>(desk, each, count, scale, first, end, fetch, ask, part, to);
+    walk_some<Desk<T, CHANNELS>::SEATS>(desk, each, count, scale, first, end, take, put, ask, part, to);
 }

@@ -27,6 +27,14 @@ DEVICE void begin() {
 #endif
 }
 
+// The same, of a kernel that writes what others read before their `begin`: keys and values. The next one starts when it is
+// done.
+DEVICE void begin_alone() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 constexpr unsigned ALL = 0xffffffffu;
 
 // The lanes of the CPU's vector; sums over them take the same tree here.

@@ -16,7 +16,7 @@ DEVICE void copy(uint4 *to, const void *from, bool is_there) {
 }
 
 // Brings what is wanted soon into the second-level cache.
-DEVICE void prefetch(const float *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+DEVICE void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
 // Ends a group of this thread's copies.
 DEVICE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -42,7 +42,7 @@ DEVICE void copy(uint4 *to, const void *from, bool is_there) {
   shim::current().copies.push_back({to, is_there ? from : nullptr});
 }
 
-DEVICE void prefetch(const float *) {}
+DEVICE void prefetch(const void *) {}
 
 DEVICE void end_copies() { shim::current().groups.push_back(shim::current().copies.size()); }
 

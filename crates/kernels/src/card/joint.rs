@@ -8,7 +8,9 @@ use candle_core::Tensor;
 use super::{Arg, Buffer, Card, address_mut};
 use crate::error::{Error, Lack, Result};
 use crate::kv::PAGE;
+use crate::operand::{Form, Kind, Making, Operand, Parts, Recipe};
 use crate::stored::CacheType;
+use crate::weight::Weight;
 
 /// Tiles that one walk takes; parts of a longer text are walked apart and joined in their order.
 pub(crate) const PART: usize = 8;
@@ -31,13 +33,34 @@ impl Joint {
         Ok(Self { out: card.output(dims)?, apart, parts })
     }
 
-    /// Where results, parts and counts are written.
-    pub(crate) fn places(&self) -> Result<[Arg<'static>; 3]> {
+    /// Where results, parts and counts are written. Nobody counts, and joins parts, where the products behind do.
+    pub(crate) fn places(&self, left_apart: bool) -> Result<[Arg<'static>; 3]> {
         let [partial, met] = match &self.apart {
             Some(apart) => apart.each_ref().map(|buffer| buffer.address()),
             None => [Arg::Address(0); 2],
         };
-        Ok([address_mut(&self.out)?, partial, met])
+        Ok([address_mut(&self.out)?, partial, if left_apart { Arg::Address(0) } else { met }])
+    }
+
+    /// Whether the only row's parts `first` to `last` are left to products with `weights`, which join them.
+    pub(crate) fn leaves(
+        &self,
+        card: &Card,
+        rows: usize,
+        d: usize,
+        seen: [usize; 2],
+        weights: &[&Weight],
+    ) -> bool {
+        let width = self.out.elem_count() / rows.max(1);
+        seen[0] < seen[1] && d % 8 == 0 && Kind::of_all(weights, rows).is_made_by_products(card, rows, width)
+    }
+
+    /// The row's heads, from their parts `first` to `last`.
+    pub(crate) fn left(self, d: usize, [first, last]: [usize; 2]) -> Operand {
+        let Some([partial, _]) = self.apart else { return self.out.into() };
+        let parts = Parts { partial, d, room: self.parts, first, count: last - first + 1 };
+        let k = self.out.elem_count();
+        Operand(Form::Row(Recipe { making: Making::Joined(parts), k, x: self.out, y: None }))
     }
 }
 

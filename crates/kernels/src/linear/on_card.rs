@@ -8,7 +8,7 @@ use crate::card::{Arg, Card, address, address_mut, count, start, start_mut};
 use crate::error::{Error, Result};
 use crate::formats::WeightType;
 use crate::lanes::LANES;
-use crate::operand::{Form, Handed, Kind, Made, Making, Operand, Recipe};
+use crate::operand::{Form, Handed, Kind, Made, Making, Operand, Parts, Recipe};
 use crate::quantise::{BLOCK, TILE};
 use crate::units::UnitLayout;
 use crate::weight::Weight;
@@ -144,22 +144,33 @@ impl Operands<'_> {
     ) -> Result<()> {
         let (card, depth) = (self.card, self.k.div_ceil(STEP));
         let (blocks, plan) = turns(sizes, depth, 2 * card.processors());
-        let (making, weight, eps, sum, activation) = match &recipe.making {
-            Making::Rounded => (0, None, 0.0, None, 0),
-            Making::Normed(weight, eps) => (1, Some(weight), *eps, None, 0),
-            Making::SumNormed(weight, eps, sum) => (2, Some(weight), *eps, Some(sum), 0),
-            Making::Gated(activation) => (3, None, 0.0, None, *activation as u64),
-        };
         let at = |tensor: Option<&Tensor>| tensor.map_or(Ok(0), |tensor| start("a row", tensor));
-        let recipe = [
-            start("a row", &recipe.x)?,
-            at(recipe.y.as_ref())?,
-            at(weight)?,
-            sum.map_or(Ok(0), start_mut)?,
-            u64::from(eps.to_bits()) | making << 32,
-            activation | (self.k as u64) << 32,
-        ];
-        let args = [Arg::Words(places), Arg::Words(&plan), Arg::Words(&recipe), count(depth)];
+        let mut told =
+            [start("a row", &recipe.x)?, at(recipe.y.as_ref())?, 0, 0, 0, (self.k as u64) << 32, 0, 0];
+        let mut weight = None;
+        told[4] = match &recipe.making {
+            Making::Rounded => 0,
+            Making::Normed(by, eps) => {
+                weight = Some(by);
+                1 << 32 | u64::from(eps.to_bits())
+            }
+            Making::SumNormed(by, eps, sum) => {
+                (weight, told[3]) = (Some(by), start_mut(sum)?);
+                2 << 32 | u64::from(eps.to_bits())
+            }
+            Making::Gated(activation) => {
+                told[5] |= *activation as u64;
+                3 << 32
+            }
+            Making::Joined(Parts { partial, d, room, first, count }) => {
+                let each = 2 + d;
+                told[0] = partial.start() + (first * each * size_of::<f32>()) as u64;
+                (told[6], told[7]) = (*d as u64 | (*count as u64) << 32, (room * each) as u64);
+                4 << 32
+            }
+        };
+        told[2] = at(weight)?;
+        let args = [Arg::Words(places), Arg::Words(&plan), Arg::Words(&told), count(depth)];
         let kernel = if ty == WeightType::F16 { "dense_f16_1" } else { "dense_bf16_1" };
         let shared = row_bytes(self.k, weight.is_some()) - OWN;
         // SAFETY: the row, the weights and their outputs have these sizes.
