@@ -1,5 +1,6 @@
 //! Compiles the kernels of cards, with the feature `cuda` only: machine code for three architectures, and PTX from
-//! which drivers make code for those that came later, in one file.
+//! which drivers make code for those that came later, in one file. `TREFOIL_CUDA_ARCHITECTURES` names others, such as `90`
+//! for a build that is used here.
 
 use std::env;
 use std::error::Error;
@@ -7,10 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Machine code for these.
-const ARCHITECTURES: [&str; 3] = ["80", "90", "100"];
-/// PTX for all from this one on.
-const OLDEST: &str = "80";
+/// Machine code for these, and PTX for all from the first one on.
+const ARCHITECTURES: &str = "80,90,100";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -18,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    println!("cargo::rerun-if-env-changed=TREFOIL_CUDA_ARCHITECTURES");
     for folder in ["src", "src/card"] {
         for file in fs::read_dir(folder)? {
             let path = file?.path();
@@ -34,10 +34,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     command.args(["-fatbin", "-O3", "-std=c++17", "-fmad=false", "--compress-mode=size"]);
     // An architecture a thread.
     command.arg("--threads=0");
-    for architecture in ARCHITECTURES {
+    let architectures = env::var("TREFOIL_CUDA_ARCHITECTURES").unwrap_or_else(|_| ARCHITECTURES.to_owned());
+    for architecture in architectures.split(',') {
         command.arg(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
     }
-    command.arg(format!("-gencode=arch=compute_{OLDEST},code=compute_{OLDEST}"));
+    let oldest = architectures.split(',').next().unwrap_or(ARCHITECTURES);
+    command.arg(format!("-gencode=arch=compute_{oldest},code=compute_{oldest}"));
     let output =
         command.args(["-I", "src", "-o"]).arg(&built).arg("src/kernels.cu").output().map_err(|cause| {
             format!("{} cannot be run: {cause}; see scripts/cuda-toolkit.mjs", nvcc.display())

@@ -141,9 +141,10 @@ impl Little {
             for ((place, ..), path) in writing.iter().zip(&paths) {
                 if let (Some(&root), Some(&last)) = (path.first(), path.last()) {
                     draft.score(last);
-                    due[*place].sampler.ask(draft, root);
-                    if reach.names() && draft.row(last).drawn.is_none() {
-                        draft.draw(last, 1.0);
+                    let due = &due[*place];
+                    due.sampler.ask(draft, root, due.text, &chains[*place].tokens);
+                    if reach.names() {
+                        draft.rank(last);
                     }
                 }
             }

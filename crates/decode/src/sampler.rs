@@ -8,7 +8,8 @@
 //! what is left, in the order of the scores, and a draw walks down from there: it looks at few tokens, and a device is
 //! asked for no others.
 
-use trefoil_models::{Draft, Logits, Ranked, Rescore, RowId, Token};
+use trefoil_kernels::penalise;
+use trefoil_models::{Draft, Draw, Logits, Ranked, Rescore, RowId, Token};
 
 use crate::error::Result;
 use crate::random::uniform;
@@ -81,15 +82,19 @@ impl Sampler {
         self.note(logits, self.choose(logits, text, path)?)
     }
 
-    /// Asks for what a pick needs, at the scored rows of the branch whose root this is.
-    pub(crate) fn ask(&self, draft: &mut Draft, root: RowId) {
+    /// Asks for what a pick needs, at the scored rows of the branch whose root this is, behind `text` and then `written`.
+    pub(crate) fn ask(&self, draft: &mut Draft, root: RowId, text: &Transcript, written: &[Token]) {
         if !self.ranks() {
             return;
         }
         let branch = draft.row(root).branch;
+        let draw = Draw { temperature: self.sampling.temperature, penalty: self.sampling.repetition_penalty };
+        if draw.penalty != 1.0 {
+            draft.repeat(branch, text.distinct().iter().chain(written).copied());
+        }
         for row in (0..draft.len() as u32).map(RowId) {
             if draft.row(row).branch == branch && draft.row(row).scored {
-                draft.draw(row, self.temperature());
+                draft.draw(row, draw);
             }
         }
     }
@@ -106,11 +111,6 @@ impl Sampler {
         self.sampling.temperature > 0.0 || self.sampling.repetition_penalty != 1.0
     }
 
-    /// What divides scores in weights, which a greedy pick does not look at.
-    fn temperature(&self) -> f32 {
-        if self.sampling.temperature > 0.0 { self.sampling.temperature } else { 1.0 }
-    }
-
     /// The token of [`Sampler::pick`], alone.
     pub(crate) fn choose(&self, logits: Logits<'_>, text: &Transcript, path: &[Token]) -> Result<Token> {
         if !self.ranks() {
@@ -119,7 +119,7 @@ impl Sampler {
         let penalty = self.sampling.repetition_penalty;
         let penalised = Penalised { penalty, text, path };
         let rescore = (penalty != 1.0).then_some(&penalised as &dyn Rescore);
-        let mut ranked = Ranked::new(logits, self.temperature(), rescore)?;
+        let mut ranked = Ranked::new(logits, self.sampling.temperature, rescore)?;
         let first = ranked.first();
         if self.sampling.temperature == 0.0 {
             return Ok(first);
@@ -170,16 +170,13 @@ fn front(ranked: &mut Ranked<'_>, most: usize, goes_on: impl Fn(f32, f64) -> boo
 }
 
 impl Rescore for Penalised<'_> {
-    fn lowers(&self) -> bool {
-        self.penalty >= 1.0
+    fn penalty(&self) -> f32 {
+        self.penalty
     }
 
     fn one(&self, token: Token, score: f32) -> f32 {
-        match self.text.distinct().contains(&token) || self.path.contains(&token) {
-            false => score,
-            true if score > 0.0 => score / self.penalty,
-            true => score * self.penalty,
-        }
+        let repeats = self.text.distinct().contains(&token) || self.path.contains(&token);
+        if repeats { penalise(score, self.penalty) } else { score }
     }
 
     fn row(&self, scores: &mut [f32]) {
@@ -299,7 +296,6 @@ mod tests {
         penalised.row(&mut found);
         assert_eq!(found, [2.0, -8.0, 4.0, 1.0]);
         assert_eq!([penalised.one(0, 4.0), penalised.one(1, -4.0), penalised.one(2, 4.0)], [2.0, -8.0, 4.0]);
-        assert!(penalised.lowers() && !Penalised { penalty: 0.5, ..penalised }.lowers());
         // A greedy pick sees it too.
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
         let pick = Sampler::new(sampling, 0).pick(&[4.0, -4.0, 3.0, 1.0][..], &text, &[1]).unwrap();

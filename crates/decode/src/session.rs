@@ -249,7 +249,7 @@ impl Session {
         }
         self.strategy.propose(&live, &mut self.draft)?;
         for live in &live {
-            self.branches[live.branch].sampler.ask(&mut self.draft, live.root);
+            self.branches[live.branch].sampler.ask(&mut self.draft, live.root, live.text, &[]);
         }
         self.host += before.elapsed();
         let before = Instant::now();

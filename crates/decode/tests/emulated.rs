@@ -7,14 +7,16 @@ use std::sync::{Arc, Mutex};
 use trefoil_decode::{
     Bild, BildSettings, Little, Lookahead, LookaheadSettings, Plain, Rule, Sampling, Session, Strategy,
 };
-use trefoil_kernels::{Activation, Kernels, WeightType};
+use trefoil_kernels::{Activation, Kernels, TOP, WeightType};
 use trefoil_models::{
     CacheType, CausalLm, Draft, Kv, KvShape, Llama, LlamaConfig, Result, RopeScaling, Scores, Seq2SeqLm,
     Staged, T5, T5Config, Token, Weights,
 };
 
-/// More tokens than a card puts in order for a draw.
-const VOCABULARY: usize = 700;
+/// Many more tokens than a card hands out for a draw.
+const VOCABULARY: usize = 9000;
+/// Bytes of a row of scores.
+const ROW: usize = VOCABULARY * size_of::<f32>();
 
 /// A model of quantised weights, whose scores are the same bits on a CPU.
 fn llama(kernels: &Kernels) -> Llama {
@@ -91,8 +93,22 @@ const DRAWN: Sampling = Sampling {
     logprobs: true,
 };
 
-/// Uploads and downloads of a step.
-type Copied = (usize, usize);
+/// BiLD with the model's own first layer.
+fn bild(kernels: &Kernels) -> Box<dyn Strategy> {
+    let little = llama(kernels).first_layers(1);
+    let cache = Arc::new(Mutex::new(kv(kernels, little.kv_shape())));
+    let settings = BildSettings {
+        fallback: 0.0,
+        cumulative: false,
+        candidates: 0.05,
+        max_draft: 3,
+        rule: Rule::Bild { rollback: 4.0, verify_tail: true },
+    };
+    Box::new(Bild::new(settings, Little::new(Arc::new(little), cache, None), [].into()))
+}
+
+/// Uploads and downloads of a step, and the bytes of those.
+type Copied = (usize, usize, usize);
 
 /// Texts of three prompts, none of which a page holds, and what each step copied.
 fn write(
@@ -111,50 +127,59 @@ fn write(
         let before = kernels.calls();
         session.step(model, &mut kv).unwrap();
         let after = kernels.calls();
-        copies.push((after.uploads - before.uploads, after.downloads - before.downloads));
+        let downloaded = after.downloaded - before.downloaded;
+        copies.push((after.uploads - before.uploads, after.downloads - before.downloads, downloaded));
     }
     ((0..3).map(|branch| session.text(branch).written().to_vec()).collect(), copies)
 }
 
-const ONE: Copied = (1, 1);
 /// A pass that fills the cache scores nothing.
-const FILL: Copied = (1, 0);
+const FILL: Copied = (1, 0, 0);
+/// Bytes of what is known of a row; what a greedy pick with a penalty adds, and a draw.
+const KNOWN: usize = 16;
+const PENALISED: usize = 16;
+const DRAW: usize = 32 + 8 * TOP;
+
+fn is_one(&(up, down, _): &Copied) -> bool {
+    (up, down) == (1, 1)
+}
 
 #[test]
 fn a_step_is_one_upload_and_one_download() {
     let card = Kernels::emulated(&[]).unwrap();
     let model = llama(&card);
     let greedy = Sampling::default();
-    for sampling in [greedy, DRAWN, Sampling { temperature: 0.0, ..DRAWN }] {
-        for strategy in [Box::new(Plain), lookahead()] {
-            let (_, copies) = write(&model, &card, strategy, sampling);
-            assert_eq!(copies[0], FILL);
-            assert!(copies[1..].iter().all(|&copies| copies == ONE), "{sampling:?}: {copies:?}");
-        }
+    for (sampling, more) in [
+        (greedy, 0),
+        (DRAWN, DRAW),
+        (Sampling { repetition_penalty: 1.0, ..DRAWN }, DRAW),
+        (Sampling { repetition_penalty: 0.7, ..DRAWN }, DRAW),
+        (Sampling { temperature: 0.0, ..DRAWN }, PENALISED),
+        (Sampling { repetition_penalty: 0.7, ..greedy }, PENALISED),
+    ] {
+        let (_, copies) = write(&model, &card, Box::new(Plain), sampling);
+        assert_eq!(copies[0], FILL);
+        // Three branches with a row each.
+        let one = (1, 1, 3 * (KNOWN + more));
+        assert!(copies[1..].iter().all(|&copies| copies == one), "{sampling:?}: {copies:?}");
+        let (_, copies) = write(&model, &card, lookahead(), sampling);
+        assert!(copies[1..].iter().all(is_one), "{sampling:?}, lookahead: {copies:?}");
     }
 }
 
 /// Each pass of the little model is one, and so is the large one's.
 #[test]
 fn a_pass_of_a_little_model_is_one_upload_and_one_download() {
-    let card = Kernels::emulated(&[]).unwrap();
-    let (model, little) = (llama(&card), llama(&card).first_layers(1));
-    for sampling in [Sampling { logprobs: true, ..Sampling::default() }, DRAWN] {
-        let cache = Arc::new(Mutex::new(kv(&card, little.kv_shape())));
-        let little = Little::new(Arc::new(little.clone()), cache, None);
-        let settings = BildSettings {
-            fallback: 0.0,
-            cumulative: false,
-            candidates: 0.05,
-            max_draft: 3,
-            rule: Rule::Bild { rollback: 4.0, verify_tail: true },
-        };
-        let strategy = Box::new(Bild::new(settings, little, [].into()));
-        let (_, copies) = write(&model, &card, strategy, sampling);
+    let (card, cpu) = (Kernels::emulated(&[]).unwrap(), Kernels::cpu(1).unwrap());
+    let (model, here) = (llama(&card), llama(&cpu));
+    let greedy = Sampling { logprobs: true, ..Sampling::default() };
+    for sampling in [greedy, DRAWN, Sampling { repetition_penalty: 0.7, ..DRAWN }] {
+        let (found, copies) = write(&model, &card, bild(&card), sampling);
         assert_eq!(copies[..2], [FILL, FILL]);
         // Chains of three tokens, or fewer where a text ends.
-        let passes = |&(up, down): &Copied| up == down && (2..=4).contains(&up);
+        let passes = |&(up, down, _): &Copied| up == down && (2..=4).contains(&up);
         assert!(copies[2..].iter().all(passes), "{sampling:?}: {copies:?}");
+        assert_eq!(found, write(&here, &cpu, bild(&cpu), sampling).0, "{sampling:?}");
     }
 }
 
@@ -223,28 +248,49 @@ fn what_is_drawn_on_a_card_is_what_is_drawn_from_whole_rows() {
     let (card, cpu) = (Kernels::emulated(&[]).unwrap(), Kernels::cpu(1).unwrap());
     let (model, here) = (llama(&card), llama(&cpu));
     let base = Sampling { seed: 11, ..Sampling::default() };
+    // So flat that draws go on to the end of what the filter keeps.
+    let flat = Sampling { temperature: 60.0, top_k: 1000, ..base };
     let settings = [
         DRAWN,
         Sampling { temperature: 0.0, ..DRAWN },
-        Sampling { top_k: 0, ..DRAWN },
+        Sampling { temperature: 0.0, repetition_penalty: 0.6, ..base },
+        Sampling { temperature: 0.1, top_k: 0, ..DRAWN },
         Sampling { top_k: 300, repetition_penalty: 0.8, ..DRAWN },
-        Sampling { temperature: 0.3, ..base },
-        Sampling { temperature: 1.5, ..base },
-        Sampling { temperature: 1.0, top_p: 0.7, ..base },
+        Sampling { temperature: 0.1, ..base },
+        Sampling { temperature: 1.5, top_p: 0.2, ..base },
+        Sampling { temperature: 0.2, top_p: 0.7, repetition_penalty: 0.5, ..base },
         Sampling { temperature: 1.0, top_k: 20, ..base },
         Sampling { temperature: 1.0, top_k: 400, ..base },
         Sampling { temperature: 0.7, min_p: 0.1, repetition_penalty: 1.3, ..base },
+        flat,
+        Sampling { logprobs: true, repetition_penalty: 1.4, ..flat },
+        Sampling { repetition_penalty: 0.5, ..flat },
     ];
-    // Some draws go further down than what came over, and fetch the rest.
-    let (mut fetched, mut spared) = (0, 0);
+    // Some draws go further down than what came over, and ask for what follows.
+    let (mut went_on, mut spared) = (0, 0);
     for sampling in settings {
         let (found, copies) = write(&model, &card, Box::new(Plain), sampling);
         let (whole, _) = write(&Whole(&model), &card, Box::new(Plain), sampling);
         assert_eq!(found, whole, "{sampling:?}");
         assert_eq!(found, write(&here, &cpu, Box::new(Plain), sampling).0, "{sampling:?}, on the CPU");
         assert_eq!(found, write(&model, &card, lookahead(), sampling).0, "{sampling:?}, lookahead");
-        let more = copies[1..].iter().filter(|&&copies| copies != ONE).count();
-        (fetched, spared) = (fetched + more, spared + copies.len() - 1 - more);
+        // Three rows come in fewer bytes than one whole row.
+        assert!(copies[1..].iter().all(|copies| copies.0 == 1 && copies.2 < ROW), "{sampling:?}: {copies:?}");
+        let more = copies[1..].iter().filter(|copies| !is_one(copies)).count();
+        (went_on, spared) = (went_on + more, spared + copies.len() - 1 - more);
     }
-    assert!(fetched > 0 && spared > 40, "{fetched} steps fetched rows, and {spared} did not");
+    assert!(went_on > 20 && spared > 40, "{went_on} steps went on, and {spared} did not");
+}
+
+/// A draw from a row of nothing but small differences may end anywhere in it.
+#[test]
+fn a_draw_from_the_whole_vocabulary_is_that_from_a_whole_row() {
+    let (card, cpu) = (Kernels::emulated(&[]).unwrap(), Kernels::cpu(1).unwrap());
+    let (model, here) = (llama(&card), llama(&cpu));
+    let flat = Sampling { temperature: 60.0, seed: 5, ..Sampling::default() };
+    let steep = Sampling { temperature: 0.3, ..flat };
+    for sampling in [flat, steep, Sampling { top_p: 0.9, repetition_penalty: 1.2, ..flat }] {
+        let (found, _) = write(&model, &card, Box::new(Plain), sampling);
+        assert_eq!(found, write(&here, &cpu, Box::new(Plain), sampling).0, "{sampling:?}");
+    }
 }

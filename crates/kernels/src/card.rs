@@ -45,7 +45,9 @@ pub(crate) struct Card {
     recorder: Mutex<Recorder>,
     uploads: AtomicUsize,
     downloads: AtomicUsize,
+    downloaded: AtomicUsize,
     launches: AtomicUsize,
+    counters: Mutex<Option<Arc<Buffer>>>,
     /// Dropped behind all that holds its memory.
     machine: Machine,
 }
@@ -96,7 +98,9 @@ impl Card {
             recorder: Mutex::default(),
             uploads: AtomicUsize::new(0),
             downloads: AtomicUsize::new(0),
+            downloaded: AtomicUsize::new(0),
             launches: AtomicUsize::new(0),
+            counters: Mutex::default(),
             machine,
         }
     }
@@ -197,6 +201,18 @@ impl Card {
         })
     }
 
+    /// So many whole numbers that are 0 whenever no kernel runs: one that counts in them leaves them so.
+    pub(crate) fn counters(&self, len: usize) -> Result<Arc<Buffer>> {
+        let bytes = len * size_of::<i32>();
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match &*counters {
+            Some(found) if found.len() >= bytes => Arc::clone(found),
+            _ => Arc::clone(counters.insert(Arc::new(self.zeros(bytes.next_power_of_two())?))),
+        };
+        self.recorder().hold(&found);
+        Ok(found)
+    }
+
     /// `len` bytes that other cards can reach, and that stay until the stream is done.
     #[cfg(feature = "nccl")]
     pub(crate) fn fixed(&self, len: usize) -> Result<Buffer> {
@@ -247,7 +263,7 @@ impl Card {
     /// `len` bytes of `buffer` from `at` on, when all that was launched before is done.
     pub(crate) fn download(&self, buffer: &Buffer, at: usize, len: usize) -> Result<Vec<u8>> {
         self.start()?;
-        self.note_download();
+        self.note_download(len);
         match (&self.machine, buffer) {
             #[cfg(feature = "cuda")]
             (Machine::Cuda(cuda), Buffer::Cuda(from)) => cuda.download(from, at, len),
@@ -258,22 +274,49 @@ impl Card {
         }
     }
 
-    /// Counts a download that another library makes.
-    pub(crate) fn note_download(&self) {
+    /// `count` numbers of a contiguous tensor from number `from` on, which it has.
+    pub(crate) fn numbers(&self, tensor: &Tensor, from: usize, count: usize) -> Result<Vec<f32>> {
+        self.start()?;
+        let len = count * size_of::<f32>();
+        self.note_download(len);
+        match &self.machine {
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(cuda) => {
+                let start = start("scores", tensor)? + (from * size_of::<f32>()) as u64;
+                // SAFETY: the tensor has these numbers, and lives until the call returns.
+                let bytes = unsafe { cuda.read(start, len) }?;
+                Ok(bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number)).collect())
+            }
+            #[cfg(feature = "emulate")]
+            Machine::Emulated(_) => Ok(tensor.flatten_all()?.narrow(0, from, count)?.to_vec1()?),
+        }
+    }
+
+    fn note_download(&self, bytes: usize) {
         self.downloads.fetch_add(1, Ordering::Relaxed);
+        self.downloaded.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// What it was asked for.
     pub(crate) fn calls(&self) -> Calls {
-        let [uploads, downloads, launches] =
-            [&self.uploads, &self.downloads, &self.launches].map(|calls| calls.load(Ordering::Relaxed));
-        Calls { uploads, downloads, launches }
+        let [uploads, downloads, downloaded, launches] =
+            [&self.uploads, &self.downloads, &self.downloaded, &self.launches]
+                .map(|calls| calls.load(Ordering::Relaxed));
+        Calls { uploads, downloads, downloaded, launches }
     }
 
     /// Where `words` lie on the card: there by now, or uploaded alone. What was due is started before anything reads
     /// them.
     pub(crate) fn words(&self, words: &Words) -> Result<u64> {
-        if words.place().is_none() || self.due().waits() {
+        if self.due().waits() {
+            self.place(&[words])?;
+        }
+        self.placed(words)
+    }
+
+    /// [`Card::words`] of a list that says nothing of caches, so that what is due may wait.
+    pub(crate) fn placed(&self, words: &Words) -> Result<u64> {
+        if words.place().is_none() {
             self.place(&[words])?;
         }
         let place = words.place().ok_or_else(|| elsewhere("a list"))?;

@@ -19,13 +19,11 @@ constexpr int WARPS = 8;
 // Pieces of a warp's ring.
 constexpr int DENSE_RING = 8;
 
-// Chains of a weight with so many outputs and steps of 64 inputs, of which a chain has four at least; on_card.rs has the
-// same.
-DEVICE int chains_of(int n, int depth) {
-  int chains = n < 3072 ? 8 : n < 8192 ? 4 : 1;
-  while (chains > 1 && 4 * chains > depth) chains /= 2;
-  return chains;
-}
+// How the outputs of a launch's products are dealt out to blocks: of each product its chains, and where its turns end among
+// those of all; on_card.rs makes it. A turn gives each of a block's warps a chain of eight outputs.
+struct Plan {
+  int chains[PRODUCTS], ends[PRODUCTS];
+};
 
 // The steps of a chain: its first one, and how many.
 struct Chain {
@@ -45,44 +43,45 @@ template <class T> DEVICE void multiply(float (&c)[4], const uint4 (&a)[2], cons
   mma(T(), c, {a[0].z, a[1].z, a[0].w, a[1].w}, {b.z, b.w});
 }
 
-// Outputs that a block takes at once: eight for each of the warps that do not share them.
-struct Strip {
+// One turn of a block.
+struct Turn {
   const uint4 *weights;
   float *out;
-  int n, chains, first;
+  int n, chains, first, apart;
 
-  DEVICE_METHOD Strip(const Products &all, int at, int depth) {
-    for (int product = 0;; product++) {
-      n = (int)all.n[product];
-      chains = chains_of(n, depth);
-      const int strips = (n + outputs() - 1) / outputs();
-      if (at < strips || product + 1 == PRODUCTS) {
-        weights = (const uint4 *)all.weights[product];
-        out = (float *)all.outs[product];
-        break;
-      }
-      at -= strips;
-    }
-    first = at * outputs();
+  DEVICE_METHOD Turn(const Products &all, const Plan &plan, int at) {
+    int product = 0;
+    while (product + 1 < PRODUCTS && at >= plan.ends[product]) product++;
+    if (product > 0) at -= plan.ends[product - 1];
+    weights = (const uint4 *)all.weights[product];
+    out = (float *)all.outs[product];
+    n = (int)all.n[product];
+    chains = plan.chains[product];
+    // Eights of outputs that are alone are dealt out so that blocks have as many as each other, to within one.
+    const int blocks = gridDim.x, sides = WARPS / chains;
+    first = chains == 1 ? at % blocks + at / blocks * blocks * sides : at * sides;
+    apart = chains == 1 ? blocks : 1;
   }
-  DEVICE_METHOD int outputs() const { return 8 * WARPS / chains; }
+  // The first of the eight outputs of the warps that are `side`; there may be none.
+  DEVICE_METHOD int output(int side) const { return 8 * (first + side * apart); }
 };
 
-// A warp's way through the weights of its chains, strip by strip.
+// A warp's way through the weights of its chains, turn by turn.
 struct Feed {
   const Products &products;
+  const Plan &plan;
   const uint4 *from = nullptr;
-  int depth, strips, strip, left = 0;
+  int depth, turns, turn, left = 0;
 
-  DEVICE_METHOD Feed(const Products &products, int depth, int strips)
-      : products(products), depth(depth), strips(strips), strip(blockIdx.x) {
+  DEVICE_METHOD Feed(const Products &products, const Plan &plan, int depth)
+      : products(products), plan(plan), depth(depth), turns(plan.ends[PRODUCTS - 1]), turn(blockIdx.x) {
     open();
   }
-  // To the next strip of which the warp has something.
+  // To the next turn of which the warp has something.
   DEVICE_METHOD void open() {
-    for (; strip < strips; strip += gridDim.x) {
-      const Strip at(products, strip, depth);
-      const int warp = threadIdx.x / 32, output = at.first + warp / at.chains * 8;
+    for (; turn < turns; turn += gridDim.x) {
+      const Turn at(products, plan, turn);
+      const int warp = threadIdx.x / 32, output = at.output(warp / at.chains);
       const Chain chain(depth, at.chains, warp % at.chains);
       if (output >= at.n || chain.count == 0) continue;
       from = at.weights + ((size_t)(output / 8) * depth + chain.first) * PIECE + threadIdx.x % 32;
@@ -91,12 +90,12 @@ struct Feed {
     }
   }
   DEVICE_METHOD void copy_piece(uint4 *to) {
-    if (strip < strips) {
+    if (turn < turns) {
       copy(to + threadIdx.x % 32, from, true);
       copy(to + threadIdx.x % 32 + 32, from + 32, true);
       from += PIECE;
       if (--left == 0) {
-        strip += gridDim.x;
+        turn += gridDim.x;
         open();
       }
     }
@@ -104,58 +103,70 @@ struct Feed {
   }
 };
 
-// Up to sixteen rows. scales: what undoes a row's scaling, or nothing.
+// Up to sixteen rows. x: [m / 8, depth] pieces; scales: what undoes a row's scaling, or nothing.
 template <class T>
-DEVICE void dense_few(const Products &products, const uint4 *x, const float *scales, int m, int depth, int strips) {
+DEVICE void dense_few(const Products &products, const Plan &plan, const uint4 *x, const float *scales, int m, int depth) {
   __shared__ float sums[2][WARPS][16][8 + 1];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   uint4(*const ring)[PIECE] = (uint4(*)[PIECE])room + warp * DENSE_RING;
-  Feed feed(products, depth, strips);
+  Feed feed(products, plan, depth);
 #pragma unroll
   for (int i = 0; i + 1 < DENSE_RING; i++) feed.copy_piece(ring[i]);
   begin();
   const size_t lower = (size_t)depth * PIECE;
-  int slot = 0, turn = 0;
-  for (int at = blockIdx.x; at < strips; at += gridDim.x, turn ^= 1) {
-    const Strip strip(products, at, depth);
-    const Chain chain(depth, strip.chains, warp % strip.chains);
-    const bool has_some = strip.first + warp / strip.chains * 8 < strip.n;
+  int slot = 0, side = 0;
+  for (int at = blockIdx.x; at < feed.turns; at += gridDim.x) {
+    const Turn turn(products, plan, at);
+    const Chain chain(depth, turn.chains, warp % turn.chains);
+    const int output = turn.output(warp / turn.chains);
     float c[4] = {};
-    const uint4 *in = x + (size_t)chain.first * PIECE + lane;
-#pragma unroll 2
-    for (int step = 0; has_some && step < chain.count; step++, in += PIECE) {
-      uint4 a[2][2];
+    if (output < turn.n) {
+      const uint4 *in = x + (size_t)chain.first * PIECE + lane;
+      for (int step = 0; step < chain.count; step++, in += PIECE) {
+        uint4 a[2][2];
 #pragma unroll
-      for (int half = 0; half < 2; half++)
+        for (int half = 0; half < 2; half++)
 #pragma unroll
-        for (int low = 0; low < 2; low++)
-          a[half][low] = 8 * low + g < m ? in[half * 32 + low * lower] : uint4{0, 0, 0, 0};
-      await_copies<DENSE_RING - 2>();
-      __syncwarp();
-      const uint4 b[2] = {ring[slot][lane], ring[slot][lane + 32]};
-      // Everyone has read the piece before this one, whose place is filled again.
-      feed.copy_piece(ring[slot == 0 ? DENSE_RING - 1 : slot - 1]);
-      multiply<T>(c, a[0], b[0]);
-      multiply<T>(c, a[1], b[1]);
-      slot = slot + 1 == DENSE_RING ? 0 : slot + 1;
+          for (int low = 0; low < 2; low++)
+            a[half][low] = 8 * low + g < m ? in[half * 32 + low * lower] : uint4{0, 0, 0, 0};
+        await_copies<DENSE_RING - 2>();
+        __syncwarp();
+        const uint4 b[2] = {ring[slot][lane], ring[slot][lane + 32]};
+        // Everyone has read the piece before this one, whose place is filled again.
+        feed.copy_piece(ring[slot == 0 ? DENSE_RING - 1 : slot - 1]);
+        multiply<T>(c, a[0], b[0]);
+        multiply<T>(c, a[1], b[1]);
+        slot = slot + 1 == DENSE_RING ? 0 : slot + 1;
+      }
+    }
+    if (turn.chains == 1) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int row = i / 2 * 8 + g, column = output + 2 * t + i % 2;
+        if (row < m && column < turn.n) turn.out[(size_t)row * turn.n + column] = scales ? c[i] * scales[row] : c[i];
+      }
+      continue;
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) sums[turn][warp][i / 2 * 8 + g][2 * t + i % 2] = c[i];
+    for (int i = 0; i < 4; i++) sums[side][warp][i / 2 * 8 + g][2 * t + i % 2] = c[i];
     __syncthreads();
-    const int outputs = strip.outputs();
+    const int outputs = 8 * WARPS / turn.chains;
     for (int i = threadIdx.x; i < m * outputs; i += 32 * WARPS) {
-      const int row = i / outputs, column = i % outputs, first = column / 8 * strip.chains;
-      if (strip.first + column >= strip.n) continue;
-      float sum = sums[turn][first][row][column % 8];
-      for (int next = 1; next < strip.chains; next++) sum = sum + sums[turn][first + next][row][column % 8];
-      strip.out[(size_t)row * strip.n + strip.first + column] = scales ? sum * scales[row] : sum;
+      const int row = i / outputs, column = i % outputs, first = column / 8 * turn.chains;
+      const int to = turn.output(column / 8) + column % 8;
+      if (to >= turn.n) continue;
+      float sum = sums[side][first][row][column % 8];
+      for (int next = 1; next < turn.chains; next++) sum = sum + sums[side][first + next][row][column % 8];
+      turn.out[(size_t)row * turn.n + to] = scales ? sum * scales[row] : sum;
     }
+    side ^= 1;
   }
 }
 
 #define DENSE_FEW(name, T)                                                                                              \
-  KERNEL(256, 2) name(GIVEN(Products) products, const uint4 *x, const float *scales, int m, int depth, int strips) {           \
-    dense_few<T>(products, x, scales, m, depth, strips);                                                                \
+  KERNEL(256, 2) name(GIVEN(Products) products, GIVEN(Plan) plan, const uint4 *x, const float *scales, int m,           \
+                      int depth) {                                                                                      \
+    dense_few<T>(products, plan, x, scales, m, depth);                                                                  \
   }
 
 DENSE_FEW(dense_f16_16, __half)

@@ -2,7 +2,7 @@
 //
 // A block takes one chain of 32, 64 or 128 rows and up to 192 outputs, and copies both through shared memory, where a warp
 // finds a half of the rows and a quarter of the outputs. Weights with one chain are done then; of others each chain's
-// sums are written down, and `join` adds them up, in their order, by as many threads as there are sums.
+// sums are written down, and `add_chains` adds them up, in their order, by as many threads as there are sums.
 //
 // How wide blocks are is the launch's choice, and changes no bits: so many outputs that there is a block for every
 // processor. By hand, for a block of 128 rows and 168 outputs, as for the 22,016 outputs of a 7B model's gate and up: a step
@@ -13,42 +13,52 @@
 #pragma once
 #include "dense.cu"
 
-// Copies that are under way or used at a time, in steps, and the outputs of a warp, in eights.
-constexpr int STAGES = 4, WIDEST = 6;
+// Steps that are under way or used at a time, at most, and the outputs of a warp, in eights.
+constexpr int STAGES = 8, WIDEST = 6;
 // Warps that share rows, and such groups.
 constexpr int COLUMNS = 4, HALVES_OF_ROWS = 2;
 
-// The block's product, outputs and chain.
+// The block's product, outputs and chain. A turn is one of these here.
 struct Task {
   const uint4 *weights;
   float *out;
   int n, chains, chain, first;
 
   // width: outputs of a block, in eights.
-  DEVICE_METHOD Task(const Products &all, int at, int width, int depth) {
-    for (int product = 0;; product++) {
-      n = (int)all.n[product];
-      chains = chains_of(n, depth);
-      const int tasks = ((n + 7) / 8 + width - 1) / width * chains;
-      if (at < tasks || product + 1 == PRODUCTS) {
-        weights = (const uint4 *)all.weights[product];
-        out = (float *)all.outs[product];
-        break;
-      }
-      at -= tasks;
-    }
+  DEVICE_METHOD Task(const Products &all, const Plan &plan, int at, int width) {
+    int product = 0;
+    while (product + 1 < PRODUCTS && at >= plan.ends[product]) product++;
+    if (product > 0) at -= plan.ends[product - 1];
+    weights = (const uint4 *)all.weights[product];
+    out = (float *)all.outs[product];
+    n = (int)all.n[product];
+    chains = plan.chains[product];
     chain = at % chains;
     first = at / chains * width * 8;
   }
 };
 
+// Waits for this thread's copies, but for the last so many groups: as many as there are stages, less two.
+DEVICE void await_stage(int stages) {
+  switch (stages) {
+  case 3: return await_copies<1>();
+  case 4: return await_copies<2>();
+  case 5: return await_copies<3>();
+  case 6: return await_copies<4>();
+  case 7: return await_copies<5>();
+  case STAGES: return await_copies<STAGES - 2>();
+  default: return await_copies<0>();
+  }
+}
+
 // x: [m / 8, depth] pieces; a product's output: [chains, m, n].
 template <class T, int TALL>
-DEVICE void dense_many(const Products &products, const uint4 *x, const float *scales, int m, int depth, int width) {
+DEVICE void dense_many(const Products &products, const Plan &plan, const uint4 *x, const float *scales, int m, int depth,
+                       int width, int stages) {
   // Pieces of a step: of rows, then of outputs.
   constexpr int ROWS = 2 * HALVES_OF_ROWS * TALL, THREADS = 32 * WARPS, EACH = THREADS / PIECE;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const Task task(products, blockIdx.x, width, depth);
+  const Task task(products, plan, blockIdx.x, width);
   const Chain chain(depth, task.chains, task.chain);
   const int first_row = blockIdx.y * 8 * ROWS;
   const int rows = min((m + 7) / 8 - first_row / 8, ROWS), mine = min((task.n + 7) / 8 - task.first / 8, width);
@@ -75,11 +85,9 @@ DEVICE void dense_many(const Products &products, const uint4 *x, const float *sc
     for (int i = 0; i < ROWS / EACH; i++)
       if (piece + i * EACH < rows) copy(to + i * THREADS, from + i * apart, true);
   };
-#pragma unroll
-  for (int stage = 0; stage + 1 < STAGES; stage++) fetch_weights(stage, stage);
+  for (int stage = 0; stage + 1 < stages; stage++) fetch_weights(stage, stage);
   begin();
-#pragma unroll
-  for (int stage = 0; stage + 1 < STAGES; stage++) {
+  for (int stage = 0; stage + 1 < stages; stage++) {
     fetch_rows(stage, stage);
     end_copies();
   }
@@ -89,13 +97,13 @@ DEVICE void dense_many(const Products &products, const uint4 *x, const float *sc
   const int wide = (mine - column + COLUMNS - 1) / COLUMNS;
   const bool has_some = half * 2 * TALL < rows;
   float sums[TALL][WIDEST][4] = {};
-  for (int step = 0, stage = 0; step < chain.count; step++, stage = stage + 1 == STAGES ? 0 : stage + 1) {
-    await_copies<STAGES - 2>();
+  for (int step = 0, stage = 0; step < chain.count; step++, stage = stage + 1 == stages ? 0 : stage + 1) {
+    await_stage(stages);
     __syncthreads();
     // Nobody reads the stage before this one any more.
-    const int free = stage == 0 ? STAGES - 1 : stage - 1;
-    fetch_weights(free, step + STAGES - 1);
-    fetch_rows(free, step + STAGES - 1);
+    const int free = stage == 0 ? stages - 1 : stage - 1;
+    fetch_weights(free, step + stages - 1);
+    fetch_rows(free, step + stages - 1);
     end_copies();
     if (!has_some) continue;
     const uint4 *const at = room + stage * stage_words + lane;
@@ -143,8 +151,9 @@ DEVICE void dense_many(const Products &products, const uint4 *x, const float *sc
 }
 
 #define DENSE_MANY(name, T, TALL, BLOCKS)                                                                               \
-  KERNEL(256, BLOCKS) name(GIVEN(Products) products, const uint4 *x, const float *scales, int m, int depth, int width) {       \
-    dense_many<T, TALL>(products, x, scales, m, depth, width);                                                          \
+  KERNEL(256, BLOCKS) name(GIVEN(Products) products, GIVEN(Plan) plan, const uint4 *x, const float *scales, int m,      \
+                           int depth, int width, int stages) {                                                          \
+    dense_many<T, TALL>(products, plan, x, scales, m, depth, width, stages);                                            \
   }
 
 DENSE_MANY(dense_f16_32, __half, 1, 2)
@@ -155,9 +164,9 @@ DENSE_MANY(dense_bf16_64, __nv_bfloat16, 2, 2)
 DENSE_MANY(dense_bf16_128, __nv_bfloat16, 4, 1)
 
 // Adds up chains: the weights of `products` are sums here, [chains, m, n]. A block row each product.
-KERNEL(256) join(GIVEN(Products) products, const float *scales, int m, int depth) {
+KERNEL(256) add_chains(GIVEN(Products) products, GIVEN(Plan) plan, const float *scales, int m) {
   begin();
-  const int n = (int)products.n[blockIdx.y], chains = chains_of(n, depth);
+  const int n = (int)products.n[blockIdx.y], chains = plan.chains[blockIdx.y];
   const float *const from = (const float *)products.weights[blockIdx.y];
   float *const to = (float *)products.outs[blockIdx.y];
   const size_t count = (size_t)m * n;

@@ -3,6 +3,7 @@
 #include "attend.cu"
 #include "dense.cu"
 #include "dense_many.cu"
+#include "draw.cu"
 #include "elementwise.cu"
 #include "integer.cu"
 #include "integer_many.cu"
@@ -25,13 +26,14 @@
   INTEGER_KERNELS(X, q8_0) INTEGER_KERNELS(X, q4_k) INTEGER_KERNELS(X, q5_k) INTEGER_KERNELS(X, q6_k)                   \
   X(round_f16) X(round_bf16) X(dense_f16_16) X(dense_f16_32) X(dense_f16_64) X(dense_f16_128)                           \
   X(dense_bf16_16) X(dense_bf16_32) X(dense_bf16_64) X(dense_bf16_128)                                                  \
-  X(join) X(dense_f32_1) X(dense_f32_8) X(write_f32) X(write_f16) X(write_bf16) X(gather_rows)                                  \
+  X(add_chains) X(dense_f32_1) X(dense_f32_8) X(write_f32) X(write_f16) X(write_bf16) X(gather_rows)                                  \
   X(copy_page) X(share_f32) X(share_f16) X(share_bf16)                                                                  \
   X(attend_f32_2) X(attend_f32_4) X(attend_f32_8) X(attend_f16_2) X(attend_f16_4) X(attend_f16_8)                       \
   X(attend_bf16_2) X(attend_bf16_4) X(attend_bf16_8) X(merge)                                                           \
   X(attend_shared_f32_2) X(attend_shared_f32_4) X(attend_shared_f32_8)                                                  \
   X(attend_shared_f16_2) X(attend_shared_f16_4) X(attend_shared_f16_8)                                                  \
-  X(attend_shared_bf16_2) X(attend_shared_bf16_4) X(attend_shared_bf16_8) X(judge) X(draw) X(ask)
+  X(attend_shared_bf16_2) X(attend_shared_bf16_4) X(attend_shared_bf16_8)                               \
+  X(highest) X(mass) X(ask) X(draw) X(further)
 
 KERNELS(EXPORT)
 

@@ -57,11 +57,11 @@ struct Query {
 static_assert(sizeof(Query) == 64, "joint.rs says so");
 
 // The slots of a tile that a query sees, and where this lane's slot is found.
-struct Look {
+struct Glance {
   int from, to, place;
 
-  DEVICE_METHOD Look() {}
-  DEVICE_METHOD Look(const Query &query, int start) {
+  DEVICE_METHOD Glance() {}
+  DEVICE_METHOD Glance(const Query &query, int start) {
     const int lane = threadIdx.x % 32, position = start + lane;
     from = max(query.lowest - start, 0);
     to = min(query.end - start, PAGE);
@@ -160,7 +160,7 @@ template <int SEATS, int COUNT> DEVICE void load(const float (&from)[SEATS], flo
 
 // Lets a warp's queries see the tile that begins at position `start`.
 template <class T, int CHANNELS, int COUNT>
-DEVICE void see(Desk<T, CHANNELS> &desk, int stage, Seen<CHANNELS, COUNT> &seen, const Look (&looks)[COUNT], int d,
+DEVICE void see(Desk<T, CHANNELS> &desk, int stage, Seen<CHANNELS, COUNT> &seen, const Glance (&looks)[COUNT], int d,
                 float scale, int start) {
   constexpr int EACH = Desk<T, CHANNELS>::EACH;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -185,7 +185,7 @@ DEVICE void see(Desk<T, CHANNELS> &desk, int stage, Seen<CHANNELS, COUNT> &seen,
   int first = PAGE, end = 0;
 #pragma unroll
   for (int h = 0; h < COUNT; h++) {
-    const Look look = looks[h];
+    const Glance look = looks[h];
     const bool sees = look.from <= lane && lane < look.to, sees_any = look.from < look.to;
     float score = __shfl_sync(ALL, (even[h] + odd[h]) * scale, look.place);
     const Query &query = desk.queries[warp][h];
@@ -297,9 +297,9 @@ DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, int d, float
   Seen<CHANNELS, COUNT> seen;
   seen.clear();
   for (int tile = first, stage = 0; tile < end; tile++, stage = (stage + 1) % STAGES) {
-    Look looks[COUNT];
+    Glance looks[COUNT];
 #pragma unroll
-    for (int h = 0; h < COUNT; h++) looks[h] = Look(desk.queries[warp][h], tile * PAGE);
+    for (int h = 0; h < COUNT; h++) looks[h] = Glance(desk.queries[warp][h], tile * PAGE);
     await_copies<STAGES - 1>();
     __syncthreads();
     if (mine > 0) see(desk, stage, seen, looks, d, scale, tile * PAGE);

@@ -25,7 +25,7 @@ pub fn top(scores: &[f32], count: usize) -> Vec<(f32, u32)> {
 
 /// A score and its index as one number, which is the lower the earlier [`higher`] puts them: whole numbers are sorted
 /// in a third of the time.
-fn key(score: f32, at: u32) -> u64 {
+pub(crate) fn key(score: f32, at: u32) -> u64 {
     // Both zeros are one score.
     let bits = (score + 0.0).to_bits();
     let rising = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };

@@ -92,6 +92,8 @@ pub struct Calls {
     pub uploads: usize,
     /// From the card.
     pub downloads: usize,
+    /// Bytes that came from the card.
+    pub downloaded: usize,
     /// Launches, those that start as one counted once.
     pub launches: usize,
 }

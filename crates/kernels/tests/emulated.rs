@@ -54,7 +54,7 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
         "dense",
         &[
             mutation("dense.cu", "{a[0].x, a[1].x", "{a[1].x, a[0].x"),
-            mutation("dense.cu", "next = 1; next < strip.chains", "next = 1; next < strip.chains - 1"),
+            mutation("dense.cu", "next = 1; next < turn.chains", "next = 1; next < turn.chains - 1"),
             mutation("dense.cu", "await_copies<DENSE_RING - 2>();", "await_copies<DENSE_RING - 1>();"),
             mutation("dense_many.cu", "await_copies<STAGES - 2>();", "await_copies<STAGES - 1>();"),
             mutation(
@@ -109,9 +109,14 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
     (
         "judge",
         &[
-            mutation("softmax.cu", "where < best))", "where > best))"),
-            mutation("softmax.cu", "places[j] < places[i]", "places[j] > places[i]"),
-            mutation("softmax.cu", "(scores[i] - high) * scale", "(scores[i] - high)"),
+            mutation("softmax.cu", "other.token < best.token", "other.token > best.token"),
+            mutation("draw.cu", "few[j] < few[i]", "few[j] > few[i]"),
+            mutation("softmax.cu", " * look.scale)", ")"),
+            mutation("softmax.cu", "i <= stretches; i++)", "i < stretches; i++)"),
+            mutation("look.cuh", "score / penalty : score * penalty", "score / penalty : score"),
+            mutation("look.cuh", "list < 4; list += 2", "list < 2; list += 2"),
+            mutation("look.cuh", "(score + 0.0f)", "(score)"),
+            mutation("draw.cu", "key >= from && key < limit", "key > from && key < limit"),
         ],
     ),
     (

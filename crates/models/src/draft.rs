@@ -5,6 +5,8 @@
 //! the forest itself is the attention mask and no mask is ever stored beside it. Parents come before their
 //! children, which makes one forward sweep enough wherever rows are visited.
 
+use std::ops::Range;
+
 /// A vocabulary index.
 pub type Token = u32;
 
@@ -23,6 +25,15 @@ impl RowId {
     }
 }
 
+/// How a token may be drawn at a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// What divides scores in weights; 0 takes the best token.
+    pub temperature: f32,
+    /// The repetition penalty of the tokens in the branch's text ([`Draft::repeat`]) and on the row's path; 1 is none.
+    pub penalty: f32,
+}
+
 /// One token to be scored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row {
@@ -38,14 +49,25 @@ pub struct Row {
     pub scored: bool,
     /// A token whose score there is wanted, whichever is the best.
     pub asked: Option<Token>,
-    /// The temperature at which a token may be drawn there.
-    pub drawn: Option<f32>,
+    /// How a token may be drawn there.
+    pub drawn: Option<Draw>,
+    /// Whether the likeliest tokens are wanted, by the model's own scores.
+    pub ranked: bool,
+}
+
+impl Row {
+    fn new(token: Token, branch: BranchId) -> Self {
+        Self { token, branch, parent: None, depth: 0, scored: false, asked: None, drawn: None, ranked: false }
+    }
 }
 
 /// The rows of one step, parents before children.
 #[derive(Clone, Debug, Default)]
 pub struct Draft {
     rows: Vec<Row>,
+    /// Tokens that stand in texts already, one branch's behind the other's, and which are whose.
+    repeated: Vec<Token>,
+    repeats: Vec<(BranchId, Range<u32>)>,
 }
 
 impl Draft {
@@ -57,25 +79,19 @@ impl Draft {
     /// Forgets all rows and keeps the memory, so that a step allocates nothing.
     pub fn clear(&mut self) {
         self.rows.clear();
+        self.repeated.clear();
+        self.repeats.clear();
     }
 
     /// Adds a branch's pending token.
     pub fn root(&mut self, branch: BranchId, token: Token) -> RowId {
-        self.push(Row { token, branch, parent: None, depth: 0, scored: false, asked: None, drawn: None })
+        self.push(Row::new(token, branch))
     }
 
     /// Adds `token` under `parent`.
     pub fn child(&mut self, parent: RowId, token: Token) -> RowId {
         let above = self.rows[parent.index()];
-        self.push(Row {
-            token,
-            branch: above.branch,
-            parent: Some(parent),
-            depth: above.depth + 1,
-            scored: false,
-            asked: None,
-            drawn: None,
-        })
+        self.push(Row { parent: Some(parent), depth: above.depth + 1, ..Row::new(token, above.branch) })
     }
 
     /// The child of `parent` that carries `token`, added where there is none: what drafts share is scored once.
@@ -95,8 +111,33 @@ impl Draft {
 
     /// Says that a token may be drawn at a scored `row`, so that a device can hand out what that takes without its
     /// other scores.
-    pub fn draw(&mut self, row: RowId, temperature: f32) {
-        self.rows[row.index()].drawn = Some(temperature);
+    pub fn draw(&mut self, row: RowId, draw: Draw) {
+        self.rows[row.index()].drawn = Some(draw);
+    }
+
+    /// Asks for the likeliest tokens at a scored `row`, by the model's own scores, so that a device can hand them out
+    /// without the others.
+    pub fn rank(&mut self, row: RowId) {
+        self.rows[row.index()].ranked = true;
+    }
+
+    /// Says which tokens stand in the text of `branch` already, for draws with a penalty; those on a row's path are known.
+    pub fn repeat(&mut self, branch: BranchId, tokens: impl IntoIterator<Item = Token>) {
+        let from = self.repeated.len() as u32;
+        self.repeated.extend(tokens);
+        self.repeats.push((branch, from..self.repeated.len() as u32));
+    }
+
+    /// The tokens that stand in the text of `branch` already, as far as [`Draft::repeat`] said.
+    pub fn repeated(&self, branch: BranchId) -> &[Token] {
+        let found = self.repeats.iter().find(|(theirs, _)| *theirs == branch);
+        found.map_or(&[], |(_, range)| &self.repeated[range.start as usize..range.end as usize])
+    }
+
+    /// Knows of the same texts as `other`.
+    pub(crate) fn repeat_as(&mut self, other: &Self) {
+        self.repeated.clone_from(&other.repeated);
+        self.repeats.clone_from(&other.repeats);
     }
 
     /// All rows, parents before children.

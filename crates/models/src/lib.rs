@@ -21,7 +21,7 @@ mod t5_bias;
 pub mod weights;
 
 pub use config::{LlamaConfig, ModelConfig, RopeScaling, T5Config};
-pub use draft::{BranchId, Draft, Row, RowId, Token};
+pub use draft::{BranchId, Draft, Draw, Row, RowId, Token};
 pub use error::{Error, ErrorKind, Result};
 pub use kv::{CrossKv, Kv, KvShape};
 pub use llama::Llama;

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use candle_core::Tensor;
-use trefoil_kernels::{Drawn, Judged, Kernels, Lease, TOP, Wanted, best, mass};
+use trefoil_kernels::{Further, Judged, Kernels, Lease, Look, Looked, TOP, Wanted, best, higher, mass};
 
 use crate::draft::{Draft, RowId, Token};
 use crate::error::{Error, Result};
+use crate::scored::is_raw;
 
 /// Logits of a draft's scored rows.
 #[derive(Clone, Debug)]
@@ -109,16 +110,35 @@ fn slots(draft: &Draft) -> Vec<Option<(u32, u32)>> {
     draft.rows().iter().map(|row| row.scored).map(slot).collect()
 }
 
-impl Away {
-    /// What was handed out for a draw from a row, behind its temperature.
-    fn drawn(&self, row: u32) -> Option<(f32, &Drawn)> {
-        let at = self.wanted.drawn().iter().position(|&(drawn, _)| drawn == row)?;
-        Some((self.wanted.drawn()[at].1, &self.judged.drawn[at]))
+/// A look that a device has taken at a row, and that may go on.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    away: &'a Away,
+    /// Its place among the looks.
+    at: usize,
+}
+
+impl<'a> View<'a> {
+    /// What the device has said of it.
+    pub(crate) fn seen(self) -> &'a Looked {
+        &self.away.judged.looks[self.at]
+    }
+
+    /// What follows behind so many known tokens, of which `last` is the last one, with its score as the look sees it:
+    /// three times as many, so that a walk down a row asks seldom. A token takes eight bytes.
+    pub(crate) fn further(self, known: usize, last: Option<(f32, Token)>) -> Result<Further> {
+        let Away { kernels, logits, wanted, .. } = self.away;
+        let most = (3 * known).clamp(3 * TOP, MOST);
+        Ok(kernels.further(logits, wanted, self.at, last, most)?)
     }
 }
 
+/// Tokens that a device is asked for at once, at most: 128 KiB.
+const MOST: usize = 16_384;
+
 impl<'a> Logits<'a> {
-    /// All of them; downloads a row that is on a device.
+    /// All of them; downloads a row that is on a device, which is needed where nobody has said before the step what would
+    /// be asked of it.
     ///
     /// # Errors
     /// Fails where the device does.
@@ -157,12 +177,20 @@ impl<'a> Logits<'a> {
             if let Some(at) = away.wanted.asked().iter().position(|&asked| asked == (row, token)) {
                 return Ok(away.judged.asked[at]);
             }
-            let drawn = away.drawn(row).map_or(&[][..], |(_, drawn)| &drawn.top);
-            if let Some(&(score, _)) = drawn.iter().find(|&&(_, drawn)| drawn == token) {
-                return Ok(score);
+            let looks = away.wanted.looks().iter().zip(&away.judged.looks);
+            for (_, looked) in looks.filter(|(look, _)| look.row == row) {
+                let mut known = looked.top.iter().copied().chain([(looked.score, looked.best)]);
+                if let Some((score, _)) = known.find(|&(_, known)| known == token) {
+                    return Ok(score);
+                }
             }
         }
-        let score = self.all()?.get(token as usize).copied();
+        let score = match self.0 {
+            At::Here(logits) => logits.get(token as usize).copied(),
+            At::Away(away, row) => {
+                away.kernels.score(&away.logits, row as usize, token as usize).map(Some)?
+            }
+        };
         score.ok_or_else(|| Error::internal(format!("token {token} is outside the vocabulary")))
     }
 
@@ -186,14 +214,11 @@ impl<'a> Logits<'a> {
         Probabilities { logits: self, highest, mass }
     }
 
-    /// What a device has handed out for a draw at this temperature.
-    pub(crate) fn drawn(self, temperature: f32) -> Option<&'a Drawn> {
-        match self.0 {
-            At::Here(_) => None,
-            At::Away(away, row) => {
-                away.drawn(row).filter(|&(at, _)| at == temperature).map(|(_, drawn)| drawn)
-            }
-        }
+    /// The first such look that a device has taken.
+    pub(crate) fn view(self, is_such: impl Fn(&Look) -> bool) -> Option<View<'a>> {
+        let At::Away(away, row) = self.0 else { return None };
+        let at = away.wanted.looks().iter().position(|look| look.row == row && is_such(look))?;
+        Some(View { away, at })
     }
 }
 
@@ -214,20 +239,25 @@ impl Probabilities<'_> {
         Ok(f64::from(self.logits.score(token)? - self.highest) - self.mass.ln())
     }
 
-    /// The tokens with a probability of at least `least`, which is above 0, in any order, each behind its probability. A device has them at hand where the draft
-    /// said that a token may be drawn there ([`Draft::draw`]).
+    /// The tokens with a probability of at least `least`, which is above 0, in any order, each behind its probability. A
+    /// device has the likeliest at hand where the draft asked for them ([`Draft::rank`]).
     ///
     /// # Errors
     /// Fails where a device does.
     pub fn from(&self, least: f64) -> Result<Vec<(f64, Token)>> {
         let odds = |score: f32| f64::from(score - self.highest).exp() / self.mass;
         let lowest = (f64::from(self.highest) + (least * self.mass).ln()) as f32;
-        if let At::Away(away, row) = self.logits.0
-            && let Some((_, Drawn { top, .. })) = away.drawn(row)
-            && top.last().is_some_and(|&(last, _)| top.len() < TOP || last < lowest)
-        {
-            let high = top.iter().filter(|(score, _)| *score >= lowest);
-            return Ok(high.map(|&(score, token)| (odds(score), token)).collect());
+        if let Some(view) = self.logits.view(is_raw) {
+            let mut known = view.seen().top.clone();
+            let mut is_all = !known.is_empty() && known.len() < TOP;
+            while !is_all && known.last().is_none_or(|&(last, _)| last >= lowest) {
+                let mut further = view.further(known.len(), known.last().copied())?;
+                further.next.sort_unstable_by(higher);
+                known.append(&mut further.next);
+                is_all = further.is_all;
+            }
+            let high = known.into_iter().filter(|(score, _)| *score >= lowest);
+            return Ok(high.map(|(score, token)| (odds(score), token)).collect());
         }
         let mut found = Vec::new();
         for (stretch, scores) in self.logits.all()?.chunks(STRETCH).enumerate() {

@@ -191,9 +191,13 @@ impl Shard {
             if entry.scored && !std::mem::replace(&mut scored[row.index()], true) {
                 part.score(here);
                 entry.asked.iter().for_each(|&token| part.ask(here, token));
-                entry.drawn.iter().for_each(|&temperature| part.draw(here, temperature));
+                entry.drawn.iter().for_each(|&draw| part.draw(here, draw));
+                if entry.ranked {
+                    part.rank(here);
+                }
             }
         }
+        part.repeat_as(draft);
         Self { draft: part, rows }
     }
 }
@@ -205,7 +209,7 @@ mod tests {
     use trefoil_kernels::{CacheType, Devices, Kernels};
 
     use super::*;
-    use crate::draft::BranchId;
+    use crate::draft::{BranchId, Draw, Row};
 
     /// A comb of `columns` × `levels`, as a lookahead window is, with `guesses` chains under the root.
     fn lookahead(columns: usize, levels: usize, guesses: usize) -> Draft {
@@ -273,7 +277,13 @@ mod tests {
     #[test]
     fn shards_hold_every_row_with_its_ancestors_and_score_it_once() {
         for (columns, levels, guesses) in [(1, 1, 0), (5, 1, 0), (1, 1, 7), (5, 3, 5), (15, 4, 15)] {
-            let draft = lookahead(columns, levels, guesses);
+            let mut draft = lookahead(columns, levels, guesses);
+            draft.repeat(BranchId::default(), [3, 5]);
+            for row in (0..draft.len() as u32).map(RowId).filter(|row| row.0 % 2 == 0) {
+                draft.ask(row, row.0);
+                draft.draw(row, Draw { temperature: 0.5, penalty: row.0 as f32 });
+                draft.rank(row);
+            }
             for most in 1..6 {
                 let shards = cut(&draft, most);
                 assert!(!shards.is_empty() && shards.len() <= most);
@@ -281,10 +291,15 @@ mod tests {
                 let mut held = vec![false; draft.len()];
                 for shard in &shards {
                     assert!(shard.rows.is_sorted());
+                    assert_eq!(shard.draft.repeated(BranchId::default()), [3, 5]);
                     for (at, &row) in shard.rows.iter().enumerate() {
                         let (here, whole) = (shard.draft.row(RowId(at as u32)), draft.row(row));
                         assert_eq!((here.token, here.depth), (whole.token, whole.depth));
                         assert_eq!(here.parent.map(|parent| shard.rows[parent.index()]), whole.parent);
+                        if here.scored {
+                            let wants = |row: &Row| (row.asked, row.drawn, row.ranked);
+                            assert_eq!(wants(here), wants(whole));
+                        }
                         held[row.index()] = true;
                         scored[row.index()] += usize::from(here.scored);
                     }

@@ -170,6 +170,19 @@ impl Cuda {
         self.stream.clone_dtoh(&view).map_err(failed)
     }
 
+    /// `len` bytes from an address on, when all that was launched before is done.
+    ///
+    /// # Safety
+    /// They are there until the call returns.
+    pub(super) unsafe fn read(&self, start: u64, len: usize) -> Result<Vec<u8>> {
+        self.context.bind_to_thread().map_err(failed)?;
+        let mut bytes = vec![0; len];
+        // SAFETY: the caller's promise, and the bytes are waited for before anybody reads them or they are freed.
+        unsafe { result::memcpy_dtoh_async(&mut bytes, start, self.stream.cu_stream()) }.map_err(failed)?;
+        self.stream.synchronize().map_err(failed)?;
+        Ok(bytes)
+    }
+
     /// Starts a launch, whose safety `Card::launch` was promised.
     pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
         let function = self.function(launch)?;

@@ -100,6 +100,8 @@ struct Pass {
     known: Known,
     /// Tensors and buffers that it has taken.
     taken: [usize; 2],
+    /// What else they are given, until they have been started.
+    held: Vec<Arc<Buffer>>,
     /// Its launches, until they have been started.
     launches: Option<Vec<Launch>>,
 }
@@ -118,7 +120,7 @@ impl Recorder {
             None => Known { kind, ..Known::default() },
         };
         let lease = Arc::clone(&known.lease);
-        let pass = Pass { known, taken: [0; 2], launches: Some(Vec::new()) };
+        let pass = Pass { known, taken: [0; 2], held: Vec::new(), launches: Some(Vec::new()) };
         self.passes.insert(std::thread::current().id(), pass);
         lease
     }
@@ -173,6 +175,13 @@ impl Recorder {
         }
         *at += 1;
         Ok(Arc::clone(&buffers[*at - 1]))
+    }
+
+    /// Keeps a buffer for as long as this thread's pass may take to start.
+    pub(crate) fn hold(&mut self, buffer: &Arc<Buffer>) {
+        if let Some(pass) = self.pass() {
+            pass.held.push(Arc::clone(buffer));
+        }
     }
 
     /// Starts what this thread's pass has gathered: by its graph, where an earlier pass had the same launches.

@@ -300,6 +300,21 @@ static inline void __syncthreads() {
   while (here.barriers == barriers) shim::yield();
 }
 
+// How many threads of the block say so.
+static inline int __syncthreads_count(int says_so) {
+  static int counts[2];
+  static unsigned turn;
+  // The next call counts in the other place, which nobody reads any more.
+  const unsigned at = turn % 2;
+  counts[at] += says_so != 0;
+  __syncthreads();
+  turn += turn % 2 == at;
+  const int count = counts[at];
+  __syncthreads();
+  counts[at] = 0;
+  return count;
+}
+
 static inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::meet(mask); }
 template <class T> static T __shfl_sync(unsigned mask, T x, int lane) { return shim::shuffle(mask, x, lane); }
 template <class T> static T __shfl_xor_sync(unsigned mask, T x, int lanes) {
@@ -320,8 +335,12 @@ static inline int atomicAdd(int *to, int x) {
   *to += x;
   return *to - x;
 }
+static inline unsigned atomicOr(unsigned *to, unsigned bits) {
+  *to |= bits;
+  return *to;
+}
 static inline void __threadfence() {}
-static inline float __ldcg(const float *from) { return *from; }
+template <class T> static T __ldcg(const T *from) { return *from; }
 
 static inline float __int_as_float(unsigned bits) {
   float x;

@@ -84,20 +84,8 @@ impl Operands<'_> {
                 (kernel, [stretches(8), m.div_ceil(rows), 1], vec![products, x, count(m), count(k)])
             }
             ty @ (WeightType::F16 | WeightType::Bf16) => {
-                let depth = k.div_ceil(STEP);
-                let [x, scales] = self.form(ty)?;
-                if m > FEW {
-                    let sizes: Vec<usize> = weights.iter().map(|w| w.n()).collect();
-                    self.many(ty, &sizes, &mut places, [x, scales], depth)?;
-                    return Ok(outs);
-                }
-                let strips =
-                    weights.iter().map(|w| w.n().div_ceil(8 * WARPS / chains(w.n(), depth))).sum::<usize>();
-                let args = [products, x, scales, count(m), count(depth), count(strips)];
-                let kernel = if ty == WeightType::F16 { "dense_f16_16" } else { "dense_bf16_16" };
-                let (blocks, shared) = (strips.min(2 * self.card.processors()), WARPS * RING_PIECES * PIECE);
-                // SAFETY: x, the weights and their outputs have these sizes.
-                unsafe { self.card.launch_with(kernel, [blocks, 1, 1], 256, shared, &args) }?;
+                let sizes: Vec<usize> = weights.iter().map(|w| w.n()).collect();
+                if m > FEW { self.many(ty, &sizes, &mut places) } else { self.few(ty, &sizes, &places) }?;
                 return Ok(outs);
             }
             ty => {
@@ -132,17 +120,22 @@ impl Operands<'_> {
         unsafe { self.card.launch_with(integer_kernel(ty, self.m), grid, threads, shared, &args) }
     }
 
+    /// The products of up to sixteen rows with weights of sixteen bits.
+    fn few(&mut self, ty: WeightType, sizes: &[usize], places: &[u64; 3 * PRODUCTS]) -> Result<()> {
+        let (card, depth) = (self.card, self.k.div_ceil(STEP));
+        let [x, scales] = self.form(ty)?;
+        let (blocks, plan) = turns(sizes, depth, 2 * card.processors());
+        let args = [Arg::Words(places), Arg::Words(&plan), x, scales, count(self.m), count(depth)];
+        let kernel = if ty == WeightType::F16 { "dense_f16_16" } else { "dense_bf16_16" };
+        // SAFETY: x, the weights and their outputs have these sizes.
+        unsafe { card.launch_with(kernel, [blocks, 1, 1], 256, WARPS * RING_PIECES * PIECE, &args) }
+    }
+
     /// The products of many rows with weights of sixteen bits: a block a chain and so many outputs that processors have
     /// as much to do as each other.
-    fn many(
-        &self,
-        ty: WeightType,
-        sizes: &[usize],
-        places: &mut [u64; 3 * PRODUCTS],
-        [x, scales]: [Arg<'_>; 2],
-        depth: usize,
-    ) -> Result<()> {
-        let (m, card) = (self.m, self.card);
+    fn many(&mut self, ty: WeightType, sizes: &[usize], places: &mut [u64; 3 * PRODUCTS]) -> Result<()> {
+        let (m, card, depth) = (self.m, self.card, self.k.div_ceil(STEP));
+        let [x, scales] = self.form(ty)?;
         let (kernel, tall) = match (ty, m) {
             (WeightType::F16, 0..=32) => ("dense_f16_32", 1),
             (WeightType::F16, 33..=64) => ("dense_f16_64", 2),
@@ -151,33 +144,74 @@ impl Operands<'_> {
             (_, 33..=64) => ("dense_bf16_64", 2),
             _ => ("dense_bf16_128", 4),
         };
-        let blocks = m.div_ceil(32 * tall);
-        let width = width(sizes, depth, 4 * tall, blocks, card);
-        let tasks = sizes.iter().map(|&n| tasks(n, depth, width)).sum();
+        let rows = 4 * tall;
+        let stretches = m.div_ceil(8 * rows);
+        let width = width(sizes, depth, rows, stretches, card);
+        let stage = (rows + width) * PIECE;
+        let stages = (card.room() / stage).min(STAGES);
+        let tasks: Vec<usize> = sizes.iter().map(|&n| tasks(n, depth, width)).collect();
+        let chains: Vec<usize> = sizes.iter().map(|&n| chains(n, depth)).collect();
         // Where there are several chains, their sums come first, and then what adds them up.
-        let (mut joined, mut parts) = ([0; 3 * PRODUCTS], Vec::new());
-        for (at, &n) in sizes.iter().enumerate().filter(|(_, n)| chains(**n, depth) > 1) {
-            let part = card.scratch(chains(n, depth) * m * n * size_of::<f32>())?;
+        let (mut joined, mut parts, mut counts) = ([0; 3 * PRODUCTS], Vec::new(), Vec::new());
+        for (at, (&n, &chains)) in
+            sizes.iter().zip(&chains).enumerate().filter(|(_, (_, chains))| **chains > 1)
+        {
+            let part = card.scratch(chains * m * n * size_of::<f32>())?;
             let place = parts.len();
             (joined[place], joined[PRODUCTS + place]) = (part.start(), places[PRODUCTS + at]);
             (joined[2 * PRODUCTS + place], places[PRODUCTS + at]) = (n as u64, part.start());
             parts.push(part);
+            counts.push(chains);
         }
-        let args = [Arg::Words(&*places), x, scales, count(m), count(depth), count(width)];
-        let shared = STAGES * (4 * tall + width) * PIECE;
+        let plans = [plan(&chains, &tasks), plan(&counts, &[])];
+        let args = [
+            Arg::Words(&*places),
+            Arg::Words(&plans[0]),
+            x,
+            scales,
+            count(m),
+            count(depth),
+            count(width),
+            count(stages),
+        ];
+        let grid = [tasks.iter().sum(), stretches, 1];
         // SAFETY: x, the weights and their outputs or chains have these sizes.
-        unsafe { card.launch_with(kernel, [tasks, blocks, 1], 256, shared, &args) }?;
-        let longest = sizes.iter().filter(|n| chains(**n, depth) > 1).max();
+        unsafe { card.launch_with(kernel, grid, 256, stages * stage, &args) }?;
+        let longest = sizes.iter().zip(&chains).filter(|(_, chains)| **chains > 1).map(|(n, _)| n).max();
         let Some(longest) = longest else { return Ok(()) };
-        let args = [Arg::Words(&joined), scales, count(m), count(depth)];
+        let args = [Arg::Words(&joined), Arg::Words(&plans[1]), scales, count(m)];
         let blocks = (m * longest).div_ceil(4 * 256).min(8 * card.processors());
         // SAFETY: all chains are there, and so are the outputs.
-        unsafe { card.launch("join", [blocks, parts.len(), 1], 256, &args) }
+        unsafe { card.launch("add_chains", [blocks, parts.len(), 1], 256, &args) }
     }
 }
 
+/// How outputs are dealt out, as kernels of dense products are told: of each product its chains, and where its turns or
+/// tasks end among all.
+fn plan(chains: &[usize], counts: &[usize]) -> [u64; PRODUCTS] {
+    let mut end = 0;
+    let [a, b, c, d] = std::array::from_fn(|at| {
+        end += counts.get(at).copied().unwrap_or(0);
+        [chains.get(at).copied().unwrap_or(1) as u64, end as u64]
+    });
+    [a[0] | b[0] << 32, c[0] | d[0] << 32, a[1] | b[1] << 32, c[1] | d[1] << 32]
+}
+
+/// The blocks of products of up to sixteen rows, at most so many, and their plan. A turn gives each of a block's warps a
+/// chain of eight outputs; where there is but one chain, no turn is begun before every block has its share.
+fn turns(sizes: &[usize], depth: usize, most: usize) -> (usize, [u64; PRODUCTS]) {
+    let chains: Vec<usize> = sizes.iter().map(|&n| chains(n, depth)).collect();
+    let items = || sizes.iter().zip(&chains).map(|(n, chains)| n.div_ceil(ROWS) * chains);
+    let blocks = items().map(|items| items.div_ceil(WARPS)).sum::<usize>().min(most);
+    let counts = items().zip(&chains).map(|(items, &chains)| match chains {
+        1 => items.div_ceil(WARPS * blocks) * blocks,
+        _ => items.div_ceil(WARPS),
+    });
+    (blocks, plan(&chains, &counts.collect::<Vec<_>>()))
+}
+
 /// Chains into which inputs are cut for a weight of sixteen bits with `n` outputs and `depth` steps of inputs, of which a
-/// chain has four at least; dense.cu has the same.
+/// chain has four at least.
 fn chains(n: usize, depth: usize) -> usize {
     let most = match n {
         0..3072 => 8,
@@ -193,18 +227,16 @@ fn tasks(n: usize, depth: usize, width: usize) -> usize {
     n.div_ceil(8 * width) * chains(n, depth)
 }
 
-/// Eights of outputs of a block that has `rows` eights of rows, where there are `blocks` such stretches of rows: so that
-/// the busiest processor is done first. Rows come from the second-level cache, so they cost half; and blocks
-/// that leave no room for a second one cannot prepare while another works.
-fn width(sizes: &[usize], depth: usize, rows: usize, blocks: usize, card: &Card) -> usize {
-    let (processors, room) = (card.processors(), card.room());
-    let bytes = |width| STAGES * (rows + width) * PIECE;
+/// Eights of outputs of a block that has `rows` eights of rows, where there are `stretches` of those: so that the busiest
+/// processor is done first. Rows come from the second-level cache, so they cost half, and a block costs something before it
+/// multiplies.
+fn width(sizes: &[usize], depth: usize, rows: usize, stretches: usize, card: &Card) -> usize {
     let cost = |&width: &usize| {
-        let tasks = blocks * sizes.iter().map(|&n| tasks(n, depth, width)).sum::<usize>();
-        let alone = rows > 8 || 2 * bytes(width) > room;
-        tasks.div_ceil(processors) * (2 * width + rows + if alone { 12 } else { 6 })
+        let tasks = stretches * sizes.iter().map(|&n| tasks(n, depth, width)).sum::<usize>();
+        tasks.div_ceil(card.processors()) * (2 * width + rows + 12)
     };
-    (1..=WIDEST).filter(|&width| bytes(width) <= room).min_by_key(cost).unwrap_or(1)
+    let fits = |&width: &usize| FEWEST * (rows + width) * PIECE <= card.room();
+    (1..=WIDEST).filter(fits).min_by_key(cost).unwrap_or(1)
 }
 
 /// Bytes that a pass's products take beside activations and results, at most: the chains of three that are one launch.
@@ -228,9 +260,11 @@ pub(crate) const PIECE: usize = STEP * ROWS * 2;
 const WARPS: usize = 8;
 const RING_PIECES: usize = 8;
 
-/// Steps that a block of many rows copies ahead or uses, and the eights of outputs that it takes, at most.
-const STAGES: usize = 4;
+/// Steps that a block of many rows copies ahead or uses, and the eights of outputs that it takes, at most; and the fewest
+/// steps that leave memory something to do.
+const STAGES: usize = 8;
 const WIDEST: usize = 24;
+const FEWEST: usize = 4;
 
 /// Tiles of rows and panels that a block takes where weights are quantised, and its warps, at most: one for each of both.
 const TALL: usize = 8;
