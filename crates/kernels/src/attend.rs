@@ -22,12 +22,10 @@ use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::isa::Work;
 use crate::kv::{KvStore, PAGE, Side, staged};
 use crate::lanes::Lanes;
-use crate::operand::Operand;
 use crate::pool::Parts;
 use crate::sight::Sight;
 use crate::stored::{CacheType, Stored};
 use crate::tile::{Bias, Query, Tile, see};
-use crate::weight::Weight;
 
 /// Queries of a task, at most: as many as stay in a first-level cache.
 const TASK: usize = 48;
@@ -246,30 +244,6 @@ impl Kernels {
         window: Option<usize>,
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let made = self.attend_for(q, staged_k, staged_v, store, sight, scale, window, bias, &[])?;
-        made.whole().cloned()
-    }
-
-    /// [`Kernels::attend`] for products with `weights`.
-    ///
-    /// # Errors
-    /// As there.
-    #[cfg_attr(
-        not(feature = "card"),
-        expect(unused_variables, reason = "the CPU's products take numbers as they are")
-    )]
-    pub fn attend_for(
-        &self,
-        q: &Tensor,
-        staged_k: &Tensor,
-        staged_v: &Tensor,
-        store: &KvStore,
-        sight: &Sight,
-        scale: f32,
-        window: Option<usize>,
-        bias: Option<&Tensor>,
-        weights: &[&Weight],
-    ) -> Result<Operand> {
         let [m, heads, d] = dims("q", q)?;
         let [pages, kv_heads, _] = store.sizes()?;
         let [rows, ..] = staged(staged_k, staged_v, kv_heads, d)?;
@@ -286,14 +260,13 @@ impl Kernels {
         let staged = [staged_k, staged_v];
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card::attend(card, q, staged, store, sight, scale, window, bias, weights);
+            return on_card::attend(card, q, staged, store, sight, scale, window, bias);
         }
-        let made = match store.ty()? {
+        match store.ty()? {
             CacheType::F32 => self.attend_to::<f32>(q, staged, store, sight, scale, window, bias),
             CacheType::F16 => self.attend_to::<f16>(q, staged, store, sight, scale, window, bias),
             CacheType::Bf16 => self.attend_to::<bf16>(q, staged, store, sight, scale, window, bias),
-        };
-        made.map(Operand::from)
+        }
     }
 
     fn attend_to<T: Stored>(

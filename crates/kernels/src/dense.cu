@@ -103,19 +103,17 @@ struct Feed {
   }
 };
 
-// Where the activations of up to sixteen rows are, in words of sixteen bytes: row 8 · low + g has its inputs 64 · step +
-// 32 · half + 8t at low · lower + g · row + step · step + half · half + t.
-struct Inputs {
-  const uint4 *at;
-  size_t lower;
-  int row, step, half;
-};
-
-// All turns of a block. sums: [2][WARPS][16][8 + 1]; scales: what undoes a row's scaling, or nothing.
+// Up to sixteen rows. x: [m / 8, depth] pieces; scales: what undoes a row's scaling, or nothing.
 template <class T>
-DEVICE void dense_turns(const Products &products, const Plan &plan, Feed &feed, uint4 (*ring)[PIECE],
-                        float (*sums)[WARPS][16][8 + 1], const Inputs &inputs, const float *scales, int m, int depth) {
+DEVICE void dense_few(const Products &products, const Plan &plan, const uint4 *x, const float *scales, int m, int depth) {
+  __shared__ float sums[2][WARPS][16][8 + 1];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  uint4(*const ring)[PIECE] = (uint4(*)[PIECE])room + warp * DENSE_RING;
+  Feed feed(products, plan, depth);
+#pragma unroll
+  for (int i = 0; i + 1 < DENSE_RING; i++) feed.copy_piece(ring[i]);
+  begin();
+  const size_t lower = (size_t)depth * PIECE;
   int slot = 0, side = 0;
   for (int at = blockIdx.x; at < feed.turns; at += gridDim.x) {
     const Turn turn(products, plan, at);
@@ -123,14 +121,14 @@ DEVICE void dense_turns(const Products &products, const Plan &plan, Feed &feed, 
     const int output = turn.output(warp / turn.chains);
     float c[4] = {};
     if (output < turn.n) {
-      const uint4 *in = inputs.at + g * inputs.row + t + chain.first * inputs.step;
-      for (int step = 0; step < chain.count; step++, in += inputs.step) {
+      const uint4 *in = x + (size_t)chain.first * PIECE + lane;
+      for (int step = 0; step < chain.count; step++, in += PIECE) {
         uint4 a[2][2];
 #pragma unroll
         for (int half = 0; half < 2; half++)
 #pragma unroll
           for (int low = 0; low < 2; low++)
-            a[half][low] = 8 * low + g < m ? in[half * inputs.half + low * inputs.lower] : uint4{0, 0, 0, 0};
+            a[half][low] = 8 * low + g < m ? in[half * 32 + low * lower] : uint4{0, 0, 0, 0};
         await_copies<DENSE_RING - 2>();
         __syncwarp();
         const uint4 b[2] = {ring[slot][lane], ring[slot][lane + 32]};
@@ -163,19 +161,6 @@ DEVICE void dense_turns(const Products &products, const Plan &plan, Feed &feed, 
     }
     side ^= 1;
   }
-}
-
-// Up to sixteen rows. x: [m / 8, depth] pieces.
-template <class T>
-DEVICE void dense_few(const Products &products, const Plan &plan, const uint4 *x, const float *scales, int m, int depth) {
-  __shared__ float sums[2][WARPS][16][8 + 1];
-  uint4(*const ring)[PIECE] = (uint4(*)[PIECE])room + threadIdx.x / 32 * DENSE_RING;
-  Feed feed(products, plan, depth);
-#pragma unroll
-  for (int i = 0; i + 1 < DENSE_RING; i++) feed.copy_piece(ring[i]);
-  begin();
-  const Inputs inputs{x, (size_t)depth * PIECE, 4, PIECE, 32};
-  dense_turns<T>(products, plan, feed, ring, sums, inputs, scales, m, depth);
 }
 
 #define DENSE_FEW(name, T)                                                                                              \

@@ -1,6 +1,5 @@
 // Operations on single numbers, and the look-up of rows: elementwise.rs.
 
-#pragma once
 #include "exp.cuh"
 #include "forms.cuh"
 

@@ -15,7 +15,7 @@ use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
 use crate::operand::Operand;
 #[cfg(feature = "card")]
-use crate::operand::{Form, Handed, Kind, Making, Recipe};
+use crate::operand::{Handed, Kind};
 use crate::pool::Parts;
 use crate::weight::Weight;
 use crate::words::Words;
@@ -187,11 +187,6 @@ impl Kernels {
         if let Some(card) = self.card() {
             let [m, width] = dims("the gate", gate)?;
             let kind = Kind::of_all(weights, m);
-            if kind.is_made_by_products(card, m, width) {
-                up.map_or(Ok(()), |up| same("the gate", gate, up))?;
-                let (making, y) = (Making::Gated(activation), up.cloned());
-                return Ok(Operand(Form::Row(Recipe { making, k: width, x: gate.clone(), y })));
-            }
             // A row in half precision is known when all of it is.
             if kind != Kind::F16 {
                 up.map_or(Ok(()), |up| same("the gate", gate, up))?;

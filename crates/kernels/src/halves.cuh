@@ -17,7 +17,6 @@
 // in the same order every time.
 
 #pragma once
-#include "card/copy.cuh"
 #include "card/mma.cuh"
 #include "tile.cuh"
 
@@ -105,11 +104,12 @@ template <class T, int CHANNELS> struct Crowd {
   }
 };
 
-// Lets `count` queries, in so many groups, see the tiles first..end of the text, as part `part`. Nobody sees a position below
-// `lowest`.
+// Lets `count` queries, in so many groups, see the tiles first..end of the text, which are part `part`; writes what they
+// have seen: results, or parts for `merge` where there are several. `bounded`: whether some may see none of the first
+// tiles.
 template <int SOME, class T, int CHANNELS, class Ask>
-DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int lowest, float scale, Ask ask, int part,
-                      const Joint &to) {
+DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, float scale, bool bounded, Ask ask, int part,
+                      int parts, float *out, float *partial) {
   const Text<T> &text = in.text;
   // Channels of a key that a lane keeps at a time: 32 each.
   constexpr int KEPT = CHANNELS < 4 ? CHANNELS : 4;
@@ -119,43 +119,25 @@ DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int
   const uint32_t pages = lane < end - first ? text.page(first + lane) : 0;
   const uint32_t page = __shfl_sync(ALL, pages, warp);
   uint4 keys[KEPT][4];
-  const auto slot_of = [&](int j) { return 8 * (g / 2) + 2 * j + g % 2; };
   const auto fetch = [&](int from) {
-    if (text.is_whole(tile)) {
 #pragma unroll
-      for (int c = 0; c < KEPT; c++)
+    for (int c = 0; c < KEPT; c++)
 #pragma unroll
-        for (int j = 0; j < 4; j++) keys[c][j] = text.key(page, slot_of(j), 32 * (from + c) + 8 * t);
-      return;
-    }
-    // By way of the place of this warp's weights, where there are none yet.
-    T *const here = (T *)in.weights[warp];
-#pragma unroll
-    for (int c = 0; c < KEPT; c++) {
-      __syncwarp();
-#pragma unroll 4
-      for (int slot = 0; slot < PAGE; slot++)
-        here[32 * slot + lane] = text.any_key(page, tile * PAGE + slot, 32 * (from + c) + lane);
-      __syncwarp();
-#pragma unroll
-      for (int j = 0; j < 4; j++) keys[c][j] = *(const uint4 *)&here[32 * slot_of(j) + 8 * t];
-    }
+      for (int j = 0; j < 4; j++)
+        keys[c][j] = text.key(page, tile, 8 * (g / 2) + 2 * j + g % 2, 32 * (from + c) + 8 * t);
   };
-  // What is committed was written long before, and is on its way when queries come.
-  const bool is_early = tile < end && text.is_whole(tile);
-  if (is_early) {
-    fetch(0);
-    const T *const values = text.v + page * text.page_apart;
-    for (int i = lane; i < d / 2; i += 32) prefetch(values + i * 64);
-  }
-  begin();
-  if (tile < end && !is_early) fetch(0);
+  if (tile < end) fetch(0);
   in.template listen<SOME>(count, d, scale, ask);
   __syncthreads();
+  // Positions below this are nobody's.
+  int lowest = 0;
+  if (bounded) {
+    lowest = lane < count ? in.queries[lane].lowest : end * PAGE;
+    for (int lanes = 16; lanes > 0; lanes /= 2) lowest = min(lowest, __shfl_xor_sync(ALL, lowest, lanes));
+  }
 
-  // Scores wait where their weights will stand, by group, product and lane: of query g keys 8t + 2j and the next one, then
-  // those of query g + 8.
-  const auto scores_of = [&](int group) { return (float4(*)[32])in.weights[warp][group]; };
+  // By group, product and place: of query g keys 8t + 2j and the next one, then those of query g + 8.
+  float scores[SOME][4][4];
 #pragma unroll
   for (int group = 0; group < SOME; group++) {
     float sums[2][4][4] = {};
@@ -180,7 +162,6 @@ DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int
         }
       }
     }
-    float scores[4][4];
 #pragma unroll
     for (int low = 0; low < 2; low++) {
       const int query = 16 * group + 8 * low + g;
@@ -196,18 +177,16 @@ DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int
           const bool sees = it.lowest <= position && position < it.end && tile < end;
           float score = (sums[0][j][2 * low + i] + sums[1][j][2 * low + i]) * scale;
           if (bias.table && sees) score = score + bias.at(position);
-          scores[j][2 * low + i] = score;
+          scores[group][j][2 * low + i] = score;
           if (sees) here = max_of(score, here);
         }
       for (int lanes = 1; lanes < 4; lanes *= 2) here = max_of(here, __shfl_xor_sync(ALL, here, lanes));
       if (t == 0) in.greatest[query][warp] = here;
     }
-#pragma unroll
-    for (int j = 0; j < 4; j++) scores_of(group)[j][lane] = {scores[j][0], scores[j][1], scores[j][2], scores[j][3]};
   }
 
   // Channels that a warp blends, in eights, of one group; the values of so many tiles are under way.
-  constexpr int BESIDE = WALKERS / SOME, MINE = CHANNELS * 4 / BESIDE, AHEAD = 4;
+  constexpr int BESIDE = WALKERS / SOME, MINE = CHANNELS * 4 / BESIDE, AHEAD = MINE > 2 ? 2 : 4;
   const int group = warp / BESIDE, eight = warp % BESIDE * MINE;
   const auto is_there = [&](int at) { return first + at < end && (first + at + 1) * PAGE > lowest; };
   const bool is_whole = end * PAGE <= text.committed;
@@ -227,16 +206,6 @@ DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int
 #pragma unroll
   for (int group = 0; group < SOME; group++) {
     unsigned words[2][4][2];
-    float scores[4][4];
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      const float4 four = scores_of(group)[j][lane];
-      scores[j][0] = four.x;
-      scores[j][1] = four.y;
-      scores[j][2] = four.z;
-      scores[j][3] = four.w;
-    }
-    __syncwarp();
 #pragma unroll
     for (int low = 0; low < 2; low++) {
       const int query = 16 * group + 8 * low + g;
@@ -251,7 +220,7 @@ DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int
         for (int i = 0; i < 2; i++) {
           const int position = tile * PAGE + 8 * t + 2 * j + i;
           const bool sees = it.lowest <= position && position < it.end && tile < end;
-          weights[i] = sees ? exp_of(scores[j][2 * low + i] - greatest) : 0.0f;
+          weights[i] = sees ? exp_of(scores[group][j][2 * low + i] - greatest) : 0.0f;
         }
         total = total + (weights[0] + weights[1]);
         split<T>(weights[0] * RAISED, weights[1] * RAISED, words[0][j][low], words[1][j][low]);
@@ -294,16 +263,9 @@ DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int
     for (int at = 0; at < PART; at++) {
       const uint32_t page = __shfl_sync(ALL, pages, at);
       if (!is_there(at)) continue;
-      // By way of queries, which nobody needs any more.
-      T *const here = (T *)in.q + warp * (8 * MINE * PAGE);
-      __syncwarp();
-      if (lane < 8 * MINE)
-#pragma unroll 4
-        for (int slot = 0; slot < PAGE; slot++)
-          here[PAGE * lane + slot] = text.any_value(page, (first + at) * PAGE + slot, 8 * eight + lane);
-      __syncwarp();
 #pragma unroll
-      for (int mine = 0; mine < MINE; mine++) values[0][mine] = *(const uint4 *)&here[PAGE * (8 * mine + g) + 8 * t];
+      for (int mine = 0; mine < MINE; mine++)
+        values[0][mine] = text.any_value(page, first + at, 8 * t, 8 * (eight + mine) + g);
       blend(values[0], at);
     }
   }
@@ -311,18 +273,18 @@ DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int
   for (int low = 0; low < 2; low++) {
     const int query = 16 * group + 8 * low + g;
     const Query &it = in.queries[query];
-    if (!it.has(part)) continue;
-    const bool is_all = it.first == it.last;
+    // Whoever sees none of the part has none.
+    if (query >= count || max(it.lowest, first * PAGE) >= min(it.end, end * PAGE)) continue;
     float greatest = MINUS_INFINITY, total = 0.0f;
 #pragma unroll
     for (int at = 0; at < PART; at++) {
       greatest = max_of(in.greatest[query][at], greatest);
       total = total + in.totals[query][at];
     }
-    float *const at = is_all ? to.result(it) : to.part(it, part) + 2;
-    if (!is_all && eight == 0 && t == 0) {
-      at[-2] = greatest;
-      at[-1] = total;
+    float *const seen = partial + (it.index * parts + part) * (2 + d), *const to = parts > 1 ? seen + 2 : out + it.index * d;
+    if (parts > 1 && eight == 0 && t == 0) {
+      seen[0] = greatest;
+      seen[1] = total;
     }
 #pragma unroll
     for (int mine = 0; mine < MINE; mine++) {
@@ -332,26 +294,25 @@ DEVICE void hear_some(Crowd<T, CHANNELS> &in, int count, int first, int end, int
       for (int i = 0; i < 2; i++) {
         // Zeros lose their sign: what weighs nothing may take it, or not.
         x[i] = (sums[0][mine][2 * low + i] + sums[1][mine][2 * low + i]) * LOWERED + 0.0f;
-        if (is_all) x[i] = x[i] / total;
+        if (parts == 1) x[i] = x[i] / total;
       }
       if (d % 2 == 0) {
-        if (channel < d) *(float2 *)(at + channel) = {x[0], x[1]};
+        if (channel < d) *(float2 *)(to + channel) = {x[0], x[1]};
       } else {
-        if (channel < d) at[channel] = x[0];
-        if (channel + 1 < d) at[channel + 1] = x[1];
+        if (channel < d) to[channel] = x[0];
+        if (channel + 1 < d) to[channel + 1] = x[1];
       }
     }
   }
-  join(to, count, part, [&](int query) -> const Query & { return in.queries[query]; });
 }
 
 template <class T, int CHANNELS, class Ask>
-DEVICE void hear(Crowd<T, CHANNELS> &in, const Text<T> &text, int count, int first, int end, int lowest, float scale,
-                 Ask ask, int part, const Joint &to) {
+DEVICE void hear(Crowd<T, CHANNELS> &in, const Text<T> &text, int count, int first, int end, float scale, bool bounded,
+                 Ask ask, int part, int parts, float *out, float *partial) {
   if (threadIdx.x == 0) in.text = text;
   __syncthreads();
   if (count <= 16 || Crowd<T, CHANNELS>::GROUPS == 1)
-    hear_some<1>(in, count, first, end, lowest, scale, ask, part, to);
+    hear_some<1>(in, count, first, end, scale, bounded, ask, part, parts, out, partial);
   else
-    hear_some<Crowd<T, CHANNELS>::GROUPS>(in, count, first, end, lowest, scale, ask, part, to);
+    hear_some<Crowd<T, CHANNELS>::GROUPS>(in, count, first, end, scale, bounded, ask, part, parts, out, partial);
 }

@@ -3,7 +3,6 @@
 #include "attend.cu"
 #include "dense.cu"
 #include "dense_many.cu"
-#include "dense_one.cu"
 #include "draw.cu"
 #include "elementwise.cu"
 #include "integer.cu"
@@ -25,12 +24,12 @@
   X(quantise) X(quantise_tiles)                                                                                         \
   INTEGER_KERNELS(X, q4_0) INTEGER_KERNELS(X, q4_1) INTEGER_KERNELS(X, q5_0) INTEGER_KERNELS(X, q5_1)                   \
   INTEGER_KERNELS(X, q8_0) INTEGER_KERNELS(X, q4_k) INTEGER_KERNELS(X, q5_k) INTEGER_KERNELS(X, q6_k)                   \
-  X(round_f16) X(round_bf16) X(dense_f16_1) X(dense_bf16_1) X(dense_f16_16) X(dense_f16_32) X(dense_f16_64) X(dense_f16_128)                           \
+  X(round_f16) X(round_bf16) X(dense_f16_16) X(dense_f16_32) X(dense_f16_64) X(dense_f16_128)                           \
   X(dense_bf16_16) X(dense_bf16_32) X(dense_bf16_64) X(dense_bf16_128)                                                  \
   X(add_chains) X(dense_f32_1) X(dense_f32_8) X(write_f32) X(write_f16) X(write_bf16) X(gather_rows)                                  \
   X(copy_page) X(share_f32) X(share_f16) X(share_bf16)                                                                  \
   X(attend_f32_2) X(attend_f32_4) X(attend_f32_8) X(attend_f16_2) X(attend_f16_4) X(attend_f16_8)                       \
-  X(attend_bf16_2) X(attend_bf16_4) X(attend_bf16_8)                                                           \
+  X(attend_bf16_2) X(attend_bf16_4) X(attend_bf16_8) X(merge)                                                           \
   X(attend_shared_f32_2) X(attend_shared_f32_4) X(attend_shared_f32_8)                                                  \
   X(attend_shared_f16_2) X(attend_shared_f16_4) X(attend_shared_f16_8)                                                  \
   X(attend_shared_bf16_2) X(attend_shared_bf16_4) X(attend_shared_bf16_8)                               \

@@ -13,7 +13,7 @@ struct Layers {
 
 // One block a move and layer: a staged row to its slot. moves: row, page and slot each.
 template <class T> DEVICE void write(const Layers &layers, const uint32_t *moves, int heads, int d) {
-  begin_alone();
+  begin();
   const int layer = blockIdx.y;
   const float *k = (const float *)layers.k[layer], *v = (const float *)layers.v[layer];
   T *pages_k = (T *)layers.pages_k[layer], *pages_v = (T *)layers.pages_v[layer];
@@ -54,7 +54,7 @@ struct Stores {
   unsigned long long k[LAYERS], v[LAYERS];
 };
 KERNEL(256) copy_page(Stores stores, const uint32_t *pages, int layers, int words) {
-  begin_alone();
+  begin();
   const int layer = blockIdx.z % layers;
   uint32_t *store = (uint32_t *)((int)blockIdx.z < layers ? stores.k[layer] : stores.v[layer]);
   const size_t from = pages[2 * blockIdx.x], to = pages[2 * blockIdx.x + 1];
@@ -65,7 +65,7 @@ KERNEL(256) copy_page(Stores stores, const uint32_t *pages, int layers, int word
 // Keys or values of a document, [n, heads, d], into tiles: keys [heads, tiles, PAGE, d], values [heads, tiles, d, PAGE].
 template <class T>
 DEVICE void share(const float *k, const float *v, T *tiles_k, T *tiles_v, int n, int heads, int d) {
-  begin_alone();
+  begin();
   const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= (size_t)n * heads * d) return;
   const size_t position = i / d / heads, head = i / d % heads, channel = i % d;

@@ -14,7 +14,7 @@ use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
 use crate::operand::Operand;
 #[cfg(feature = "card")]
-use crate::operand::{Form, Handed, Kind, Making, Recipe};
+use crate::operand::{Handed, Kind};
 use crate::pool::Parts;
 use crate::weight::Weight;
 use crate::{Kernels, elementwise::stretches};
@@ -98,20 +98,14 @@ impl Kernels {
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
             let ([m, _], width) = (dims("x", x)?, normalised(x, weight)?);
-            let kind = Kind::of_all(weights, m);
-            if kind.is_made_by_products(card, m, width) {
-                let making = Making::Normed(weight.clone(), eps);
-                return Ok(Operand(Form::Row(Recipe { making, k: width, x: x.clone(), y: None })));
-            }
-            let handed = Handed::new(card, kind, m, width)?;
+            let handed = Handed::new(card, Kind::of_all(weights, m), m, width)?;
             hand_over(card, x, weight, eps, &handed)?;
             return Ok(handed.operand());
         }
         self.rms_norm(x, weight, eps).map(Operand::from)
     }
 
-    /// x + y, and its normalisation for products with `weights`: [`Kernels::add`] and [`Kernels::norm_for`]. Of one row the sum
-    /// is there when the products have been asked for.
+    /// x + y, and its normalisation for products with `weights`: [`Kernels::add`] and [`Kernels::norm_for`].
     ///
     /// * `x`, `y`: `[m, w]`
     /// * `weight`: `[w]`
@@ -130,14 +124,7 @@ impl Kernels {
         if let Some(card) = self.card() {
             same("the residual", x, y)?;
             let ([m, _], width) = (dims("x", x)?, normalised(x, weight)?);
-            let kind = Kind::of_all(weights, m);
-            if kind.is_made_by_products(card, m, width) {
-                let sum = card.output(x.dims())?;
-                let making = Making::SumNormed(weight.clone(), eps, sum.clone());
-                let recipe = Recipe { making, k: width, x: x.clone(), y: Some(y.clone()) };
-                return Ok((sum, Operand(Form::Row(recipe))));
-            }
-            let handed = Handed::new(card, kind, m, width)?;
+            let handed = Handed::new(card, Kind::of_all(weights, m), m, width)?;
             let sum = hand_over_sum(card, [x, y], weight, eps, &handed)?;
             return Ok((sum, handed.operand()));
         }

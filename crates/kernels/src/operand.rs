@@ -10,15 +10,13 @@ use std::sync::Arc;
 #[cfg(feature = "card")]
 use crate::card::{Arg, Buffer, Card, count, start_mut};
 #[cfg(feature = "card")]
-use crate::elementwise::Activation;
-#[cfg(feature = "card")]
 use crate::error::Error;
 use crate::error::Result;
 use crate::flat::dims;
 #[cfg(feature = "card")]
 use crate::formats::WeightType;
 #[cfg(feature = "card")]
-use crate::linear::{FEW, ROWS, STEP, row_bytes};
+use crate::linear::{FEW, ROWS, STEP};
 #[cfg(feature = "card")]
 use crate::quantise::{BLOCK, Block, TILE};
 #[cfg(feature = "card")]
@@ -40,48 +38,6 @@ pub(crate) enum Form {
     /// What products on a card take.
     #[cfg(feature = "card")]
     Made(Made),
-    /// One row on a card, which the products' own kernel makes.
-    #[cfg(feature = "card")]
-    Row(Recipe),
-}
-
-/// How one row of activations is made.
-#[cfg(feature = "card")]
-#[derive(Clone)]
-pub(crate) struct Recipe {
-    pub(crate) making: Making,
-    pub(crate) k: usize,
-    pub(crate) x: Tensor,
-    pub(crate) y: Option<Tensor>,
-}
-
-/// What is done to the row; dense_one.cu has the same order.
-#[cfg(feature = "card")]
-#[derive(Clone)]
-pub(crate) enum Making {
-    /// Nothing but its rounding.
-    Rounded,
-    /// The norm of x by this weight and epsilon.
-    Normed(Tensor, f32),
-    /// The norm of x + y, which is kept as the last one.
-    SumNormed(Tensor, f32, Tensor),
-    /// activation(x) · y.
-    Gated(Activation),
-    /// Attention, joined from its parts.
-    Joined(Parts),
-}
-
-/// What each head of a row has seen of a long text, in parts (query.cuh).
-#[cfg(feature = "card")]
-#[derive(Clone)]
-pub(crate) struct Parts {
-    pub(crate) partial: Arc<Buffer>,
-    /// Channels of a head.
-    pub(crate) d: usize,
-    /// Parts that there is room for, the first one that was written, and how many were.
-    pub(crate) room: usize,
-    pub(crate) first: usize,
-    pub(crate) count: usize,
 }
 
 /// Activations on a card in one form.
@@ -125,8 +81,6 @@ impl Operand {
             Form::Whole(whole) => dims("x", whole),
             #[cfg(feature = "card")]
             Form::Made(made) => Ok([made.m, made.k]),
-            #[cfg(feature = "card")]
-            Form::Row(recipe) => Ok([1, recipe.k]),
         }
     }
 
@@ -135,7 +89,7 @@ impl Operand {
         match &self.0 {
             Form::Whole(whole) => Ok(whole),
             #[cfg(feature = "card")]
-            Form::Made(_) | Form::Row(_) => Err(Error::shape("activations that were made for a card")),
+            Form::Made(_) => Err(Error::shape("activations that were made for a card")),
         }
     }
 }
@@ -158,11 +112,6 @@ impl Kind {
         let mut kinds = weights.iter().map(|weight| Self::of(weight.ty(), m));
         let first = kinds.next().unwrap_or(Self::Whole);
         if kinds.all(|kind| kind == first) { first } else { Self::Whole }
-    }
-
-    /// Whether products of `m` rows make what they take themselves.
-    pub(crate) fn is_made_by_products(self, card: &Card, m: usize, k: usize) -> bool {
-        m == 1 && matches!(self, Self::F16 | Self::Bf16) && row_bytes(k, true) <= card.room()
     }
 
     /// Steps of 64 inputs or blocks of 32, of `k`.

@@ -15,9 +15,6 @@ DEVICE size_t place_of(int row, int eight, int depth) {
   return ((size_t)(row / 8) * depth + eight / 8) * PIECE + eight % 8 / 4 * 32 + row % 8 * 4 + eight % 4;
 }
 
-// Whether rows are scaled where they are large: half precision ends at 2^16.
-DEVICE bool scales_rows(__half) { return true; }
-DEVICE bool scales_rows(__nv_bfloat16) { return false; }
 DEVICE unsigned short rounded(__half, float x) { return __half_as_ushort(__float2half_rn(x)); }
 DEVICE unsigned short rounded(__nv_bfloat16, float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 

@@ -16,46 +16,52 @@ struct Documents {
 // [heads, width].
 template <class T, int CHANNELS>
 DEVICE void attend_shared(const float *q, const Documents &documents, const uint32_t *blocks, const uint32_t *rows,
-                          const float *bias, const uint32_t *positions, int heads, int kv_heads, float scale, int width,
-                          const Joint &to) {
+                          const float *bias, const uint32_t *positions, float *out, float *partial, int heads,
+                          int kv_heads, int d, float scale, int width, int parts) {
   constexpr int QUERIES = sizeof(T) == 4 ? Desk<T, CHANNELS>::QUERIES : Crowd<T, CHANNELS>::QUERIES;
   constexpr int CHUNKS = BLOCK_ROWS / QUERIES;
   const uint32_t *block = blocks + 3 * (blockIdx.x / CHUNKS);
-  const int base = blockIdx.x % CHUNKS * QUERIES, head = blockIdx.y, part = blockIdx.z, d = to.d;
+  const int base = blockIdx.x % CHUNKS * QUERIES, head = blockIdx.y, part = blockIdx.z;
   const int n = (int)documents.n[block[0]], tiles = (n + PAGE - 1) / PAGE;
   const int count = min((int)block[2] - base, QUERIES);
-  const int first = part * PART, end = min(first + PART, tiles);
-  if (count <= 0 || first >= end) return begin();
+  if (count <= 0) return;
   rows += block[1] + base;
   const size_t at = (size_t)(head / (heads / kv_heads)) * tiles * d * PAGE;
   const T *k = (const T *)documents.k[block[0]] + at, *v = (const T *)documents.v[block[0]] + at;
+  const int first = part * PART, end = min(part * PART + PART, tiles);
   const auto ask = [&](int query) {
     const uint32_t row = rows[query];
-    const int index = row * heads + head, origin = bias ? width / 2 - (int)positions[row] : 0;
-    const Bias mine{bias ? bias + (size_t)head * width : nullptr, width, origin, 1};
-    return Query{q + (size_t)index * d, nullptr, mine, n, 0, n, index, 0, (tiles - 1) / PART};
+    const size_t index = (size_t)row * heads + head;
+    const int origin = bias ? width / 2 - (int)positions[row] : 0;
+    return Query{q + index * d, nullptr, n, 0, n, {bias ? bias + (size_t)head * width : nullptr, width, origin, 1}, index};
   };
   if constexpr (sizeof(T) == 4) {
     Desk<T, CHANNELS> &desk = *(Desk<T, CHANNELS> *)room;
     walk(
-        desk, count, scale, first, end,
+        desk, count, d, scale, first, end,
         [&](int stage, int tile) {
           desk.take(stage, k + (size_t)tile * d * PAGE, v + (size_t)tile * d * PAGE, PAGE, d);
         },
-        [](int, int) {},
-        ask, part, to);
+        ask, part, parts, out, partial);
   } else {
     const Text<T> text{k, v, (size_t)d * PAGE, 0, nullptr, nullptr, nullptr, nullptr, tiles * PAGE, d};
-    hear(*(Crowd<T, CHANNELS> *)room, text, count, first, end, 0, scale, ask, part, to);
+    if (first < end) {
+      hear(*(Crowd<T, CHANNELS> *)room, text, count, first, end, scale, false, ask, part, parts, out, partial);
+    } else if ((int)threadIdx.x < count) {
+      // A shorter document has no such part.
+      float *const none = partial + (ask(threadIdx.x).index * parts + part) * (2 + d);
+      none[0] = MINUS_INFINITY;
+      none[1] = 0.0f;
+    }
   }
 }
 
 #define SHARED(name, ...)                                                                                               \
-  KERNEL(256, 2) name(const float *q, Documents documents, const uint32_t *blocks, const uint32_t *rows,                \
-                      const float *bias, const uint32_t *positions, float *out, float *partial, int *met, int heads,    \
-                      int kv_heads, int d, float scale, int width, int parts) {                                         \
-    __VA_ARGS__(q, documents, blocks, rows, bias, positions, heads, kv_heads, scale, width,                             \
-                Joint{out, partial, met, parts, d});                                                                    \
+  KERNEL(256, 2) name(const float *q, Documents documents, const uint32_t *blocks, const uint32_t *rows,                   \
+                   const float *bias, const uint32_t *positions, float *out, float *partial, int heads, int kv_heads,   \
+                   int d, float scale, int width, int parts) {                                                          \
+    begin();                                                                                                            \
+    __VA_ARGS__(q, documents, blocks, rows, bias, positions, out, partial, heads, kv_heads, d, scale, width, parts);    \
   }
 
 SHARED(attend_shared_f32_2, attend_shared<float, 2>)

@@ -15,17 +15,15 @@ use half::{bf16, f16};
 use crate::Kernels;
 use crate::attend::{bias_width, grouped};
 #[cfg(feature = "card")]
-use crate::card::{Arg, Buffer, Card, Joint, PART, Shape, address, count};
+use crate::card::{Arg, Buffer, Card, Joint, PART, Shape, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, room, tensor, written, zeros};
 use crate::isa::Work;
 use crate::kv::{PAGE, Side};
 use crate::lanes::Lanes;
-use crate::operand::Operand;
 use crate::pool::Parts;
 use crate::stored::{CacheType, Stored};
 use crate::tile::{Bias, Query, Tile, see};
-use crate::weight::Weight;
 use crate::words::{Upload, Words};
 
 /// Rows of a task, at most.
@@ -264,26 +262,6 @@ impl Kernels {
         scale: f32,
         bias: Option<(&Tensor, &Words)>,
     ) -> Result<Tensor> {
-        self.attend_shared_for(q, documents, readers, scale, bias, &[])?.whole().cloned()
-    }
-
-    /// [`Kernels::attend_shared`] for products with `weights`.
-    ///
-    /// # Errors
-    /// As there.
-    #[cfg_attr(
-        not(feature = "card"),
-        expect(unused_variables, reason = "the CPU's products take numbers as they are")
-    )]
-    pub fn attend_shared_for(
-        &self,
-        q: &Tensor,
-        documents: &[&SharedKv],
-        readers: &Readers,
-        scale: f32,
-        bias: Option<(&Tensor, &Words)>,
-        weights: &[&Weight],
-    ) -> Result<Operand> {
         let [m, heads, d] = dims("q", q)?;
         for kv in documents {
             if kv.ty != documents[0].ty {
@@ -307,7 +285,7 @@ impl Kernels {
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card(card, q, documents, readers, scale, bias, weights);
+            return on_card(card, q, documents, readers, scale, bias);
         }
         let table = bias.map(|(table, _)| Flat::new("the bias", table)).transpose()?;
         let bias = table.as_ref().zip(bias).map(|(flat, (table, positions))| {
@@ -350,7 +328,7 @@ impl Kernels {
             }
         })?;
         // SAFETY: every row is some document's, and the tasks have every row and head.
-        tensor(unsafe { written(out) }, &[m, heads * d]).map(Operand::from)
+        tensor(unsafe { written(out) }, &[m, heads * d])
     }
 }
 
@@ -362,8 +340,7 @@ fn on_card(
     readers: &Readers,
     scale: f32,
     bias: Option<(&Tensor, &Words)>,
-    weights: &[&Weight],
-) -> Result<Operand> {
+) -> Result<Tensor> {
     let [m, heads, d] = dims("q", q)?;
     let ty = documents.first().map_or(CacheType::F32, |kv| kv.ty);
     let shape = Shape::new(d)?;
@@ -385,9 +362,6 @@ fn on_card(
     let positions = bias.map_or(Ok(0), |(_, positions)| card.words(positions))?;
     let words = card.words(readers.words())?;
     let word = |at: usize| Arg::Address(words + (at * size_of::<u32>()) as u64);
-    let seen = [0, if documents.len() == 1 { tiles.div_ceil(PART).saturating_sub(1) } else { 0 }];
-    let left_apart = joint.leaves(card, m, d, seen, weights);
-    let [out, partial, met] = joint.places(left_apart)?;
     let (mut first, all) = (0, Readers::blocks(&readers.groups));
     for (some, groups) in documents.chunks(DOCUMENTS).zip(readers.groups.chunks(DOCUMENTS)) {
         let mut places = [0; 3 * DOCUMENTS];
@@ -406,20 +380,19 @@ fn on_card(
             word(3 * all),
             table.unwrap_or(Arg::Address(0)),
             Arg::Address(positions),
-            out,
-            partial,
-            met,
+            address_mut(&joint.out)?,
+            joint.partial(),
             count(heads),
             count(some[0].heads),
             count(d),
             Arg::Number(scale),
             count(bias.map_or(0, |(table, _)| table.dims()[1])),
-            count(joint.parts),
+            count(joint.parts()),
         ];
-        let grid = [blocks * BLOCK_ROWS.div_ceil(shape.most), heads, joint.parts];
+        let grid = [blocks * BLOCK_ROWS.div_ceil(shape.most), heads, joint.parts()];
         // SAFETY: every row is some document's once, and the tiles of documents are as long as they say.
         unsafe { card.launch_with(kernel, grid, 256, shared, &args) }?;
         first += blocks;
     }
-    Ok(if left_apart { joint.left(d, seen) } else { joint.out.into() })
+    joint.merge(card)
 }

@@ -34,26 +34,47 @@ template <class T> struct Text {
   }
   DEVICE_METHOD size_t staged(int position) const { return row_of(path[position - committed]) * row_apart; }
 
-  // Eight channels of a key, zeros where there are none, where lanes can take a tile's keys so.
-  DEVICE_METHOD bool is_whole(int tile) const { return tile * PAGE + PAGE <= committed && d % 8 == 0; }
-  DEVICE_METHOD uint4 key(uint32_t page, int slot, int channel) const {
-    return channel < d ? *(const uint4 *)(k + page * page_apart + slot * d + channel) : uint4{0, 0, 0, 0};
+  // Eight channels of a key, zeros where there are none.
+  DEVICE_METHOD uint4 key(uint32_t page, int tile, int slot, int channel) const {
+    const T *const from = k + page * page_apart + slot * d;
+    const int position = tile * PAGE + slot;
+    if (position < committed && d % 8 == 0) return channel < d ? *(const uint4 *)(from + channel) : uint4{0, 0, 0, 0};
+    const float *const staged_key = position < committed ? nullptr : staged_k + staged(position);
+    unsigned words[4];
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+      unsigned bits[2];
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        const int at = channel + i + j;
+        bits[j] = at >= d ? 0 : to_bits(staged_key ? kept<T>(staged_key[at]) : from[at]);
+      }
+      words[i / 2] = bits[0] | bits[1] << 16;
+    }
+    return {words[0], words[1], words[2], words[3]};
   }
+
   // Eight slots of a channel's values, where the tile is committed.
   DEVICE_METHOD uint4 value(uint32_t page, int slot, int channel) const {
     return channel < d ? *(const uint4 *)(v + page * page_apart + channel * PAGE + slot) : uint4{0, 0, 0, 0};
   }
-
-  // One channel of a key or value, wherever it is.
-  DEVICE_METHOD T any_key(uint32_t page, int position, int channel) const {
-    if (channel >= d) return kept<T>(0.0f);
-    return position < committed ? k[page * page_apart + position % PAGE * d + channel]
-                                : kept<T>(staged_k[staged(position) + channel]);
-  }
-  DEVICE_METHOD T any_value(uint32_t page, int position, int channel) const {
-    if (channel >= d) return kept<T>(0.0f);
-    return position < committed ? v[page * page_apart + channel * PAGE + position % PAGE]
-                                : kept<T>(staged_v[staged(position) + channel]);
+  // And where some of it may not be.
+  DEVICE_METHOD uint4 any_value(uint32_t page, int tile, int slot, int channel) const {
+    if (channel >= d) return {0, 0, 0, 0};
+    const T *const from = v + page * page_apart + channel * PAGE + slot;
+    unsigned words[4];
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+      unsigned bits[2];
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        const int position = tile * PAGE + slot + i + j;
+        bits[j] = to_bits(position < committed ? from[i + j] : kept<T>(staged_v[staged(position) + channel]));
+      }
+      words[i / 2] = bits[0] | bits[1] << 16;
+    }
+    return {words[0], words[1], words[2], words[3]};
   }
 };
+
 static_assert(sizeof(Text<__half>) == 72, "joint.rs says so");

@@ -5,12 +5,17 @@
 // run in the CPU's order. What a row has staged stands in the places that committed positions leave free, and several
 // rows' in one tile: a slot's place may be another's slot, so a row has a place for each of its own.
 //
-// A long text is cut into parts of 256 positions, always the same ones, that blocks walk apart (query.cuh).
+// A long text is cut into parts of 256 positions, always the same ones, that blocks walk apart; `merge` then joins a row's
+// parts in their order.
 
 #pragma once
 #include "card/copy.cuh"
-#include "query.cuh"
+#include "exp.cuh"
 #include "text.cuh"
+
+// Tiles that one walk takes, and warps of a block.
+constexpr int PART = 8;
+constexpr int WALKERS = 8;
 
 // The numbers of sixteen bytes.
 DEVICE void unpack(float, const uint4 &from, float (&to)[4]) {
@@ -25,6 +30,31 @@ template <class T> DEVICE void unpack(T, const uint4 &from, float (&to)[8]) {
   widen(T(), from.z, to[4], to[5]);
   widen(T(), from.w, to[6], to[7]);
 }
+
+// A number added to a score: table[origin + step · key], the index kept inside the table.
+struct Bias {
+  const float *table;
+  int width, origin, step;
+
+  DEVICE_METHOD float at(int key) const {
+    const int index = origin + step * key;
+    return table[index < 0 ? 0 : index >= width ? width - 1 : index];
+  }
+};
+
+// One head of one row: its channels, the positions lowest..end that it sees, of which those from `committed` on are on
+// its path, what is added to its scores, and its number among all.
+struct Query {
+  const float *q;
+  const uint32_t *path;
+  int committed, lowest, end;
+  Bias bias;
+  size_t index;
+
+  // A query that sees nothing.
+  DEVICE_METHOD static Query none() { return {nullptr, nullptr, 0, 0, 0, {nullptr, 0, 0, 0}, 0}; }
+};
+static_assert(sizeof(Query) == 64, "joint.rs says so");
 
 // The slots of a tile that a query sees, and where this lane's slot is found.
 struct Glance {
@@ -218,38 +248,39 @@ DEVICE void see(Desk<T, CHANNELS> &desk, int stage, Seen<CHANNELS, COUNT> &seen,
   __syncwarp();
 }
 
-// Writes what query h has seen: its result where it has one part only, or this part.
+// Writes what query h has seen: the result where there is one part only, or the part for `merge`, [query, part]:
+// greatest, total, and the blended values.
 template <int CHANNELS, int COUNT>
-DEVICE void finish(const Seen<CHANNELS, COUNT> &seen, int h, const Query &query, int part, const Joint &to) {
+DEVICE void finish(const Seen<CHANNELS, COUNT> &seen, int h, int d, size_t query, int part, int parts, float *out,
+                   float *partial) {
   const int lane = threadIdx.x % 32;
-  if (!query.has(part)) return;
-  const bool is_all = query.first == query.last;
-  float *const at = is_all ? to.result(query) : to.part(query, part) + 2;
-  if (!is_all && lane == 0) {
-    at[-2] = seen.greatest[h];
-    at[-1] = seen.total[h];
+  if (parts > 1) {
+    partial += (query * parts + part) * (2 + d);
+    if (lane == 0) {
+      partial[0] = seen.greatest[h];
+      partial[1] = seen.total[h];
+    }
   }
 #pragma unroll
   for (int c = 0; c < CHANNELS; c++) {
     const int channel = lane + 32 * c;
-    if (channel < to.d) at[channel] = is_all ? seen.out[h][c] / seen.total[h] : seen.out[h][c];
+    if (channel >= d) break;
+    if (parts > 1)
+      partial[2 + channel] = seen.out[h][c];
+    else
+      out[query * d + channel] = seen.out[h][c] / seen.total[h];
   }
 }
 
 // A warp's queries over the tiles first..end, with `each` queries a warp, at most COUNT.
-template <int COUNT, class T, int CHANNELS, class Take, class Put, class Ask>
-DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, float scale, int first, int end, Take take, Put put,
-                      Ask ask, int part, const Joint &to) {
+template <int COUNT, class T, int CHANNELS, class Fetch, class Ask>
+DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, int d, float scale, int first, int end, Fetch fetch,
+                      Ask ask, int part, int parts, float *out, float *partial) {
   constexpr int STAGES = Desk<T, CHANNELS>::STAGES, WIDTH = Desk<T, CHANNELS>::WIDTH;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = to.d;
-  // What is committed was written long before.
-#pragma unroll
-  for (int stage = 0; stage < STAGES; stage++)
-    if (first + stage < end) take(stage, first + stage);
-  begin();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
   for (int stage = 0; stage < STAGES; stage++) {
-    if (first + stage < end) put(stage, first + stage);
+    if (first + stage < end) fetch(stage, first + stage);
     end_copies();
   }
   const int mine = max(min(each, count - warp * each), 0);
@@ -275,28 +306,26 @@ DEVICE void walk_some(Desk<T, CHANNELS> &desk, int each, int count, float scale,
     if (tile + STAGES < end) {
       // Nobody reads this stage any more.
       __syncthreads();
-      take(stage, tile + STAGES);
-      put(stage, tile + STAGES);
+      fetch(stage, tile + STAGES);
     }
     end_copies();
   }
 #pragma unroll
   for (int h = 0; h < COUNT; h++)
-    if (h < mine) finish(seen, h, desk.queries[warp][h], part, to);
-  join(to, count, part, [&](int query) -> const Query & { return desk.queries[query / each][query % each]; });
+    if (h < mine) finish(seen, h, d, desk.queries[warp][h].index, part, parts, out, partial);
 }
 
-// Lets the block's `count` queries see the tiles first..end, as part `part`. take(stage, tile): starts the copies of what is
-// committed of a tile; put(stage, tile): puts what is staged beside it; ask(query): who it is.
-template <class T, int CHANNELS, class Take, class Put, class Ask>
-DEVICE void walk(Desk<T, CHANNELS> &desk, int count, float scale, int first, int end, Take take, Put put, Ask ask, int part,
-                 const Joint &to) {
+// Lets the block's `count` queries see the tiles first..end, as part `part`. fetch(stage, tile): starts the copies of a
+// tile; ask(query): who it is.
+template <class T, int CHANNELS, class Fetch, class Ask>
+DEVICE void walk(Desk<T, CHANNELS> &desk, int count, int d, float scale, int first, int end, Fetch fetch, Ask ask,
+                 int part, int parts, float *out, float *partial) {
   // Dealt out evenly: a warp that has less to do is done sooner.
   const int each = (count + WALKERS - 1) / WALKERS;
   if (each <= 1)
-    walk_some<1>(desk, each, count, scale, first, end, take, put, ask, part, to);
+    walk_some<1>(desk, each, count, d, scale, first, end, fetch, ask, part, parts, out, partial);
   else if (each == 2 || Desk<T, CHANNELS>::SEATS == 2)
-    walk_some<2>(desk, each, count, scale, first, end, take, put, ask, part, to);
+    walk_some<2>(desk, each, count, d, scale, first, end, fetch, ask, part, parts, out, partial);
   else
-    walk_some<Desk<T, CHANNELS>::SEATS>(desk, each, count, scale, first, end, take, put, ask, part, to);
+    walk_some<Desk<T, CHANNELS>::SEATS>(desk, each, count, d, scale, first, end, fetch, ask, part, parts, out, partial);
 }

@@ -64,11 +64,6 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
             ),
             mutation("dense_many.cu", "chain = at % chains;", "chain = 0;"),
             mutation("round.cu", "row % 8 * 4 + eight % 4", "row % 8 * 4 + eight % 2"),
-            mutation(
-                "dense_one.cu",
-                "to[eight] = round_eight<T>(x, scaling.down);",
-                "to[eight] = round_eight<T>(x, 1.0f);",
-            ),
         ],
     ),
     (
@@ -82,10 +77,10 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
         "attend",
         &[
             mutation("attend.cu", "text.v + page, there, d)", "text.v + page, there - 1, d)"),
-            mutation("attend.cu", "max(position / PAGE - 1, 0); }", "max((position - 1) / PAGE - 1, 0); }"),
+            mutation("attend.cu", "max(position / PAGE - 1, 0); }", "max((position + 1) / PAGE - 1, 0); }"),
             mutation("attend.cu", "at == tile ? guests + before", "at == tile ? guests"),
             // From here on what both attentions have in common is broken.
-            mutation("query.cuh", "__ldcg(seen + 1) * weight", "__ldcg(seen + 1)"),
+            mutation("attend.cu", "first ? seen[1] * weight", "first ? seen[1]"),
             mutation("halves.cuh", "kept<T>(y - wide(high[1]))", "kept<T>(y - y)"),
             mutation(
                 "halves.cuh",
@@ -94,7 +89,6 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
             ),
             mutation("halves.cuh", "in.greatest[query][warp] = here;", "in.greatest[query][0] = here;"),
             mutation("text.cuh", "staged_v[staged(position) + channel]", "staged_v[staged(position)]"),
-            mutation("query.cuh", "== query.last - query.first;", ">= 0 && part == query.first;"),
             mutation("tile.cuh", "await_copies<STAGES - 1>();", "await_copies<STAGES>();"),
             mutation(
                 "tile.cuh",
@@ -108,7 +102,7 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
         "shared",
         &[
             mutation("shared.cu", "width / 2 - (int)positions[row]", "(width - 1) / 2 + (int)positions[row]"),
-            mutation("shared.cu", "min(first + PART, tiles)", "min(first + PART - 1, tiles)"),
+            mutation("shared.cu", "none[1] = 0.0f;", "none[1] = 1.0f;"),
             mutation("shared.cu", "(size_t)(head / (heads / kv_heads))", "(size_t)(head % kv_heads)"),
         ],
     ),
@@ -128,13 +122,6 @@ const MUTATIONS: [(&str, &[Mutation]); 11] = [
     (
         "operands",
         &[
-            mutation("dense_one.cu", "x[i] + y[i] : x[i]", "x[i] : x[i]"),
-            mutation("dense_one.cu", "made[i] * scale * weight[i]", "made[i] * scale"),
-            mutation(
-                "dense_one.cu",
-                "activated(recipe.activation, made[i]) * up[i]",
-                "activated(recipe.activation, made[i])",
-            ),
             mutation("forms.cuh", "8 * eight + i < k ? get(8 * eight + i) : 0.0f", "get(8 * eight)"),
             mutation("forms.cuh", "round_eight<__half>(x, scaling.down)", "round_eight<__half>(x, 1.0f)"),
             mutation(

@@ -149,11 +149,9 @@ impl Llama {
             }
             let [q, k] = kernels.rope([&q, &k], &turns)?;
             let store = kv.store(kernels, index)?;
-            let wanted = [layer.o.weight()];
-            let a =
-                kernels.attend_for(&q, &k, &v, store, &step.sight, scale, config.window, None, &wanted)?;
+            let a = kernels.attend(&q, &k, &v, store, &step.sight, scale, config.window, None)?;
             staged.push((k, v));
-            x.add(layer.o.forward(kernels, &a)?)?;
+            x.add(layer.o.forward(kernels, &a.into())?)?;
 
             let layers = [&layer.gate, &layer.up];
             let h = x.norm_for(&layer.feed_forward_norm, config.norm_eps, &layers.map(Linear::weight))?;

@@ -247,16 +247,14 @@ impl T5 {
             let [q, k, v] = self.normed_heads(&mut x, &own.norm, [&own.q, &own.k, &own.v])?;
             let bias = Some(&self.decoder_bias);
             let store = kv.store(kernels, index)?;
-            let wanted = [own.o.weight()];
-            let a = kernels.attend_for(&q, &k, &v, store, &step.sight, SCALE, None, bias, &wanted)?;
+            let a = kernels.attend(&q, &k, &v, store, &step.sight, SCALE, None, bias)?;
             staged.push((k, v));
-            x.add(own.o.forward(kernels, &a)?)?;
+            x.add(own.o.forward(kernels, &a.into())?)?;
 
             let [q] = self.normed_heads(&mut x, &layer.cross.norm, [&layer.cross.q])?;
             let read = documents.layer(kernels, index)?;
-            let wanted = [layer.cross.o.weight()];
-            let a = kernels.attend_shared_for(&q, &read, &documents.readers, SCALE, None, &wanted)?;
-            x.add(layer.cross.o.forward(kernels, &a)?)?;
+            let a = kernels.attend_shared(&q, &read, &documents.readers, SCALE, None)?;
+            x.add(layer.cross.o.forward(kernels, &a.into())?)?;
 
             self.feed_forward(&mut x, &layer.feed_forward)?;
         }

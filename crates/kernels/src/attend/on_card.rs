@@ -10,10 +10,8 @@ use crate::card::{Arg, Card, Joint, PART, Shape, address, address_mut, count};
 use crate::error::Result;
 use crate::flat::dims;
 use crate::kv::{KvStore, PAGE};
-use crate::operand::Operand;
 use crate::sight::{ROWS, Sight};
 use crate::stored::CacheType;
-use crate::weight::Weight;
 use crate::words::Upload;
 
 /// The kernel for a cache type and so many channels of a lane.
@@ -40,8 +38,7 @@ pub(super) fn attend(
     scale: f32,
     window: Option<usize>,
     bias: Option<&Tensor>,
-    weights: &[&Weight],
-) -> Result<Operand> {
+) -> Result<Tensor> {
     let [m, heads, d] = dims("q", q)?;
     let [_, kv_heads, _] = store.sizes()?;
     let (ty, group) = (store.ty()?, heads / kv_heads);
@@ -60,9 +57,6 @@ pub(super) fn attend(
     };
     let joint = Joint::new(card, &[m, heads * d], m * heads, d, parts)?;
     let words = card.words(sight.words())?;
-    let seen = if m == 1 { seen(ty, sight.position(0), window) } else { [0; 2] };
-    let left_apart = joint.leaves(card, m, d, seen, weights);
-    let [out, partial, met] = joint.places(left_apart)?;
     let mut args = vec![
         address("q", q)?,
         address("staged keys", k)?,
@@ -71,9 +65,9 @@ pub(super) fn attend(
         address_mut(&store.v)?,
         Arg::Address(words),
         bias.map_or(Ok(Arg::Address(0)), |bias| address("the bias", bias))?,
-        out,
-        partial,
-        met,
+        address_mut(&joint.out)?,
+        joint.partial(),
+        count(m),
         count(heads),
         count(kv_heads),
         count(d),
@@ -93,23 +87,12 @@ pub(super) fn attend(
         let grid = [circles * chunks, kv_heads, parts];
         // SAFETY: the sight was checked against staged rows and pages, and all shapes agree.
         unsafe { card.launch_with(kernel, grid, 256, shape.walk(ty), &args) }?;
-        return Ok(if left_apart { joint.left(d, seen) } else { joint.out.into() });
+        return joint.merge(card);
     }
     let together = crowds.len() * chunks * kv_heads * (parts - 1);
     args.extend([count(sight.crowds_at()), count(chunks), count(together)]);
     let grid = [together + circles * chunks * kv_heads, 1, 1];
     // SAFETY: as above; crowds and circles are rows of the sight, which see what they are said to see.
     unsafe { card.launch_with(kernel, grid, 256, shape.walk(ty).max(shape.crowd()), &args) }?;
-    Ok(if left_apart { joint.left(d, seen) } else { joint.out.into() })
-}
-
-/// The first and the last of the parts in which a row at this position sees its text; attend.cu has the same (`ask`).
-fn seen(ty: CacheType, position: usize, window: Option<usize>) -> [usize; 2] {
-    let lowest = window.map_or(0, |window| (position + 1).saturating_sub(window));
-    if ty == CacheType::F32 {
-        return [lowest / (PART * PAGE), position / (PART * PAGE)];
-    }
-    let border = (position / PAGE).saturating_sub(1) * PAGE;
-    let last = border.div_ceil(PART * PAGE);
-    [if lowest >= border { last } else { lowest / (PART * PAGE) }, last]
+    joint.merge(card)
 }

@@ -17,20 +17,12 @@
 #include "card/shim.h"
 #endif
 
-// A kernel may start while the one before it in the stream still runs. This waits until that one is done and what it wrote
-// can be seen, and then lets the next one start. Every kernel has it, in every block; so what its blocks do before this
-// may touch whatever no kernel writes, such as weights and a step's words, and what was written before the last one.
+// A kernel may start while the one before it in the stream still runs: what its blocks do before this touches nothing
+// but weights, which no kernel writes. This lets the next one start, and waits until the one before is done and what it
+// wrote can be seen. Every kernel has it, in every block, so that whoever waits for one has waited for all before.
 DEVICE void begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-// The same, of a kernel that writes what others read before their `begin`: keys and values. The next one starts when it is
-// done.
-DEVICE void begin_alone() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }

@@ -15,9 +15,6 @@ DEVICE void copy(uint4 *to, const void *from, bool is_there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(bytes) : "memory");
 }
 
-// Brings what is wanted soon into the second-level cache.
-DEVICE void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
-
 // Ends a group of this thread's copies.
 DEVICE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -41,8 +38,6 @@ static uint4 *const room = shim::room;
 DEVICE void copy(uint4 *to, const void *from, bool is_there) {
   shim::current().copies.push_back({to, is_there ? from : nullptr});
 }
-
-DEVICE void prefetch(const void *) {}
 
 DEVICE void end_copies() { shim::current().groups.push_back(shim::current().copies.size()); }
 

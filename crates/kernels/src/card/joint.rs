@@ -1,66 +1,51 @@
-//! What both attentions have in common on a card: a long text is walked in parts, and whichever block comes last joins
-//! them.
+//! What both attentions have in common on a card: a long text is walked in parts, and the parts are joined.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::{Arg, Buffer, Card, address_mut};
+use super::{Arg, Buffer, Card, address_mut, count};
 use crate::error::{Error, Lack, Result};
 use crate::kv::PAGE;
-use crate::operand::{Form, Kind, Making, Operand, Parts, Recipe};
 use crate::stored::CacheType;
-use crate::weight::Weight;
 
-/// Tiles that one walk takes; parts of a longer text are walked apart and joined in their order.
+/// Tiles that one walk takes; parts of a longer text are walked apart and merged in their order.
 pub(crate) const PART: usize = 8;
 
 /// The output of an attention whose parts may be walked apart.
 pub(crate) struct Joint {
     pub(crate) out: Tensor,
-    /// Parts, `[queries, parts, 2 + d]`, and how many of each query's blocks have come.
-    apart: Option<[Arc<Buffer>; 2]>,
-    pub(crate) parts: usize,
+    partial: Option<Arc<Buffer>>,
+    queries: usize,
+    d: usize,
+    parts: usize,
 }
 
 impl Joint {
     pub(crate) fn new(card: &Card, dims: &[usize], queries: usize, d: usize, parts: usize) -> Result<Self> {
-        let apart = || {
-            let partial = card.scratch(queries * parts * (2 + d) * size_of::<f32>())?;
-            Ok::<_, Error>([partial, card.counters(queries)?])
-        };
-        let apart = (parts > 1).then(apart).transpose()?;
-        Ok(Self { out: card.output(dims)?, apart, parts })
+        let partial = (parts > 1).then(|| card.scratch(queries * parts * (2 + d) * size_of::<f32>()));
+        Ok(Self { out: card.output(dims)?, partial: partial.transpose()?, queries, d, parts })
     }
 
-    /// Where results, parts and counts are written. Nobody counts, and joins parts, where the products behind do.
-    pub(crate) fn places(&self, left_apart: bool) -> Result<[Arg<'static>; 3]> {
-        let [partial, met] = match &self.apart {
-            Some(apart) => apart.each_ref().map(|buffer| buffer.address()),
-            None => [Arg::Address(0); 2],
-        };
-        Ok([address_mut(&self.out)?, partial, if left_apart { Arg::Address(0) } else { met }])
+    pub(crate) fn parts(&self) -> usize {
+        self.parts
     }
 
-    /// Whether the only row's parts `first` to `last` are left to products with `weights`, which join them.
-    pub(crate) fn leaves(
-        &self,
-        card: &Card,
-        rows: usize,
-        d: usize,
-        seen: [usize; 2],
-        weights: &[&Weight],
-    ) -> bool {
-        let width = self.out.elem_count() / rows.max(1);
-        seen[0] < seen[1] && d % 8 == 0 && Kind::of_all(weights, rows).is_made_by_products(card, rows, width)
+    /// Where parts are written: `[queries, parts, 2 + d]`.
+    pub(crate) fn partial(&self) -> Arg<'static> {
+        self.partial.as_ref().map_or(Arg::Address(0), |partial| partial.address())
     }
 
-    /// The row's heads, from their parts `first` to `last`.
-    pub(crate) fn left(self, d: usize, [first, last]: [usize; 2]) -> Operand {
-        let Some([partial, _]) = self.apart else { return self.out.into() };
-        let parts = Parts { partial, d, room: self.parts, first, count: last - first + 1 };
-        let k = self.out.elem_count();
-        Operand(Form::Row(Recipe { making: Making::Joined(parts), k, x: self.out, y: None }))
+    /// The output, when every part is written.
+    pub(crate) fn merge(self, card: &Card) -> Result<Tensor> {
+        if self.partial.is_some() {
+            let args = [self.partial(), address_mut(&self.out)?, count(self.d), count(self.parts)];
+            // SAFETY: every query has its parts.
+            unsafe {
+                card.launch("merge", [self.queries, 1, 1], self.d.next_multiple_of(32).min(256), &args)
+            }?;
+        }
+        Ok(self.out)
     }
 }
 
@@ -100,6 +85,6 @@ impl Shape {
     }
 }
 
-/// Bytes of a query (query.cuh), and of a text (text.cuh).
+/// Bytes of a query (tile.cuh), and of a text (text.cuh).
 const QUERY: usize = 64;
 const TEXT: usize = 72;

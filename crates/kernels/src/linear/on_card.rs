@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use candle_core::Tensor;
 
-use crate::card::{Arg, Card, address, address_mut, count, start, start_mut};
+use crate::card::{Arg, Card, address, address_mut, count, start_mut};
 use crate::error::{Error, Result};
+use crate::flat::dims;
 use crate::formats::WeightType;
 use crate::lanes::LANES;
-use crate::operand::{Form, Handed, Kind, Made, Making, Operand, Parts, Recipe};
+use crate::operand::{Form, Handed, Kind, Made, Operand};
 use crate::quantise::{BLOCK, TILE};
 use crate::units::UnitLayout;
 use crate::weight::Weight;
@@ -18,7 +19,6 @@ use crate::words::Words;
 struct Operands<'a> {
     card: &'a Card,
     whole: Option<&'a Tensor>,
-    row: Option<&'a Recipe>,
     m: usize,
     k: usize,
     made: Vec<Cow<'a, Made>>,
@@ -85,11 +85,7 @@ impl Operands<'_> {
             }
             ty @ (WeightType::F16 | WeightType::Bf16) => {
                 let sizes: Vec<usize> = weights.iter().map(|w| w.n()).collect();
-                match self.recipe(ty)? {
-                    Some(recipe) => self.one(ty, &sizes, &places, &recipe)?,
-                    None if m > FEW => self.many(ty, &sizes, &mut places)?,
-                    None => self.few(ty, &sizes, &places)?,
-                }
+                if m > FEW { self.many(ty, &sizes, &mut places) } else { self.few(ty, &sizes, &places) }?;
                 return Ok(outs);
             }
             ty => {
@@ -124,59 +120,6 @@ impl Operands<'_> {
         unsafe { self.card.launch_with(integer_kernel(ty, self.m), grid, threads, shared, &args) }
     }
 
-    /// How the products' own kernel makes the row, where there is but one.
-    fn recipe(&self, ty: WeightType) -> Result<Option<Cow<'_, Recipe>>> {
-        if let Some(row) = self.row {
-            return Ok(Some(Cow::Borrowed(row)));
-        }
-        let whole =
-            self.whole.filter(|_| Kind::of(ty, self.m).is_made_by_products(self.card, self.m, self.k));
-        Ok(whole.map(|x| Cow::Owned(Recipe { making: Making::Rounded, k: self.k, x: x.clone(), y: None })))
-    }
-
-    /// The products of one row with weights of sixteen bits.
-    fn one(
-        &self,
-        ty: WeightType,
-        sizes: &[usize],
-        places: &[u64; 3 * PRODUCTS],
-        recipe: &Recipe,
-    ) -> Result<()> {
-        let (card, depth) = (self.card, self.k.div_ceil(STEP));
-        let (blocks, plan) = turns(sizes, depth, 2 * card.processors());
-        let at = |tensor: Option<&Tensor>| tensor.map_or(Ok(0), |tensor| start("a row", tensor));
-        let mut told =
-            [start("a row", &recipe.x)?, at(recipe.y.as_ref())?, 0, 0, 0, (self.k as u64) << 32, 0, 0];
-        let mut weight = None;
-        told[4] = match &recipe.making {
-            Making::Rounded => 0,
-            Making::Normed(by, eps) => {
-                weight = Some(by);
-                1 << 32 | u64::from(eps.to_bits())
-            }
-            Making::SumNormed(by, eps, sum) => {
-                (weight, told[3]) = (Some(by), start_mut(sum)?);
-                2 << 32 | u64::from(eps.to_bits())
-            }
-            Making::Gated(activation) => {
-                told[5] |= *activation as u64;
-                3 << 32
-            }
-            Making::Joined(Parts { partial, d, room, first, count }) => {
-                let each = 2 + d;
-                told[0] = partial.start() + (first * each * size_of::<f32>()) as u64;
-                (told[6], told[7]) = (*d as u64 | (*count as u64) << 32, (room * each) as u64);
-                4 << 32
-            }
-        };
-        told[2] = at(weight)?;
-        let args = [Arg::Words(places), Arg::Words(&plan), Arg::Words(&told), count(depth)];
-        let kernel = if ty == WeightType::F16 { "dense_f16_1" } else { "dense_bf16_1" };
-        let shared = row_bytes(self.k, weight.is_some()) - OWN;
-        // SAFETY: the row, the weights and their outputs have these sizes.
-        unsafe { card.launch_with(kernel, [blocks, 1, 1], 256, shared, &args) }
-    }
-
     /// The products of up to sixteen rows with weights of sixteen bits.
     fn few(&mut self, ty: WeightType, sizes: &[usize], places: &[u64; 3 * PRODUCTS]) -> Result<()> {
         let (card, depth) = (self.card, self.k.div_ceil(STEP));
@@ -185,10 +128,11 @@ impl Operands<'_> {
         let args = [Arg::Words(places), Arg::Words(&plan), x, scales, count(self.m), count(depth)];
         let kernel = if ty == WeightType::F16 { "dense_f16_16" } else { "dense_bf16_16" };
         // SAFETY: x, the weights and their outputs have these sizes.
-        unsafe { card.launch_with(kernel, [blocks, 1, 1], 256, RING_BYTES, &args) }
+        unsafe { card.launch_with(kernel, [blocks, 1, 1], 256, WARPS * RING_PIECES * PIECE, &args) }
     }
 
-    /// The products of many rows with weights of sixteen bits.
+    /// The products of many rows with weights of sixteen bits: a block a chain and so many outputs that processors have
+    /// as much to do as each other.
     fn many(&mut self, ty: WeightType, sizes: &[usize], places: &mut [u64; 3 * PRODUCTS]) -> Result<()> {
         let (m, card, depth) = (self.m, self.card, self.k.div_ceil(STEP));
         let [x, scales] = self.form(ty)?;
@@ -203,10 +147,12 @@ impl Operands<'_> {
         let rows = 4 * tall;
         let stretches = m.div_ceil(8 * rows);
         let width = width(sizes, depth, rows, stretches, card);
+        let stage = (rows + width) * PIECE;
+        let stages = (card.room() / stage).min(STAGES);
         let tasks: Vec<usize> = sizes.iter().map(|&n| tasks(n, depth, width)).collect();
         let chains: Vec<usize> = sizes.iter().map(|&n| chains(n, depth)).collect();
         // Where there are several chains, their sums come first, and then what adds them up.
-        let (mut joined, mut parts, mut joined_chains) = ([0; 3 * PRODUCTS], Vec::new(), Vec::new());
+        let (mut joined, mut parts, mut counts) = ([0; 3 * PRODUCTS], Vec::new(), Vec::new());
         for (at, (&n, &chains)) in
             sizes.iter().zip(&chains).enumerate().filter(|(_, (_, chains))| **chains > 1)
         {
@@ -215,15 +161,12 @@ impl Operands<'_> {
             (joined[place], joined[PRODUCTS + place]) = (part.start(), places[PRODUCTS + at]);
             (joined[2 * PRODUCTS + place], places[PRODUCTS + at]) = (n as u64, part.start());
             parts.push(part);
-            joined_chains.push(chains);
+            counts.push(chains);
         }
-        let stage = (rows + width) * PIECE;
-        let stages = (card.room() / stage).min(STAGES);
-        let blocks = tasks.iter().sum::<usize>().min(card.processors());
-        let plan = plan(&chains, &tasks);
+        let plans = [plan(&chains, &tasks), plan(&counts, &[])];
         let args = [
             Arg::Words(&*places),
-            Arg::Words(&plan),
+            Arg::Words(&plans[0]),
             x,
             scales,
             count(m),
@@ -231,12 +174,12 @@ impl Operands<'_> {
             count(width),
             count(stages),
         ];
+        let grid = [tasks.iter().sum(), stretches, 1];
         // SAFETY: x, the weights and their outputs or chains have these sizes.
-        unsafe { card.launch_with(kernel, [blocks, stretches, 1], 256, stages * stage, &args) }?;
+        unsafe { card.launch_with(kernel, grid, 256, stages * stage, &args) }?;
         let longest = sizes.iter().zip(&chains).filter(|(_, chains)| **chains > 1).map(|(n, _)| n).max();
         let Some(longest) = longest else { return Ok(()) };
-        let plan = self::plan(&joined_chains, &vec![0; joined_chains.len()]);
-        let args = [Arg::Words(&joined), Arg::Words(&plan), scales, count(m)];
+        let args = [Arg::Words(&joined), Arg::Words(&plans[1]), scales, count(m)];
         let blocks = (m * longest).div_ceil(4 * 256).min(8 * card.processors());
         // SAFETY: all chains are there, and so are the outputs.
         unsafe { card.launch("add_chains", [blocks, parts.len(), 1], 256, &args) }
@@ -246,13 +189,11 @@ impl Operands<'_> {
 /// How outputs are dealt out, as kernels of dense products are told: of each product its chains, and where its turns or
 /// tasks end among all.
 fn plan(chains: &[usize], counts: &[usize]) -> [u64; PRODUCTS] {
-    let (mut list, mut end) = ([[1, 0]; PRODUCTS], 0);
-    for (at, [chain, until]) in list.iter_mut().enumerate() {
+    let mut end = 0;
+    let [a, b, c, d] = std::array::from_fn(|at| {
         end += counts.get(at).copied().unwrap_or(0);
-        *chain = chains.get(at).copied().unwrap_or(1) as u64;
-        *until = end as u64;
-    }
-    let [a, b, c, d] = list;
+        [chains.get(at).copied().unwrap_or(1) as u64, end as u64]
+    });
     [a[0] | b[0] << 32, c[0] | d[0] << 32, a[1] | b[1] << 32, c[1] | d[1] << 32]
 }
 
@@ -269,21 +210,8 @@ fn turns(sizes: &[usize], depth: usize, most: usize) -> (usize, [u64; PRODUCTS])
     (blocks, plan(&chains, &counts.collect::<Vec<_>>()))
 }
 
-/// Bytes of shared memory of a block that multiplies one row of `k` numbers: a ring, the row, and the row in single precision
-/// where it is normed; and what the kernel has of its own.
-pub(crate) fn row_bytes(k: usize, normed: bool) -> usize {
-    let numbers = k.div_ceil(STEP) * STEP;
-    RING_BYTES + 2 * numbers + if normed { 4 * numbers } else { 0 } + OWN
-}
-
-/// Bytes of the rings of a block's warps.
-const RING_BYTES: usize = WARPS * 8 * PIECE;
-
-/// Bytes of shared memory that kernels for few rows have of their own, at most.
-const OWN: usize = 10 << 10;
-
 /// Chains into which inputs are cut for a weight of sixteen bits with `n` outputs and `depth` steps of inputs, of which a
-/// chain has four at least; dense.cu has the same.
+/// chain has four at least.
 fn chains(n: usize, depth: usize) -> usize {
     let most = match n {
         0..3072 => 8,
@@ -299,12 +227,13 @@ fn tasks(n: usize, depth: usize, width: usize) -> usize {
     n.div_ceil(8 * width) * chains(n, depth)
 }
 
-/// Eights of outputs that a block takes at once, with `rows` eights of rows, where there are `stretches` of those: so that
-/// the busiest processor is done first. Rows come from the second-level cache, so they cost half.
+/// Eights of outputs of a block that has `rows` eights of rows, where there are `stretches` of those: so that the busiest
+/// processor is done first. Rows come from the second-level cache, so they cost half, and a block costs something before it
+/// multiplies.
 fn width(sizes: &[usize], depth: usize, rows: usize, stretches: usize, card: &Card) -> usize {
     let cost = |&width: &usize| {
         let tasks = stretches * sizes.iter().map(|&n| tasks(n, depth, width)).sum::<usize>();
-        tasks.div_ceil(card.processors()) * (2 * width + rows + 4)
+        tasks.div_ceil(card.processors()) * (2 * width + rows + 12)
     };
     let fits = |&width: &usize| FEWEST * (rows + width) * PIECE <= card.room();
     (1..=WIDEST).filter(fits).min_by_key(cost).unwrap_or(1)
@@ -327,10 +256,11 @@ pub(crate) const STEP: usize = 64;
 pub(crate) const ROWS: usize = 8;
 pub(crate) const PIECE: usize = STEP * ROWS * 2;
 
-/// Warps of a block.
+/// Warps of a block, and pieces of each one's ring.
 const WARPS: usize = 8;
+const RING_PIECES: usize = 8;
 
-/// Steps of inputs in the ring of a block of many rows, and eights of outputs that it takes at once, at most; and the fewest
+/// Steps that a block of many rows copies ahead or uses, and the eights of outputs that it takes, at most; and the fewest
 /// steps that leave memory something to do.
 const STAGES: usize = 8;
 const WIDEST: usize = 24;
@@ -383,13 +313,15 @@ pub(super) fn linears<const N: usize>(
     x: &Operand,
     weights: [&Weight; N],
 ) -> Result<[Tensor; N]> {
-    let [m, k] = x.dims()?;
-    let mut operands = Operands { card, whole: None, row: None, m, k, made: Vec::new() };
-    match &x.0 {
-        Form::Whole(whole) => operands.whole = Some(whole),
-        Form::Made(made) => operands.made.push(Cow::Borrowed(made)),
-        Form::Row(row) => operands.row = Some(row),
-    }
+    let mut operands = match &x.0 {
+        Form::Whole(whole) => {
+            let [m, k] = dims("x", whole)?;
+            Operands { card, whole: Some(whole), m, k, made: Vec::new() }
+        }
+        Form::Made(made) => {
+            Operands { card, whole: None, m: made.m, k: made.k, made: vec![Cow::Borrowed(made)] }
+        }
+    };
     let mut outs: [Option<Tensor>; N] = [const { None }; N];
     let mut order: Vec<usize> = (0..N).collect();
     order.sort_by_key(|&at| weights[at].ty() as usize);

@@ -3,9 +3,7 @@
 
 use candle_core::{Device, Tensor};
 use trefoil_kernels::CacheType::{Bf16, F16, F32};
-use trefoil_kernels::{
-    CacheType, ErrorKind, Kernels, KvStore, Lack, Move, PAGE, Readers, Sight, Weight, WeightType, Words,
-};
+use trefoil_kernels::{CacheType, ErrorKind, Kernels, KvStore, Lack, Move, PAGE, Readers, Sight, Words};
 
 use super::sample::{Sample, pick, values};
 use super::{Found, Pair, close, on, same};
@@ -247,7 +245,6 @@ pub(super) fn attend(pair: &Pair) -> Found {
     }
     halves(pair, F16)?;
     halves(pair, Bf16)?;
-    joined(pair)?;
     // As a loaded model would find out.
     let wide = pair.card.check_heads(257).map_err(|error| (error.kind(), error.to_string()));
     let lacks = ErrorKind::Device(Lack::Heads);
@@ -257,54 +254,6 @@ pub(super) fn attend(pair: &Pair) -> Found {
         return Ok(());
     }
     Err(format!("heads of 257 channels: {wide:?}"))
-}
-
-/// What one row has seen in parts, which a product joins, gives the bits of what attention has joined.
-fn joined(pair: &Pair) -> Found {
-    let (mut sample, card) = (Sample::new(12), &pair.card);
-    let (heads, d) = (2, 40);
-    let bytes = sample.weight_bytes(WeightType::Bf16, 24, heads * d);
-    let weight = Weight::pack(card, WeightType::Bf16, 24, heads * d, &bytes).unwrap();
-    let tensor = |sample: &mut Sample, rows: usize| on(card, &sample.tensor(&[rows, heads, d]));
-    for (ty, n, window) in [
-        (F16, 20_usize, None),
-        (F16, 300, None),
-        (Bf16, 700, Some(300)),
-        (F16, 700, Some(20)),
-        (F32, 600, Some(90)),
-        (F32, 600, None),
-    ] {
-        let name = format!("joined by a product, {ty:?} {n} {window:?}");
-        let table: Vec<u32> = (0..n.div_ceil(PAGE) as u32).collect();
-        let moves: Vec<Move> = (0..n)
-            .map(|p| Move { row: p as u32, page: table[p / PAGE], offset: (p % PAGE) as u32 })
-            .collect();
-        let store = KvStore::new(card, table.len(), heads, d, ty).unwrap();
-        let [k, v] = [0, 1].map(|_| tensor(&mut sample, n));
-        card.write(&[(&store, &k, &v)], &moves).unwrap();
-        let mut sight = Sight::new();
-        let branch = sight.branch(&table, n);
-        sight.row(branch, &[0]);
-        let [q, k, v] = [0, 1, 2].map(|_| tensor(&mut sample, 1));
-        let whole = card.attend(&q, &k, &v, &store, &sight, 0.2, window, None).unwrap();
-        let left = card.attend_for(&q, &k, &v, &store, &sight, 0.2, window, None, &[&weight]).unwrap();
-        let [made] = card.linears_of(&left, [&weight]).unwrap();
-        same(&name, &card.linear(&whole, &weight).unwrap(), &made)?;
-    }
-    for (ty, n) in [(F16, 100), (F16, 700), (F32, 300)] {
-        let [k, v] = [0, 1].map(|_| tensor(&mut sample, n));
-        let (kept, q) = (card.share(&k, &v, ty).unwrap(), tensor(&mut sample, 1));
-        let readers = Readers::new(vec![vec![0]]).unwrap();
-        let whole = card.attend_shared(&q, &[&kept], &readers, 0.2, None).unwrap();
-        let left = card.attend_shared_for(&q, &[&kept], &readers, 0.2, None, &[&weight]).unwrap();
-        let [made] = card.linears_of(&left, [&weight]).unwrap();
-        same(
-            &format!("a document joined by a product, {ty:?} {n}"),
-            &card.linear(&whole, &weight).unwrap(),
-            &made,
-        )?;
-    }
-    Ok(())
 }
 
 pub(super) fn shared(pair: &Pair) -> Found {

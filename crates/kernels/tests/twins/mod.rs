@@ -101,6 +101,7 @@ fn operands(pair: &Pair) -> Found {
             let x = tensor(x);
             let sum = card.add(&x, &y).unwrap();
             let (added, normed_sum) = card.add_norm_for(&x, &y, &scale, 1e-5, &[&weight]).unwrap();
+            same("a sum", &sum, &added)?;
             let pairs = [
                 (
                     card.rms_norm(&x, &scale, 1e-5).unwrap(),
@@ -124,8 +125,6 @@ fn operands(pair: &Pair) -> Found {
                     &made,
                 )?;
             }
-            // Who makes the operand of one row keeps the sum.
-            same("a sum", &sum, &added)?;
         }
     }
     // Where weights want different forms, numbers stay as they are.
