@@ -192,7 +192,7 @@ test('progress rises to its total', async (t) => {
   t.deepEqual(seen.map(({ done }) => done), seen.map(({ done }) => done).toSorted((a, b) => a - b))
 })
 
-test('many models can be loaded and disposed one after the other', async (t) => {
+test.serial('many models can be loaded and disposed one after the other', async (t) => {
   let before
   for (let round = 0; round < 30; round += 1) {
     const own = await load(SMALL)

@@ -29,26 +29,15 @@ const PATIENCE: f64 = 0.4;
 /// Steps of so many rows, of which a profiler sees the last: a step's launches are known from the second on.
 const STEPS: usize = 16;
 
-/// As long as it is there, a card's profiler listens.
-struct Profiled(
+/// Runs a step while a card's profiler, if there is one, listens.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only cards have a profiler"))]
+fn profiled<T>(kernels: &Kernels, step: impl FnOnce() -> Result<T>) -> Result<T> {
     #[cfg(feature = "cuda")]
-    #[expect(dead_code, reason = "held, not read")]
-    Option<candle_core::cuda_backend::cudarc::driver::Profiler>,
-);
-
-impl Profiled {
-    fn begin(kernels: &Kernels) -> Result<Self> {
-        #[cfg(feature = "cuda")]
-        return Ok(Self(match kernels.device() {
-            candle_core::Device::Cuda(_) => Some(candle_core::cuda_backend::cudarc::driver::Profiler::new()?),
-            _ => None,
-        }));
-        #[cfg(not(feature = "cuda"))]
-        {
-            let _ = kernels;
-            Ok(Self())
-        }
-    }
+    let _listening = match kernels.device() {
+        candle_core::Device::Cuda(_) => Some(candle_core::cuda_backend::cudarc::driver::Profiler::new()?),
+        _ => None,
+    };
+    step()
 }
 
 /// What a device is measured against.
@@ -103,17 +92,13 @@ impl Bench<'_> {
         for &rows in rows {
             let draft = comb(branches[0], rows);
             let mut seconds = Vec::new();
-            // A profiler that was told to wait for it sees the last step only, which starts as others of its kind do.
-            let mut profiled = None;
-            for step in 0..STEPS {
-                if step + 1 == STEPS {
-                    profiled = Some(Profiled::begin(self.kernels)?);
-                }
+            for _ in 1..STEPS {
                 let start = Instant::now();
                 subject.step(&draft, &mut kv)?;
                 seconds.push(start.elapsed().as_secs_f64());
             }
-            drop(profiled);
+            // A profiler that was told to wait for it sees one step, which starts as others of its kind do.
+            profiled(self.kernels, || subject.step(&draft, &mut kv))?;
             let name = format!("{}: a step of {rows} rows", subject.name);
             // The first ones make what the others stand on.
             report.figure("steps", name, median(seconds.split_off(STEPS / 4)) * 1e3, "ms", None);

@@ -244,6 +244,7 @@ impl Kernels {
     }
 
     /// Some of a tensor's numbers. candle would download all that are in the same memory.
+    #[cfg_attr(not(feature = "card"), expect(clippy::unused_self, reason = "a card has its own way"))]
     fn some(&self, scores: &Tensor, from: usize, count: usize) -> Result<Vec<f32>> {
         if from + count > scores.elem_count() {
             return Err(Error::range(format!("{count} scores from {from} of {}", scores.elem_count())));

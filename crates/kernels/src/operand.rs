@@ -85,6 +85,10 @@ impl Operand {
     }
 
     /// All numbers, as they are.
+    #[cfg_attr(
+        not(feature = "card"),
+        expect(clippy::unnecessary_wraps, reason = "a card may have made them its own")
+    )]
     pub(crate) fn whole(&self) -> Result<&Tensor> {
         match &self.0 {
             Form::Whole(whole) => Ok(whole),
