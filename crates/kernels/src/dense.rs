@@ -1,125 +1,60 @@
 //! The product with dense weights, in f32: one fused multiply-add for each input, in order.
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use crate::Kernels;
-use crate::error::Result;
-use crate::flat::{room, written};
 use crate::formats::WeightType;
 use crate::isa::{Found, Work};
 use crate::lanes::{LANES, Lanes};
 use crate::linear::Product;
-use crate::pool::Parts;
+use crate::units::{unit_bytes, unit_inputs};
 
-/// Panels that are walked side by side at most.
+/// Panels that are walked side by side by few rows: a sum waits some four cycles for the one before it while a core
+/// starts two each cycle.
 const SIDE: usize = 4;
 
-/// Panels that are walked side by side where there are many rows.
+/// Panels that are walked side by side by more rows.
 const PAIR: usize = 2;
 
-/// Inputs that are walked at a time for one tile after the other: their weights stay in a first-level cache.
+/// Rows that are few.
+const FEW: usize = 4;
+
+/// Rows whose sums stay in registers, at most.
+const TALL: usize = 8;
+
+/// Inputs that are walked at a time, for one tile of rows after the other: their weights stay in a first-level cache,
+/// and the next ones come to a second-level one meanwhile.
 const DEEP: usize = 384;
 
 /// Rows of tiles that are walked in turn: their sums stay there too.
 const BAND: usize = 64;
 
-/// Bytes that are fetched together.
-const LINE: usize = 64;
+/// Bytes of a panel from the second-level cache's to the first-level one's fetching ahead: what several rows multiply
+/// meanwhile takes longer than the way between the two.
+const NEAR: usize = 2048;
 
-/// Activations as the kernel walks them.
-pub(crate) enum Rows<'a> {
-    /// So few that all their sums stay in registers: `[m, k]`.
-    Few { x: &'a [f32], m: usize },
-    /// Tiles of about as many rows each, of which a tile is `[k, rows]`: what is multiplied together lies together, and
-    /// so do the tiles' parts of every [`DEEP`] inputs, which are walked in turn.
-    Many { x: Vec<f32>, m: usize, tiles: usize },
-}
+/// Inputs of a unit, at most.
+const INPUTS: usize = 2;
 
-impl Rows<'_> {
-    /// Panels that are walked side by side, at most: tasks have whole groups of so many.
-    pub(crate) fn side(&self) -> usize {
-        match self {
-            Self::Few { m: 1..=4, .. } => SIDE,
-            _ => PAIR,
-        }
-    }
-}
-
-/// Rows whose sums stay in registers.
+/// Rows of a tile, at most.
 const fn tall<L: Lanes>() -> usize {
-    if L::WIDE { 8 } else { 4 }
+    if L::WIDE { TALL } else { TALL / 2 }
 }
 
-/// [`tall`], of what this CPU has.
-struct Tall;
-
-impl Work for Tall {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, _: L) -> usize {
-        tall::<L>()
-    }
-}
-
-/// The rows of a tile.
+/// The rows of a tile: about as many for each.
 fn tile(m: usize, tiles: usize, tile: usize) -> Range<usize> {
     tile * m / tiles..(tile + 1) * m / tiles
 }
 
-impl Kernels {
-    /// `x`, `[m, k]`, for products with dense weights.
-    pub(crate) fn rows<'a>(&self, x: &'a [f32], m: usize, k: usize) -> Result<Rows<'a>> {
-        let tiles = m.div_ceil(self.found().run(Tall));
-        if tiles <= 1 {
-            return Ok(Rows::Few { x, m });
-        }
-        let mut packed = room(x.len())?;
-        let parts = Parts::new(&mut packed);
-        self.pool().run(tiles, &|at| {
-            let rows = tile(m, tiles, at);
-            let x = &x[rows.start * k..rows.end * k];
-            match rows.len() {
-                2 => interleave::<2>(x, &parts, rows.start, m),
-                3 => interleave::<3>(x, &parts, rows.start, m),
-                4 => interleave::<4>(x, &parts, rows.start, m),
-                5 => interleave::<5>(x, &parts, rows.start, m),
-                6 => interleave::<6>(x, &parts, rows.start, m),
-                7 => interleave::<7>(x, &parts, rows.start, m),
-                _ => interleave::<8>(x, &parts, rows.start, m),
-            }
-        })?;
-        // SAFETY: the tiles have every row, and each writes all of its inputs.
-        Ok(Rows::Many { x: unsafe { written(packed) }, m, tiles })
-    }
+/// Panels that are walked side by side at most for `m` rows: tasks have whole groups of so many.
+pub(crate) fn side(m: usize) -> usize {
+    if m <= FEW { SIDE } else { PAIR }
 }
 
-/// Where a tile's part of the inputs from `first` on begins, `depth` of them; `start` is its first row of `m`.
-fn place(first: usize, depth: usize, start: usize, m: usize) -> usize {
-    first * m + start * depth
-}
-
-/// A tile, `[R, k]`, whose first row is `start`, into its parts, each `[depth, R]`.
-fn interleave<const R: usize>(x: &[f32], parts: &Parts<'_, MaybeUninit<f32>>, start: usize, m: usize) {
-    let k = x.len() / R;
-    for first in (0..k).step_by(DEEP) {
-        let depth = DEEP.min(k - first);
-        let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * k + first..][..depth]);
-        // SAFETY: tiles have disjoint parts.
-        let out = unsafe { parts.part(place(first, depth, start, m), depth * R) };
-        for (i, out) in out.as_chunks_mut::<R>().0[..depth].iter_mut().enumerate() {
-            for (to, row) in out.iter_mut().zip(rows) {
-                to.write(row[i]);
-            }
-        }
-    }
-}
-
-/// Panels `first..first + count` for all rows.
+/// Panels `first..first + count` for all rows of `x`, `[m, k]`.
 struct Dense<'a, const TY: usize> {
     product: &'a Product<'a>,
-    rows: &'a Rows<'a>,
+    x: &'a [f32],
+    m: usize,
     first: usize,
     count: usize,
 }
@@ -129,87 +64,45 @@ impl<const TY: usize> Work for Dense<'_, TY> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        match *self.rows {
-            // A sum waits some four cycles for the one before it while a core starts two each cycle, so that few rows
-            // need panels side by side, as many as there are registers for.
-            Rows::Few { x, m } => match (m, L::WIDE) {
-                (0, _) => {}
-                (1, true) => self.few::<L, 1, 4>(l, x),
-                (1, false) => self.few::<L, 1, 2>(l, x),
-                (2, true) => self.few::<L, 2, 4>(l, x),
-                (2, false) => self.few::<L, 2, 2>(l, x),
-                (3, true) => self.few::<L, 3, 4>(l, x),
-                (3, false) => self.few::<L, 3, 1>(l, x),
-                (4, true) => self.few::<L, 4, 4>(l, x),
-                (4, false) => self.few::<L, 4, 1>(l, x),
-                (5, _) => self.few::<L, 5, 2>(l, x),
-                (6, _) => self.few::<L, 6, 2>(l, x),
-                (7, _) => self.few::<L, 7, 2>(l, x),
-                _ => self.few::<L, 8, 2>(l, x),
-            },
-            Rows::Many { ref x, m, tiles } => {
-                let whole = self.count / PAIR * PAIR;
-                for at in (0..whole).step_by(PAIR) {
-                    self.many::<L, PAIR>(l, x, [m, tiles], self.first + at);
-                }
-                if whole < self.count {
-                    self.many::<L, 1>(l, x, [m, tiles], self.first + whole);
-                }
-            }
+        // As many panels side by side as there are registers for.
+        match (self.m, L::WIDE) {
+            (0, _) => {}
+            (..=FEW, true) => self.groups::<L, SIDE, TALL>(l),
+            (..=TALL, true) | (..=PAIR, false) => self.groups::<L, PAIR, TALL>(l),
+            (..=TALL, false) => self.groups::<L, 1, TALL>(l),
+            (_, true) => self.groups::<L, PAIR, BAND>(l),
+            (_, false) => self.groups::<L, 1, BAND>(l),
         }
     }
 }
 
+/// Some inputs of some panels, and what is fetched while they are multiplied.
+#[derive(Clone, Copy)]
+struct Stretch<'a, const S: usize> {
+    first: usize,
+    depth: usize,
+    panels: [&'a [u8]; S],
+    ahead: Ahead<'a, S>,
+}
+
+/// Bytes to fetch beside each panel: a step for each unit, from `start` on.
+#[derive(Clone, Copy)]
+struct Ahead<'a, const S: usize> {
+    bytes: [&'a [u8]; S],
+    start: usize,
+    step: usize,
+}
+
 impl<const TY: usize> Dense<'_, TY> {
-    /// All panels, `S` at a time, for `R` rows whose sums stay in registers.
+    /// All panels, `S` at a time; `ROWS`: as many as a band has, at most.
     #[inline(always)]
-    fn few<L: Lanes, const R: usize, const S: usize>(&self, l: L, x: &[f32]) {
-        const { assert!(S <= SIDE) };
+    fn groups<L: Lanes, const S: usize, const ROWS: usize>(&self, l: L) {
         let whole = self.count / S * S;
         for at in (0..whole).step_by(S) {
-            self.walk::<L, R, S>(l, x, self.first + at);
+            self.group::<L, S, ROWS>(l, self.first + at);
         }
         for at in whole..self.count {
-            self.walk::<L, R, 1>(l, x, self.first + at);
-        }
-    }
-
-    /// `S` panels from panel `at` on.
-    #[inline(always)]
-    fn walk<L: Lanes, const R: usize, const S: usize>(&self, l: L, x: &[f32], at: usize) {
-        let k = self.product.weight.k();
-        let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * k..(r + 1) * k]);
-        let sides = self.sides::<S>(at);
-        // What comes next, in this task or the thread's next one, is fetched while these are multiplied: with several
-        // rows the hardware's own look-ahead is too short. With few it does the most, and wants a hint.
-        let lines = const { if R > 4 { (S * unit::<TY>()).div_ceil(LINE) } else { 1 } };
-        let next = self.next(at, S);
-        let mut sums = [[l.splat(0.0); S]; R];
-        let unit = const { unit::<TY>() };
-        for i in 0..k {
-            for line in 0..lines {
-                if let Some(next) = next.get(i * S * unit + line * LINE..) {
-                    l.prefetch(next);
-                }
-            }
-            let mut w = [l.splat(0.0); S];
-            for (w, side) in w.iter_mut().zip(sides) {
-                *w = load::<L, TY>(l, &side[i * unit..(i + 1) * unit]);
-            }
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let x = l.splat(row[i]);
-                for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = l.fma(w, x, *sum);
-                }
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            for (s, sum) in sums.iter().enumerate() {
-                let mut lanes = [0.0; LANES];
-                l.store(*sum, &mut lanes);
-                // SAFETY: tasks own disjoint panels.
-                unsafe { self.product.store(r, at + s, &lanes) };
-            }
+            self.group::<L, 1, ROWS>(l, self.first + at);
         }
     }
 
@@ -217,44 +110,38 @@ impl<const TY: usize> Dense<'_, TY> {
     /// rest in memory between, which rounds nothing. Each tile unpacks the weights anew: to keep them unpacked would cost
     /// a store a vector, which is more.
     #[inline(always)]
-    fn many<L: Lanes, const S: usize>(&self, l: L, x: &[f32], [m, tiles]: [usize; 2], at: usize) {
-        let k = self.product.weight.k();
-        let unit = const { unit::<TY>() };
-        let sides = self.sides::<S>(at);
-        let band = BAND / const { tall::<L>() };
+    fn group<L: Lanes, const S: usize, const ROWS: usize>(&self, l: L, at: usize) {
+        let (m, k) = (self.m, self.product.weight.k());
+        let tiles = m.div_ceil(tall::<L>());
+        let (bytes, inputs) = const { shape::<TY>() };
+        let [sides, next] = [self.sides::<S>(at), self.sides::<S>(at + S)];
+        let band = const { ROWS.div_ceil(tall::<L>()) };
         for low in (0..tiles).step_by(band) {
             let band = low..tiles.min(low + band);
             let (start, end) = (tile(m, tiles, low).start, tile(m, tiles, band.end - 1).end);
-            let mut sums = [[[0.0; LANES]; S]; BAND];
+            let mut sums = [[[0.0; LANES]; S]; ROWS];
             let sums = &mut sums[..end - start];
             for first in (0..k).step_by(DEEP) {
                 let depth = DEEP.min(k - first);
-                // The next block of weights is fetched meanwhile, each tile its share.
+                // What comes next, in this task or the thread's next one, is fetched meanwhile, each tile its share: with
+                // several rows the hardware's own look-ahead is too short.
                 let soon = first + depth;
-                let (ahead, length): ([&[u8]; S], _) = match low {
-                    0 if soon < k => (sides.map(|side| &side[soon * unit..]), DEEP.min(k - soon)),
-                    0 => {
-                        let next = self.next(at, S);
-                        let place = |s| s * self.product.weight.panel_bytes();
-                        (std::array::from_fn(|s| next.get(place(s)..).unwrap_or(&[])), DEEP.min(k))
-                    }
-                    _ => ([&[]; S], 0),
+                let (ahead, length) = match low {
+                    0 if soon < k => (sides.map(|side| &side[soon / inputs * bytes..]), DEEP.min(k - soon)),
+                    0 => (next, DEEP.min(k)),
+                    _ => ([&[][..]; S], 0),
                 };
-                let step = (length * unit).div_ceil(depth * band.len());
+                let units = depth.div_ceil(inputs);
+                let step = (length.div_ceil(inputs) * bytes).div_ceil(units * band.len());
                 for (share, rows) in band.clone().map(|at| tile(m, tiles, at)).enumerate() {
-                    let ahead = Ahead { bytes: ahead, start: share * depth * step, step };
-                    let x = &x[place(first, depth, rows.start, m)..][..depth * rows.len()];
+                    let stretch = Stretch {
+                        first,
+                        depth,
+                        panels: sides.map(|side| &side[first / inputs * bytes..]),
+                        ahead: Ahead { bytes: ahead, start: share * units * step, step },
+                    };
                     let sums = &mut sums[rows.start - start..rows.end - start];
-                    let packed = sides.map(|side| &side[first * unit..]);
-                    match rows.len() {
-                        2 => multiply::<L, TY, 2, S>(l, x, packed, ahead, sums),
-                        3 => multiply::<L, TY, 3, S>(l, x, packed, ahead, sums),
-                        4 => multiply::<L, TY, 4, S>(l, x, packed, ahead, sums),
-                        5 => multiply::<L, TY, 5, S>(l, x, packed, ahead, sums),
-                        6 => multiply::<L, TY, 6, S>(l, x, packed, ahead, sums),
-                        7 => multiply::<L, TY, 7, S>(l, x, packed, ahead, sums),
-                        _ => multiply::<L, TY, 8, S>(l, x, packed, ahead, sums),
-                    }
+                    self.tile::<L, S>(l, rows, stretch, sums);
                 }
             }
             for (r, sums) in sums.iter().enumerate() {
@@ -266,68 +153,64 @@ impl<const TY: usize> Dense<'_, TY> {
         }
     }
 
-    /// The bytes of `S` panels from panel `at` on.
+    /// Goes on with the sums of a tile.
+    #[inline(always)]
+    fn tile<L: Lanes, const S: usize>(
+        &self,
+        l: L,
+        rows: Range<usize>,
+        stretch: Stretch<'_, S>,
+        sums: &mut [[[f32; LANES]; S]],
+    ) {
+        let k = self.product.weight.k();
+        let x = &self.x[rows.start * k + stretch.first..];
+        macro_rules! rows {
+            ($($r:literal)*) => {
+                match rows.len() {
+                    $($r if const { $r <= tall::<L>() && (S <= PAIR || $r <= FEW) } => {
+                        let x = std::array::from_fn::<_, $r, _>(|r| &x[r * k..][..stretch.depth]);
+                        multiply::<L, TY, $r, S>(l, x, stretch, sums);
+                    })*
+                    _ => {}
+                }
+            };
+        }
+        rows!(1 2 3 4 5 6 7 8);
+    }
+
+    /// The bytes of `S` panels from panel `at` on, none of those behind the last.
     #[inline(always)]
     fn sides<const S: usize>(&self, at: usize) -> [&[u8]; S] {
         let weight = self.product.weight;
         let bytes = weight.panel_bytes();
-        let panels = weight.panels(at, S);
-        std::array::from_fn(|s| &panels[s * bytes..(s + 1) * bytes])
-    }
-
-    /// The panels behind the `count` from panel `at` on: as many, where there are.
-    #[inline(always)]
-    fn next(&self, at: usize, count: usize) -> &[u8] {
-        let weight = self.product.weight;
-        let left = weight.n().div_ceil(LANES) - (at + count);
-        weight.panels(at + count, count.min(left))
+        let panels = weight.panels(at, S.min(weight.n().div_ceil(LANES) - at));
+        std::array::from_fn(|s| panels.get(s * bytes..(s + 1) * bytes).unwrap_or_default())
     }
 }
 
-/// What a tile fetches: a step of bytes for each input, from `start` on.
-#[derive(Clone, Copy)]
-struct Ahead<'a, const S: usize> {
-    bytes: [&'a [u8]; S],
-    start: usize,
-    step: usize,
-}
-
-impl<const S: usize> Ahead<'_, S> {
-    #[inline(always)]
-    fn fetch<L: Lanes>(&self, l: L, input: usize) {
-        for bytes in self.bytes {
-            if let Some(bytes) = bytes.get(self.start + input * self.step..) {
-                l.prefetch(bytes);
-            }
-        }
-    }
-}
-
-/// Goes on with the sums of a tile of `R` rows; `x` is `[k, R]`.
+/// Goes on with the sums of a tile of `R` rows.
 #[inline(always)]
 fn multiply<L: Lanes, const TY: usize, const R: usize, const S: usize>(
     l: L,
-    x: &[f32],
-    packed: [&[u8]; S],
-    ahead: Ahead<'_, S>,
+    x: [&[f32]; R],
+    stretch: Stretch<'_, S>,
     sums: &mut [[[f32; LANES]; S]],
 ) {
     // Sizes that the compiler knows keep the sums in registers.
-    let (Some(sums), (x, _)) = (sums.first_chunk_mut::<R>(), x.as_chunks::<R>()) else { return };
+    let Some(sums) = sums.first_chunk_mut::<R>() else { return };
     let mut kept = [[l.splat(0.0); S]; R];
     for (kept, sums) in kept.iter_mut().zip(&*sums) {
         for (kept, sum) in kept.iter_mut().zip(sums) {
             *kept = l.load(sum);
         }
     }
-    let unit = const { unit::<TY>() };
-    for (i, x) in x.iter().enumerate() {
-        ahead.fetch(l, i);
-        let mut w = [l.splat(0.0); S];
-        for (w, packed) in w.iter_mut().zip(packed) {
-            *w = load::<L, TY>(l, &packed[i * unit..(i + 1) * unit]);
-        }
-        add(l, x, w, &mut kept);
+    let inputs = const { shape::<TY>().1 };
+    let whole = stretch.depth / inputs;
+    for unit in 0..whole {
+        add::<L, TY, R, S>(l, x, &stretch, unit, inputs, &mut kept);
+    }
+    if whole * inputs < stretch.depth {
+        add::<L, TY, R, S>(l, x, &stretch, whole, 1, &mut kept);
     }
     for (kept, sums) in kept.iter().zip(sums) {
         for (kept, sum) in kept.iter().zip(sums) {
@@ -336,45 +219,67 @@ fn multiply<L: Lanes, const TY: usize, const R: usize, const S: usize>(
     }
 }
 
-/// One input's products.
+/// Adds the products of a unit's first `count` inputs.
 #[inline(always)]
-fn add<L: Lanes, const R: usize, const S: usize>(
+fn add<L: Lanes, const TY: usize, const R: usize, const S: usize>(
     l: L,
-    x: &[f32; R],
-    w: [L::F; S],
+    x: [&[f32]; R],
+    stretch: &Stretch<'_, S>,
+    unit: usize,
+    count: usize,
     sums: &mut [[L::F; S]; R],
 ) {
-    for (sums, x) in sums.iter_mut().zip(x) {
-        let x = l.splat(*x);
-        for (sum, w) in sums.iter_mut().zip(w) {
-            *sum = l.fma(w, x, *sum);
+    let (bytes, inputs) = const { shape::<TY>() };
+    let Stretch { panels, ahead, .. } = stretch;
+    for (panel, ahead_bytes) in panels.iter().zip(ahead.bytes) {
+        if let Some(bytes) = ahead_bytes.get(ahead.start + unit * ahead.step..) {
+            l.prefetch(bytes);
+        }
+        if let Some(bytes) = panel.get(unit * bytes + NEAR..) {
+            l.prefetch_near(bytes);
+        }
+    }
+    let mut w = [[l.splat(0.0); INPUTS]; S];
+    for (w, panel) in w.iter_mut().zip(panels) {
+        *w = load::<L, TY>(l, &panel[unit * bytes..(unit + 1) * bytes]);
+    }
+    for at in 0..count {
+        for (sums, x) in sums.iter_mut().zip(x) {
+            let x = l.splat(x[unit * inputs + at]);
+            for (sum, w) in sums.iter_mut().zip(w) {
+                *sum = l.fma(w[at], x, *sum);
+            }
         }
     }
 }
 
-/// Bytes of one input's weights for sixteen outputs.
-const fn unit<const TY: usize>() -> usize {
-    WeightType::ALL[TY].block_bytes() * LANES
+/// Bytes of a unit, and its inputs.
+const fn shape<const TY: usize>() -> (usize, usize) {
+    let ty = WeightType::ALL[TY];
+    assert!(unit_inputs(ty) <= INPUTS && DEEP.is_multiple_of(unit_inputs(ty)));
+    (unit_bytes(ty), unit_inputs(ty))
 }
 
-/// One input's weights for sixteen outputs.
+/// The weights of a unit, input by input.
 #[inline(always)]
-fn load<L: Lanes, const TY: usize>(l: L, unit: &[u8]) -> L::F {
+fn load<L: Lanes, const TY: usize>(l: L, unit: &[u8]) -> [L::F; INPUTS] {
+    let none = l.splat(0.0);
     let found = match const { WeightType::ALL[TY] } {
-        WeightType::F16 => unit.first_chunk().map(|unit| l.half(unit)),
-        WeightType::Bf16 => unit.first_chunk().map(|unit| l.bfloat(unit)),
-        _ => unit.first_chunk().map(|unit| l.single(unit)),
+        WeightType::F16 => unit.first_chunk().map(|unit| [l.half(unit), none]),
+        WeightType::Bf16 => unit.first_chunk().map(|unit| l.bfloats(unit)),
+        _ => unit.first_chunk().map(|unit| [l.single(unit), none]),
     };
-    found.unwrap_or(l.splat(0.0))
+    found.unwrap_or([none; INPUTS])
 }
 
-/// Runs the kernel that fits the weight's type.
-pub(crate) fn dense(found: Found, product: &Product<'_>, rows: &Rows<'_>, first: usize, count: usize) {
+/// Runs the kernel that fits the weight's type for panels `first..first + count` and `x`, `[m, k]`.
+pub(crate) fn dense(found: Found, product: &Product<'_>, x: (&[f32], usize), first: usize, count: usize) {
+    let (x, m) = x;
     macro_rules! run {
         ($($ty:ident),*) => {
             match product.weight.ty() {
                 $(WeightType::$ty => {
-                    found.run(Dense::<{ WeightType::$ty as usize }> { product, rows, first, count });
+                    found.run(Dense::<{ WeightType::$ty as usize }> { product, x, m, first, count });
                 })*
                 _ => {}
             }

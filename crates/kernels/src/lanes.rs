@@ -35,9 +35,12 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Whether some twenty vectors fit in registers; otherwise it is six.
     const WIDE: bool;
 
-    /// Says that `bytes` begin what will be loaded soon.
+    /// Says that `bytes` begin what will be loaded soon: it comes to a second-level cache.
     #[inline(always)]
     fn prefetch(self, _bytes: &[u8]) {}
+    /// Says that `bytes` begin what will be loaded next: it comes to a first-level cache.
+    #[inline(always)]
+    fn prefetch_near(self, _bytes: &[u8]) {}
 
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
@@ -63,6 +66,8 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     fn half(self, x: &[u8; 32]) -> Self::F;
     /// Sixteen bfloat16 numbers, little-endian.
     fn bfloat(self, x: &[u8; 32]) -> Self::F;
+    /// Sixteen pairs of bfloat16 numbers, little-endian: the first ones, and the second ones.
+    fn bfloats(self, x: &[u8; 64]) -> [Self::F; 2];
     fn unsigned(self, x: &[u8; 16]) -> Self::F;
     fn signed(self, x: &[u8; 16]) -> Self::F;
 

@@ -14,7 +14,7 @@ use candle_core::Tensor;
 use half::{bf16, f16};
 
 use crate::Kernels;
-use crate::dense::{Rows, dense};
+use crate::dense::{dense, side};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::formats::WeightType;
@@ -138,8 +138,6 @@ impl Kernels {
     fn whole_products<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<Vec<Vec<f32>>> {
         let [m, k] = dims("x", x)?;
         let x = Flat::new("x", x)?;
-        let any_dense = weights.iter().any(|w| w.ty().is_dense());
-        let rows = if any_dense { Some(self.rows(x.values(), m, k)?) } else { None };
         let blocks = if weights.iter().all(|w| w.ty().is_dense()) {
             Vec::new()
         } else {
@@ -155,15 +153,13 @@ impl Kernels {
             .zip(weights)
             .map(|(out, weight)| Product { weight, out: Parts::new(out) })
             .collect();
-        let side = rows.as_ref().map_or(1, Rows::side);
-        let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product, side)).collect();
+        let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product, m)).collect();
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
-            match &rows {
-                Some(rows) if product.weight.ty().is_dense() => {
-                    dense(self.found(), product, rows, first, count);
-                }
-                _ => integer(self.found(), product, &blocks, first, count),
+            if product.weight.ty().is_dense() {
+                dense(self.found(), product, (x.values(), m), first, count);
+            } else {
+                integer(self.found(), product, &blocks, first, count);
             }
         };
         let work = weights.iter().map(|w| w.n()).sum::<usize>() * k * (m + READING);
@@ -190,16 +186,16 @@ impl Kernels {
         Ok(blocks)
     }
 
-    /// Cuts a product into tasks: stretches of panels, each as its first panel and their number, where the product is a
-    /// dense one in groups of `side`.
+    /// Cuts a product of `m` rows into tasks: stretches of panels, each as its first panel and their number, where the
+    /// product is a dense one in groups that are walked side by side.
     fn stretches<'a>(
         &self,
         product: &'a Product<'a>,
-        side: usize,
+        m: usize,
     ) -> impl Iterator<Item = (&'a Product<'a>, usize, usize)> {
         let panels = product.weight.n().div_ceil(LANES);
         let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads())).max(1);
-        let step = if product.weight.ty().is_dense() { step.next_multiple_of(side) } else { step };
+        let step = if product.weight.ty().is_dense() { step.next_multiple_of(side(m)) } else { step };
         (0..panels).step_by(step).map(move |first| (product, first, step.min(panels - first)))
     }
 

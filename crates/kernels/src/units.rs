@@ -1,6 +1,9 @@
-//! Units: what a panel is made of, one for each block of the file's type.
+//! Units: what a panel is made of, one for each block of the file's type, or two.
 //!
-//! In a unit, scales come first and then, for each 32 inputs, codes in groups of four inputs:
+//! A unit of single or half precision is one input of sixteen outputs. One of bfloat16 is two: an output's two numbers
+//! are a word, whose halves become single precision by a shift and by a mask.
+//!
+//! In a quantised unit, scales come first and then, for each 32 inputs, codes in groups of four inputs:
 //! sixteen outputs × four bytes are the 64 bytes that one dot-product instruction takes.
 //!
 //! | part | bytes | for |
@@ -57,19 +60,27 @@ impl UnitLayout {
     }
 }
 
-/// Bytes that one block of the file's type takes in a panel.
+/// Inputs of a unit.
+pub(crate) const fn unit_inputs(ty: WeightType) -> usize {
+    match ty {
+        WeightType::Bf16 => 2,
+        _ => ty.block_elements(),
+    }
+}
+
+/// Bytes of a unit.
 pub(crate) const fn unit_bytes(ty: WeightType) -> usize {
     match ty.scaling() {
-        Scaling::Dense => ty.block_bytes() * LANES,
+        Scaling::Dense => unit_inputs(ty) * ty.block_bytes() * LANES,
         _ => UnitLayout::of(ty).bytes(),
     }
 }
 
-/// Places `block` of a file as `lane` of a unit of zeros.
+/// Places what a file has for the inputs of a unit as `lane` of one of zeros; the last unit of an odd row is half full.
 pub(crate) fn put(ty: WeightType, unit: &mut [u8], lane: usize, block: &[u8]) {
     if ty.is_dense() {
-        let bytes = ty.block_bytes();
-        unit[lane * bytes..(lane + 1) * bytes].copy_from_slice(block);
+        let bytes = unit_inputs(ty) * ty.block_bytes();
+        unit[lane * bytes..][..block.len()].copy_from_slice(block);
         return;
     }
     let layout = UnitLayout::of(ty);
@@ -130,7 +141,9 @@ pub(crate) fn get(ty: WeightType, unit: &[u8], lane: usize, out: &mut [f32]) {
             return;
         }
         WeightType::Bf16 => {
-            out[0] = bf16::from_le_bytes([unit[2 * lane], unit[2 * lane + 1]]).to_f32();
+            for (out, x) in out.iter_mut().zip(unit[4 * lane..].as_chunks().0) {
+                *out = bf16::from_le_bytes(*x).to_f32();
+            }
             return;
         }
         _ => {}

@@ -7,7 +7,7 @@
 //! Memory stays within three per cent of the file's. Expanding to bytes would be simpler and was
 //! rejected: a single row is bound by memory, and bytes are twice as many.
 //!
-//! Dense panels are `[k][16]`.
+//! Dense panels are `[k][16]`, and `[k / 2][16][2]` in bfloat16.
 //!
 //! A card holds the same panels of quantised weights: there, sixteen threads are the lanes. Of dense
 //! weights it holds those of sixteen bits in pieces of eight outputs and 64 inputs (round.cu), and
@@ -25,7 +25,7 @@ use crate::lanes::LANES;
 #[cfg(feature = "card")]
 use crate::linear::{PIECE, ROWS, STEP};
 use crate::pool::Parts;
-use crate::units::{get, put, unit_bytes};
+use crate::units::{get, put, unit_bytes, unit_inputs};
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -85,7 +85,7 @@ impl Weight {
                 "a {ty:?} weight cannot be [{n}, {k}]: rows are one or more blocks of {block}, and at least one"
             )));
         }
-        let panel_bytes = (k / block).checked_mul(unit_bytes(ty));
+        let panel_bytes = k.div_ceil(unit_inputs(ty)).checked_mul(unit_bytes(ty));
         let bytes = panel_bytes.and_then(|bytes| bytes.checked_mul(n.div_ceil(LANES)));
         let bytes = bytes.filter(|_| ty.bytes(n, k).is_some()).ok_or_else(|| {
             Error::shape(format!("a {ty:?} weight [{n}, {k}] has more bytes than fit in memory"))
@@ -123,6 +123,7 @@ impl Weight {
             );
             return Err(Error::shape(message));
         }
+        let unit_blocks = unit_inputs(ty) / ty.block_elements();
         let pack = |panels: &mut [u8]| {
             let out = Parts::new(panels);
             kernels.pool().run(rows.div_ceil(LANES), &|p| {
@@ -130,7 +131,7 @@ impl Weight {
                 let panel = unsafe { out.part(p * panel_bytes, panel_bytes) };
                 for (lane, row) in bytes.chunks_exact(row_bytes).skip(p * LANES).take(LANES).enumerate() {
                     let units = panel.chunks_exact_mut(unit_bytes(ty));
-                    for (unit, block) in units.zip(row.chunks_exact(ty.block_bytes())) {
+                    for (unit, block) in units.zip(row.chunks(unit_blocks * ty.block_bytes())) {
                         put(ty, unit, lane, block);
                     }
                 }
@@ -209,8 +210,8 @@ impl Weight {
         }
         let mut out = vec![0.0; self.k];
         let read = |unit_bytes, lane, panel: &[u8], out: &mut [f32]| {
-            let units = panel.chunks_exact(unit_bytes);
-            for (unit, out) in units.zip(out.chunks_exact_mut(self.ty.block_elements())) {
+            let units = panel.chunks(unit_bytes);
+            for (unit, out) in units.zip(out.chunks_mut(unit_inputs(self.ty))) {
                 get(self.ty, unit, lane, out);
             }
         };
@@ -226,7 +227,7 @@ impl Weight {
                     let halves = (0..self.row_bytes().div_ceil(HALF_BYTES)).map(|half| place(half, i % ROWS));
                     halves.flat_map(|from| pieces[from..from + HALF_BYTES].to_vec()).collect()
                 };
-                read(self.ty.block_bytes(), 0, &row[..self.row_bytes()], &mut out);
+                read(unit_bytes(self.ty) / LANES, 0, &row[..self.row_bytes()], &mut out);
             }
             #[cfg(feature = "card")]
             Place::Card(card, buffer) => {
@@ -248,7 +249,7 @@ impl Weight {
     }
 
     pub(crate) fn panel_bytes(&self) -> usize {
-        self.k / self.ty.block_elements() * unit_bytes(self.ty)
+        self.k.div_ceil(unit_inputs(self.ty)) * unit_bytes(self.ty)
     }
 
     /// The bytes of `count` panels from panel `first` on; none where they are on a card.

@@ -137,6 +137,13 @@ impl Lanes for Neon {
         quarters!(vreinterpretq_f32_u32, wide)
     }
     #[inline(always)]
+    fn bfloats(self, x: &[u8; 64]) -> [F; 2] {
+        let pairs = self.bytes(x);
+        let mask = unsafe { vdupq_n_s32(0xffff_0000_u32 as i32) };
+        let first = from_fn(|i| unsafe { vreinterpretq_f32_s32(vshlq_n_s32::<16>(pairs[i])) });
+        [first, from_fn(|i| unsafe { vreinterpretq_f32_s32(vandq_s32(pairs[i], mask)) })]
+    }
+    #[inline(always)]
     fn unsigned(self, x: &[u8; 16]) -> F {
         let wide = unsafe {
             let x = vld1q_u8(x.as_ptr());

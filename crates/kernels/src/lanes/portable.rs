@@ -92,6 +92,11 @@ impl Lanes for Portable {
         std::array::from_fn(|i| bf16::from_le_bytes([x[2 * i], x[2 * i + 1]]).to_f32())
     }
     #[inline(always)]
+    fn bfloats(self, x: &[u8; 64]) -> [F; 2] {
+        let half = |at: usize| bf16::from_le_bytes([x[2 * at], x[2 * at + 1]]).to_f32();
+        [0, 1].map(|second| std::array::from_fn(|i| half(2 * i + second)))
+    }
+    #[inline(always)]
     fn unsigned(self, x: &[u8; 16]) -> F {
         x.map(f32::from)
     }

@@ -33,6 +33,8 @@ impl Work for Everything<'_> {
             l.pow2(l.round(l.max(l.splat(-126.0), l.sub(l.splat(0.0), l.max(l.splat(-127.0), a))))),
             l.half(half),
             l.bfloat(half),
+            l.bfloats(self.bytes)[0],
+            l.bfloats(self.bytes)[1],
             l.unsigned(quarter),
             l.signed(quarter),
             l.to_f32(v),
