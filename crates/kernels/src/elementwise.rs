@@ -25,7 +25,8 @@ const GRAIN: usize = 16_384;
 
 /// How many tasks `rows` of `width` numbers are cut into, and rows a task.
 pub(crate) fn stretches(rows: usize, width: usize, threads: usize) -> (usize, usize) {
-    let step = (GRAIN / width.max(1)).max(rows.div_ceil(threads * 4)).max(1);
+    let least = (GRAIN / width.max(1)).max(rows.div_ceil(threads * 4)).max(1);
+    let step = rows.div_ceil(rows.div_ceil(least).max(1)).max(1);
     (rows.div_ceil(step), step)
 }
 
@@ -67,26 +68,36 @@ fn activate<L: Lanes>(l: L, activation: Activation, x: L::F) -> L::F {
     }
 }
 
+#[inline(always)]
+fn gated<L: Lanes>(
+    l: L,
+    activation: Activation,
+    x: &[f32; LANES],
+    up: &[f32; LANES],
+) -> [MaybeUninit<f32>; LANES] {
+    let mut result = [0.0; LANES];
+    l.store(l.mul(activate(l, activation, l.load(x)), l.load(up)), &mut result);
+    result.map(MaybeUninit::new)
+}
+
 impl Work for Gate<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let ones = [1.0; LANES];
-        for (i, out) in self.out.chunks_mut(LANES).enumerate() {
-            let at = i * LANES..i * LANES + out.len();
-            // A short last chunk goes through a full vector, so that its steps are the same.
-            let mut x = [0.0; LANES];
-            x[..out.len()].copy_from_slice(&self.x[at.clone()]);
-            let mut up = ones;
-            if let Some(values) = self.up {
-                up[..out.len()].copy_from_slice(&values[at]);
-            }
-            let mut result = [0.0; LANES];
-            l.store(l.mul(activate(l, self.activation, l.load(&x)), l.load(&up)), &mut result);
-            for (to, x) in out.iter_mut().zip(result) {
-                to.write(x);
-            }
+        let (whole, rest) = self.out.as_chunks_mut::<LANES>();
+        let (x, last) = self.x.as_chunks::<LANES>();
+        let (up, last_up) = self.up.map_or((&[][..], &[][..]), |up| up.as_chunks::<LANES>());
+        for (i, (out, x)) in whole.iter_mut().zip(x).enumerate() {
+            *out = gated(l, self.activation, x, up.get(i).unwrap_or(&ones));
+        }
+        // A short last chunk goes through a full vector, so that its steps are the same.
+        let (mut x, mut up) = ([0.0; LANES], ones);
+        x[..last.len()].copy_from_slice(last);
+        up[..last_up.len()].copy_from_slice(last_up);
+        for (to, x) in rest.iter_mut().zip(gated(l, self.activation, &x, &up)) {
+            *to = x;
         }
     }
 }
@@ -218,18 +229,21 @@ impl Kernels {
         let (values, up) = (values.values(), up.as_ref().map(Flat::values));
         let mut out = room(values.len())?;
         let parts = Parts::new(&mut out);
-        // Whole vectors a task: which lane a number stands in depends on the number alone.
-        let vectors = values.len().div_ceil(LANES);
-        let (count, step) = stretches(vectors, LANES, self.threads());
+        let width = gate.dims().last().copied().unwrap_or(1).max(1);
+        let rows = values.len() / width;
+        // Columns, as products share them out: a thread finds in its own cache what it has written.
+        let (count, step) = stretches(width.div_ceil(LANES), LANES * rows, self.threads());
         self.pool().run(count, &|i| {
-            let from = i * step * LANES;
-            let to = values.len().min((i + 1) * step * LANES);
-            // SAFETY: stretches of vectors are disjoint.
-            let out = unsafe { parts.part(from, to - from) };
-            let up = up.map(|up| &up[from..to]);
-            self.found().run(Gate { x: &values[from..to], up, activation, out });
+            let columns = i * step * LANES..width.min((i + 1) * step * LANES);
+            for row in 0..rows {
+                let (from, to) = (row * width + columns.start, row * width + columns.end);
+                // SAFETY: stretches of columns are disjoint.
+                let out = unsafe { parts.part(from, to - from) };
+                let up = up.map(|up| &up[from..to]);
+                self.found().run(Gate { x: &values[from..to], up, activation, out });
+            }
         })?;
-        // SAFETY: the stretches have every number.
+        // SAFETY: the stretches have every column of every row.
         tensor(unsafe { written(out) }, gate.dims())
     }
 }

@@ -138,11 +138,9 @@ impl Kernels {
     fn whole_products<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<Vec<Vec<f32>>> {
         let [m, k] = dims("x", x)?;
         let x = Flat::new("x", x)?;
-        let blocks = if weights.iter().all(|w| w.ty().is_dense()) {
-            Vec::new()
-        } else {
-            self.blocks(x.values(), m, k)?
-        };
+        let x = x.values();
+        let blocks =
+            if weights.iter().all(|w| w.ty().is_dense()) { Vec::new() } else { self.blocks(x, m, k)? };
 
         let mut outs = Vec::with_capacity(N);
         for w in weights {
@@ -157,7 +155,7 @@ impl Kernels {
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
             if product.weight.ty().is_dense() {
-                dense(self.found(), product, (x.values(), m), first, count);
+                dense(self.found(), product, (x, m), first, count);
             } else {
                 integer(self.found(), product, &blocks, first, count);
             }

@@ -4,10 +4,10 @@ use std::mem::MaybeUninit;
 
 use candle_core::Tensor;
 
+use crate::Kernels;
 #[cfg(feature = "card")]
 use crate::card::{Arg, Card, address, address_mut, count};
-#[cfg(feature = "card")]
-use crate::elementwise::same;
+use crate::elementwise::{same, stretches};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::isa::Work;
@@ -17,7 +17,6 @@ use crate::operand::Operand;
 use crate::operand::{Handed, Kind};
 use crate::pool::Parts;
 use crate::weight::Weight;
-use crate::{Kernels, elementwise::stretches};
 
 struct Norm<'a> {
     x: &'a [f32],
@@ -33,21 +32,56 @@ impl Work for Norm<'_> {
     fn run<L: Lanes>(self, l: L) {
         let width = self.weight.len();
         for (x, out) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
-            let mut squares = l.splat(0.0);
-            let (chunks, tail) = x.as_chunks::<LANES>();
-            for chunk in chunks {
-                let v = l.load(chunk);
-                squares = l.fma(v, v, squares);
-            }
-            let mut last = [0.0; LANES];
-            last[..tail.len()].copy_from_slice(tail);
-            let v = l.load(&last);
-            squares = l.fma(v, v, squares);
-            let scale = 1.0 / (l.sum(squares) / width as f32 + self.eps).sqrt();
-            for ((out, x), weight) in out.iter_mut().zip(x).zip(self.weight) {
-                out.write(x * scale * weight);
-            }
+            normalise(l, x, self.weight, self.eps, out);
         }
+    }
+}
+
+/// [`Norm`] of x + y, which `sum` takes.
+struct AddNorm<'a> {
+    x: &'a [f32],
+    y: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    sum: &'a mut [MaybeUninit<f32>],
+    out: &'a mut [MaybeUninit<f32>],
+}
+
+impl Work for AddNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let width = self.weight.len();
+        let rows = self.x.chunks_exact(width).zip(self.y.chunks_exact(width));
+        let outs = self.sum.chunks_exact_mut(width).zip(self.out.chunks_exact_mut(width));
+        for ((x, y), (sum, out)) in rows.zip(outs) {
+            for ((sum, x), y) in sum.iter_mut().zip(x).zip(y) {
+                sum.write(x + y);
+            }
+            // SAFETY: x and y are as long as the sum, so that it has all been written.
+            let sum = unsafe { &*(std::ptr::from_ref(sum) as *const [f32]) };
+            normalise(l, sum, self.weight, self.eps, out);
+        }
+    }
+}
+
+/// One row.
+#[inline(always)]
+fn normalise<L: Lanes>(l: L, x: &[f32], weight: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) {
+    let mut squares = l.splat(0.0);
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        let v = l.load(chunk);
+        squares = l.fma(v, v, squares);
+    }
+    let mut last = [0.0; LANES];
+    last[..tail.len()].copy_from_slice(tail);
+    let v = l.load(&last);
+    squares = l.fma(v, v, squares);
+    let scale = 1.0 / (l.sum(squares) / x.len() as f32 + eps).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        out.write(x * scale * weight);
     }
 }
 
@@ -112,6 +146,10 @@ impl Kernels {
     ///
     /// # Errors
     /// As theirs.
+    #[cfg_attr(
+        not(feature = "card"),
+        expect(unused_variables, reason = "the CPU's products take numbers as they are")
+    )]
     pub fn add_norm_for(
         &self,
         x: &Tensor,
@@ -120,17 +158,30 @@ impl Kernels {
         eps: f32,
         weights: &[&Weight],
     ) -> Result<(Tensor, Operand)> {
+        same("the residual", x, y)?;
+        let ([m, _], width) = (dims("x", x)?, normalised(x, weight)?);
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            same("the residual", x, y)?;
-            let ([m, _], width) = (dims("x", x)?, normalised(x, weight)?);
             let handed = Handed::new(card, Kind::of_all(weights, m), m, width)?;
             let sum = hand_over_sum(card, [x, y], weight, eps, &handed)?;
             return Ok((sum, handed.operand()));
         }
-        let sum = self.add(x, y)?;
-        let normed = self.norm_for(&sum, weight, eps, weights)?;
-        Ok((sum, normed))
+        let (x, y) = (Flat::new("x", x)?, Flat::new("y", y)?);
+        let weight = Flat::new("the norm's weight", weight)?;
+        let (x, y, weight) = (x.values(), y.values(), weight.values());
+        let (mut sum, mut out) = (room(x.len())?, room(x.len())?);
+        let (sums, outs) = (Parts::new(&mut sum), Parts::new(&mut out));
+        let (count, step) = stretches(m, width, self.threads());
+        self.pool().run(count, &|i| {
+            let (from, to) = (i * step * width, m.min((i + 1) * step) * width);
+            let (x, y) = (&x[from..to], &y[from..to]);
+            // SAFETY: stretches of rows are disjoint.
+            let (sum, out) = unsafe { (sums.part(from, to - from), outs.part(from, to - from)) };
+            self.found().run(AddNorm { x, y, weight, eps, sum, out });
+        })?;
+        // SAFETY: the stretches have every row.
+        let (sum, out) = unsafe { (written(sum), written(out)) };
+        Ok((tensor(sum, &[m, width])?, tensor(out, &[m, width])?.into()))
     }
 }
 
