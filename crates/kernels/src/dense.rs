@@ -25,6 +25,9 @@ const TALL: usize = 8;
 /// and the next ones come to a second-level one meanwhile.
 const DEEP: usize = 384;
 
+/// As many for few rows: nothing is walked twice, and what is fetched long before it is needed leaves again.
+const SHALLOW: usize = 128;
+
 /// Rows of tiles that are walked in turn: their sums stay there too.
 const BAND: usize = 64;
 
@@ -67,9 +70,10 @@ impl<const TY: usize> Work for Dense<'_, TY> {
         // As many panels side by side as there are registers for.
         match (self.m, L::WIDE) {
             (0, _) => {}
-            (..=FEW, true) => self.groups::<L, SIDE, TALL>(l),
-            (..=TALL, true) | (..=PAIR, false) => self.groups::<L, PAIR, TALL>(l),
-            (..=TALL, false) => self.groups::<L, 1, TALL>(l),
+            (..=FEW, true) => self.groups::<L, SIDE, FEW>(l),
+            (..=PAIR, false) => self.groups::<L, PAIR, FEW>(l),
+            (..=FEW, false) => self.groups::<L, 1, FEW>(l),
+            (..=TALL, true) => self.groups::<L, PAIR, TALL>(l),
             (_, true) => self.groups::<L, PAIR, BAND>(l),
             (_, false) => self.groups::<L, 1, BAND>(l),
         }
@@ -115,20 +119,20 @@ impl<const TY: usize> Dense<'_, TY> {
         let tiles = m.div_ceil(tall::<L>());
         let (bytes, inputs) = const { shape::<TY>() };
         let [sides, next] = [self.sides::<S>(at), self.sides::<S>(at + S)];
-        let band = const { ROWS.div_ceil(tall::<L>()) };
+        let (band, deep) = const { (ROWS.div_ceil(tall::<L>()), if ROWS > FEW { DEEP } else { SHALLOW }) };
         for low in (0..tiles).step_by(band) {
             let band = low..tiles.min(low + band);
             let (start, end) = (tile(m, tiles, low).start, tile(m, tiles, band.end - 1).end);
             let mut sums = [[[0.0; LANES]; S]; ROWS];
             let sums = &mut sums[..end - start];
-            for first in (0..k).step_by(DEEP) {
-                let depth = DEEP.min(k - first);
+            for first in (0..k).step_by(deep) {
+                let depth = deep.min(k - first);
                 // What comes next, in this task or the thread's next one, is fetched meanwhile, each tile its share: with
                 // several rows the hardware's own look-ahead is too short.
                 let soon = first + depth;
                 let (ahead, length) = match low {
-                    0 if soon < k => (sides.map(|side| &side[soon / inputs * bytes..]), DEEP.min(k - soon)),
-                    0 => (next, DEEP.min(k)),
+                    0 if soon < k => (sides.map(|side| &side[soon / inputs * bytes..]), deep.min(k - soon)),
+                    0 => (next, deep.min(k)),
                     _ => ([&[][..]; S], 0),
                 };
                 let units = depth.div_ceil(inputs);
@@ -256,8 +260,9 @@ fn add<L: Lanes, const TY: usize, const R: usize, const S: usize>(
 /// Bytes of a unit, and its inputs.
 const fn shape<const TY: usize>() -> (usize, usize) {
     let ty = WeightType::ALL[TY];
-    assert!(unit_inputs(ty) <= INPUTS && DEEP.is_multiple_of(unit_inputs(ty)));
-    (unit_bytes(ty), unit_inputs(ty))
+    let inputs = unit_inputs(ty);
+    assert!(inputs <= INPUTS && DEEP.is_multiple_of(inputs) && SHALLOW.is_multiple_of(inputs));
+    (unit_bytes(ty), inputs)
 }
 
 /// The weights of a unit, input by input.
