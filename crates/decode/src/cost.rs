@@ -15,8 +15,11 @@ const ROWS: [usize; 5] = [1, 2, 4, 8, 16];
 /// Tokens of the text behind which steps are timed.
 const PREFIX: usize = 128;
 
-/// Times that each is timed, at most; other programs only ever add.
+/// Times that each is timed; other programs only ever add.
 const ROUNDS: usize = 5;
+
+/// Seconds that the rounds take at least: a short disturbance must not outlast all rounds of a small model.
+const LEAST: f64 = 0.05;
 
 /// Seconds after which no further round begins.
 const PATIENCE: f64 = 0.5;
@@ -111,7 +114,7 @@ fn time(model: &dyn CausalLm, kv: &mut Kv, id: BranchId) -> Result<Vec<(usize, f
     let mut least = ROWS.map(|rows| (rows, f64::INFINITY));
     let begin = Instant::now();
     // The first round warms caches and threads.
-    for round in 0..=ROUNDS {
+    for round in 0.. {
         for (rows, least) in &mut least {
             draft.clear();
             for row in chain(&mut draft, id, &text[..*rows]) {
@@ -123,7 +126,8 @@ fn time(model: &dyn CausalLm, kv: &mut Kv, id: BranchId) -> Result<Vec<(usize, f
                 *least = least.min(start.elapsed().as_secs_f64());
             }
         }
-        if round > 0 && begin.elapsed().as_secs_f64() > PATIENCE {
+        let spent = begin.elapsed().as_secs_f64();
+        if round > 0 && (spent > PATIENCE || (round >= ROUNDS && spent > LEAST)) {
             break;
         }
     }

@@ -12,9 +12,10 @@
 //! in a result: tasks write disjoint outputs.
 
 use std::any::Any;
+use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -30,39 +31,68 @@ const SPINS_PER_LOOK: u32 = 64;
 
 type Task = dyn Fn(usize) + Sync;
 
-/// The tasks that one thread claims first. On a cache line of its own: only who helps touches another thread's.
+/// The tasks that one thread claims first: the next one, and in the upper half the end. They are one number, so that both
+/// are of the same job. On a cache line of its own: only who helps touches another thread's.
 #[repr(align(64))]
-struct Share {
-    next: AtomicUsize,
-    end: usize,
+struct Share(AtomicU64);
+
+impl Share {
+    fn deal(&self, from: usize, to: usize) {
+        self.0.store(((to as u64) << 32) | from as u64, Ordering::Release);
+    }
+
+    /// A task that nobody else has.
+    fn claim(&self) -> Option<usize> {
+        let found = self.0.fetch_add(1, Ordering::AcqRel);
+        let (next, end) = (found & u64::from(u32::MAX), found >> 32);
+        (next < end).then_some(next as usize)
+    }
 }
 
-/// One call of [`Pool::run`]. It is reference-counted, so a worker that comes late finds spent
-/// counters and never touches `task`, which by then points to a frame that is gone.
+/// The job under way, of one [`Pool::run`] after the other. It stays where it is: to make a new one each time, counted
+/// and freed, took longer than a small product. A worker that comes late may claim a task of the next job. That is as
+/// good, since it looks at `task` only then.
 struct Job {
-    task: *const Task,
-    count: usize,
+    task: UnsafeCell<*const Task>,
     shares: Vec<Share>,
+    progress: Progress,
+}
+
+/// On a cache line of its own: the caller looks at it while others work.
+#[repr(align(64))]
+struct Progress {
     done: AtomicUsize,
     panicked: AtomicBool,
 }
 
-// SAFETY: `task` points to a `Sync` closure, and it is dereferenced only for a claimed index of a share;
-// `Pool::run` does not return before every such index is done.
+// SAFETY: `task` points to a `Sync` closure. It is read after a claim of the same job and before that task counts as done,
+// and written while no task is left that is not done; `Share` and `done` order the two.
 unsafe impl Send for Job {}
-// SAFETY: as above; every other field is atomic or constant.
+// SAFETY: as above; every other field is atomic.
 unsafe impl Sync for Job {}
 
 impl Job {
-    fn new(task: &'static Task, count: usize, threads: usize) -> Self {
-        let from = |thread: usize| count * thread / threads;
-        let share = |thread| Share { next: AtomicUsize::new(from(thread)), end: from(thread + 1) };
+    fn new(threads: usize) -> Self {
+        let none: &'static Task = &|_| {};
         Self {
-            task: std::ptr::from_ref(task),
-            count,
-            shares: (0..threads).map(share).collect(),
-            done: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
+            task: UnsafeCell::new(none),
+            shares: (0..threads).map(|_| Share(AtomicU64::new(0))).collect(),
+            progress: Progress { done: AtomicUsize::new(0), panicked: AtomicBool::new(false) },
+        }
+    }
+
+    /// Deals out tasks `0..count`.
+    ///
+    /// # Safety
+    /// All tasks dealt before are done, nobody else deals, and `task` lives until these are done.
+    unsafe fn deal(&self, count: u32, task: *const Task) {
+        self.progress.done.store(0, Ordering::Relaxed);
+        self.progress.panicked.store(false, Ordering::Relaxed);
+        // SAFETY: no task is left that anybody could have claimed.
+        unsafe { *self.task.get() = task };
+        let (count, threads) = (count as usize, self.shares.len());
+        for (thread, share) in self.shares.iter().enumerate() {
+            share.deal(count * thread / threads, count * (thread + 1) / threads);
         }
     }
 
@@ -71,21 +101,30 @@ impl Job {
         let mut done = 0;
         let (before, from) = self.shares.split_at(me);
         for share in from.iter().chain(before) {
-            loop {
-                let index = share.next.fetch_add(1, Ordering::Relaxed);
-                if index >= share.end {
-                    break;
-                }
+            while let Some(index) = share.claim() {
                 // SAFETY: `index` is claimed and not done, so the caller still waits in `Pool::run`
                 // and the closure that it borrows is alive.
-                let task = unsafe { &*self.task };
+                let task = unsafe { &**self.task.get() };
                 if catch_unwind(AssertUnwindSafe(|| task(index))).is_err() {
-                    self.panicked.store(true, Ordering::Relaxed);
+                    self.progress.panicked.store(true, Ordering::Relaxed);
                 }
                 done += 1;
             }
         }
-        self.done.fetch_add(done, Ordering::Release);
+        if done > 0 {
+            self.progress.done.fetch_add(done, Ordering::Release);
+        }
+    }
+
+    /// Waits until `count` tasks are done, and says whether one panicked.
+    fn finish(&self, count: u32) -> bool {
+        let mut spins = 0_u32;
+        while self.progress.done.load(Ordering::Acquire) < count as usize {
+            spins += 1;
+            // A worker that the system took off its core needs this core to go on.
+            if spins.is_multiple_of(1 << 10) { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        self.progress.panicked.load(Ordering::Relaxed)
     }
 }
 
@@ -97,7 +136,7 @@ struct Worker {
 struct State {
     /// Counts published jobs; a worker waits for it to change.
     epoch: AtomicUsize,
-    job: Mutex<Option<Arc<Job>>>,
+    job: Job,
     stop: AtomicBool,
     workers: Vec<Worker>,
 }
@@ -136,7 +175,7 @@ impl Pool {
             .collect();
         let state = Arc::new(State {
             epoch: AtomicUsize::new(0),
-            job: Mutex::new(None),
+            job: Job::new(threads),
             stop: AtomicBool::new(false),
             workers,
         });
@@ -173,23 +212,14 @@ impl Pool {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
-        // SAFETY: only the lifetime changes. The reference is used for claimed indices alone, and
-        // this function waits for all of them.
-        let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Task>(task) };
-        let shared = count > 1 && turn.is_some();
-        let job = Arc::new(Job::new(task, count, if shared { self.threads() } else { 1 }));
-        if shared {
-            self.state.publish(&job);
-        }
-        job.work(0);
-        let mut spins = 0_u32;
-        while job.done.load(Ordering::Acquire) < count {
-            spins += 1;
-            // A worker that the system took off its core needs this core to go on.
-            if spins.is_multiple_of(1 << 10) { thread::yield_now() } else { std::hint::spin_loop() }
-        }
-        drop(turn);
-        if job.panicked.load(Ordering::Relaxed) {
+        let panicked = match (u32::try_from(count), turn) {
+            (Ok(2..), Some(_turn)) if self.threads() > 1 => self.state.share_out(count as u32, task),
+            _ => {
+                let tried = (0..count).map(|index| catch_unwind(AssertUnwindSafe(|| task(index))).is_err());
+                tried.fold(false, |any, panicked| any | panicked)
+            }
+        };
+        if panicked {
             return Err(Error::new(ErrorKind::Panicked, "a kernel task panicked"));
         }
         Ok(())
@@ -197,23 +227,28 @@ impl Pool {
 }
 
 impl State {
-    fn publish(&self, job: &Arc<Job>) {
-        *lock(&self.job) = Some(Arc::clone(job));
+    /// Runs tasks `0..count` on all threads, this one among them, and says whether one panicked. One thread at a time calls
+    /// this.
+    fn share_out(&self, count: u32, task: &(dyn Fn(usize) + Sync)) -> bool {
+        // SAFETY: only the lifetime changes. The reference is used for claimed indices alone, and this function waits for
+        // all of them.
+        let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Task>(task) };
+        // SAFETY: the caller before waited for its tasks, and this one waits for these.
+        unsafe { self.job.deal(count, task) };
         self.epoch.fetch_add(1, Ordering::SeqCst);
         // Waking more workers than there are tasks would only cost.
-        for worker in self.workers.iter().take(job.count - 1) {
+        for worker in self.workers.iter().take(count as usize - 1) {
             worker.wake();
         }
+        self.job.work(0);
+        self.job.finish(count)
     }
 
     fn serve(&self, index: usize) {
         let mut seen = 0;
         while let Some(epoch) = self.wait(seen, &self.workers[index]) {
             seen = epoch;
-            let job = lock(&self.job).clone();
-            if let Some(job) = job {
-                job.work(index + 1);
-            }
+            self.job.work(index + 1);
         }
     }
 
