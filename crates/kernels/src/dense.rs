@@ -31,8 +31,8 @@ const SHALLOW: usize = 128;
 /// Rows of tiles that are walked in turn: their sums stay there too.
 const BAND: usize = 64;
 
-/// Bytes of a panel from the second-level cache's to the first-level one's fetching ahead: what several rows multiply
-/// meanwhile takes longer than the way between the two.
+/// So many bytes before they are multiplied, a panel's weights come on to a first-level cache: with several rows the
+/// hardware does not look that far.
 const NEAR: usize = 2048;
 
 /// Inputs of a unit, at most.
