@@ -20,13 +20,16 @@ use crate::pool::Parts;
 use crate::weight::Weight;
 use crate::words::Words;
 
-/// Numbers that one task handles; below this a second core costs more than it gives.
-const GRAIN: usize = 16_384;
+/// Numbers up to which a second core costs more than it gives, and that a task has at least.
+const GRAIN: usize = 8192;
 
-/// How many tasks `rows` of `width` numbers are cut into, and rows a task.
+/// How many tasks `rows` of `width` numbers are cut into, as many for each thread, and rows a task.
 pub(crate) fn stretches(rows: usize, width: usize, threads: usize) -> (usize, usize) {
-    let least = (GRAIN / width.max(1)).max(rows.div_ceil(threads * 4)).max(1);
-    let step = rows.div_ceil(rows.div_ceil(least).max(1)).max(1);
+    let tasks = match (rows * width).div_ceil(GRAIN) {
+        0 | 1 => 1,
+        tasks => tasks.next_multiple_of(threads).min(4 * threads),
+    };
+    let step = rows.div_ceil(tasks).max(1);
     (rows.div_ceil(step), step)
 }
 

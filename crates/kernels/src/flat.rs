@@ -96,7 +96,7 @@ pub(crate) fn zeros<T: Stored>(count: usize) -> Result<Vec<T>> {
 }
 
 /// Room for numbers that an operation writes, all of them. To fill it with zeros first would take as long as a norm.
-pub(crate) fn room(count: usize) -> Result<Vec<MaybeUninit<f32>>> {
+pub(crate) fn room<T>(count: usize) -> Result<Vec<MaybeUninit<T>>> {
     let mut room = Vec::new();
     room.try_reserve_exact(count)
         .map_err(|_| Error::new(ErrorKind::Memory, format!("no memory for {count} numbers")))?;
@@ -116,9 +116,9 @@ pub(crate) fn cleared(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
 ///
 /// # Safety
 /// All of them were written.
-pub(crate) unsafe fn written(room: Vec<MaybeUninit<f32>>) -> Vec<f32> {
+pub(crate) unsafe fn written<T>(room: Vec<MaybeUninit<T>>) -> Vec<T> {
     let mut room = ManuallyDrop::new(room);
     // SAFETY: the parts are those of a vector that nobody drops, its elements have the same layout, and the caller
-    // promises that they are numbers.
+    // promises that they were written.
     unsafe { Vec::from_raw_parts(room.as_mut_ptr().cast(), room.len(), room.capacity()) }
 }

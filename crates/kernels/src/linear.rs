@@ -15,6 +15,7 @@ use half::{bf16, f16};
 
 use crate::Kernels;
 use crate::dense::{dense, side};
+use crate::elementwise::stretches;
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::formats::WeightType;
@@ -171,17 +172,24 @@ impl Kernels {
         Ok(outs.into_iter().map(|out| unsafe { written(out) }).collect())
     }
 
-    /// Quantises `x`, `[m, k]`, in tiles of rows.
+    /// Quantises `x`, `[m, k]`, in tiles of rows: some columns a task, as products and gates have written them.
     fn blocks(&self, x: &[f32], m: usize, k: usize) -> Result<Vec<Block>> {
-        let mut blocks = vec![Block::default(); x.len() / BLOCK];
+        let depth = k / BLOCK;
+        let mut blocks = room(m * depth)?;
         let parts = Parts::new(&mut blocks);
-        self.pool().run(m.div_ceil(TILE), &|tile| {
-            let (from, to) = (tile * TILE, m.min((tile + 1) * TILE));
-            // SAFETY: tiles are disjoint.
-            let out = unsafe { parts.part(k / BLOCK * from, k / BLOCK * (to - from)) };
-            self.found().run(Quantise { x: &x[from * k..to * k], rows: to - from, out });
+        let (count, step) = stretches(depth, BLOCK * m, self.threads());
+        self.pool().run(count, &|i| {
+            let columns = i * step..depth.min((i + 1) * step);
+            for from in (0..m).step_by(TILE) {
+                let to = m.min(from + TILE);
+                let rows = to - from;
+                // SAFETY: tiles are disjoint, and so are stretches of their columns.
+                let out = unsafe { parts.part(depth * from + columns.start * rows, columns.len() * rows) };
+                self.found().run(Quantise { x: &x[from * k..to * k], rows, blocks: columns.clone(), out });
+            }
         })?;
-        Ok(blocks)
+        // SAFETY: the stretches have every column of every tile.
+        Ok(unsafe { written(blocks) })
     }
 
     /// Cuts a product of `m` rows into tasks: stretches of panels, each as its first panel and their number, where the

@@ -1,6 +1,9 @@
 //! Activations as bytes: each row in blocks of 32 with a scale of its own, so that a row's bytes
 //! never depend on its neighbours.
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
 use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
 
@@ -48,12 +51,13 @@ impl Block {
     }
 }
 
-/// Quantises `rows` whole rows into `[blocks, rows]`: all rows of a block lie together, as the
-/// matmul walks them.
+/// Quantises blocks `blocks` of `rows` whole rows into `[blocks, rows]`: all rows of a block lie together, as the matmul
+/// walks them.
 pub(crate) struct Quantise<'a> {
     pub(crate) x: &'a [f32],
     pub(crate) rows: usize,
-    pub(crate) out: &'a mut [Block],
+    pub(crate) blocks: Range<usize>,
+    pub(crate) out: &'a mut [MaybeUninit<Block>],
 }
 
 impl Work for Quantise<'_> {
@@ -63,8 +67,8 @@ impl Work for Quantise<'_> {
     fn run<L: Lanes>(self, l: L) {
         let k = self.x.len() / self.rows.max(1);
         for (row, x) in self.x.chunks_exact(k.max(1)).enumerate() {
-            for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
-                self.out[block * self.rows + row] = Block::new(l, x);
+            for (block, x) in x.as_chunks::<BLOCK>().0[self.blocks.clone()].iter().enumerate() {
+                self.out[block * self.rows + row].write(Block::new(l, x));
             }
         }
     }
