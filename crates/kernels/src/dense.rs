@@ -278,8 +278,7 @@ fn load<L: Lanes, const TY: usize>(l: L, unit: &[u8]) -> [L::F; INPUTS] {
 }
 
 /// Runs the kernel that fits the weight's type for panels `first..first + count` and `x`, `[m, k]`.
-pub(crate) fn dense(found: Found, product: &Product<'_>, x: (&[f32], usize), first: usize, count: usize) {
-    let (x, m) = x;
+pub(crate) fn dense(found: Found, product: &Product<'_>, x: &[f32], m: usize, first: usize, count: usize) {
     macro_rules! run {
         ($($ty:ident),*) => {
             match product.weight.ty() {

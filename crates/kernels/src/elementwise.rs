@@ -20,15 +20,13 @@ use crate::pool::Parts;
 use crate::weight::Weight;
 use crate::words::Words;
 
-/// Numbers up to which a second core costs more than it gives, and that a task has at least.
+/// Numbers up to which another core costs more than it gives.
 const GRAIN: usize = 8192;
 
-/// How many tasks `rows` of `width` numbers are cut into, as many for each thread, and rows a task.
+/// How many tasks `rows` of `width` numbers are cut into, as many for each thread that has some, and rows a task.
 pub(crate) fn stretches(rows: usize, width: usize, threads: usize) -> (usize, usize) {
-    let tasks = match (rows * width).div_ceil(GRAIN) {
-        0 | 1 => 1,
-        tasks => tasks.next_multiple_of(threads).min(4 * threads),
-    };
+    let tasks = (rows * width).div_ceil(GRAIN).max(1);
+    let tasks = if tasks <= threads { tasks } else { tasks.next_multiple_of(threads).min(4 * threads) };
     let step = rows.div_ceil(tasks).max(1);
     (rows.div_ceil(step), step)
 }

@@ -156,7 +156,7 @@ impl Kernels {
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
             if product.weight.ty().is_dense() {
-                dense(self.found(), product, (x, m), first, count);
+                dense(self.found(), product, x, m, first, count);
             } else {
                 integer(self.found(), product, &blocks, first, count);
             }

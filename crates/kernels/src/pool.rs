@@ -213,7 +213,7 @@ impl Pool {
             Err(TryLockError::WouldBlock) => None,
         };
         let panicked = match (u32::try_from(count), turn) {
-            (Ok(2..), Some(_turn)) if self.threads() > 1 => self.state.share_out(count as u32, task),
+            (Ok(count @ 2..), Some(_turn)) if self.threads() > 1 => self.state.share_out(count, task),
             _ => {
                 let tried = (0..count).map(|index| catch_unwind(AssertUnwindSafe(|| task(index))).is_err());
                 tried.fold(false, |any, panicked| any | panicked)
