@@ -15,6 +15,16 @@ use crate::units::{GROUP, UnitLayout};
 /// Groups of four inputs in a block.
 const GROUPS: usize = BLOCK / 4;
 
+/// Rows that are few: the hardware alone fetches their weights as fast as they are used. With more rows it does not look
+/// far enough, and memory and arithmetic would take turns.
+const FEW: usize = 4;
+
+/// So many bytes before they are multiplied with more rows, weights come to a first-level cache.
+const NEAR: usize = 3072;
+
+/// Bytes that come together.
+const LINE: usize = 64;
+
 /// Panels `first..first + count` for all rows; `TY` is a [`WeightType`] as its index, so that every
 /// branch on the type is decided when the kernel is compiled.
 pub(crate) struct Integer<'a, const TY: usize> {
@@ -33,30 +43,56 @@ impl<const TY: usize> Work for Integer<'_, TY> {
         let weight = self.product.weight;
         let depth = weight.k() / BLOCK;
         for (tile, blocks) in self.blocks.chunks(TILE * depth).enumerate() {
-            let rows = blocks.len() / depth;
-            let panels = weight.panels(self.first, self.count);
-            for (i, panel) in panels.chunks_exact(weight.panel_bytes()).enumerate() {
-                let mut sums = [l.splat(0.0); TILE];
-                walk::<L, TY>(l, panel, blocks, &mut sums[..rows]);
-                for (r, sum) in sums[..rows].iter().enumerate() {
-                    let mut lanes = [0.0; LANES];
-                    l.store(*sum, &mut lanes);
-                    // SAFETY: tasks own disjoint panels.
-                    unsafe { self.product.store(tile * TILE + r, self.first + i, &lanes) };
+            for panel in self.first..self.first + self.count {
+                // Weights from this panel on, so that what follows it can be fetched.
+                let weights = weight.panels(panel, self.first + self.count - panel);
+                macro_rules! rows {
+                    ($($r:literal)*) => {
+                        match blocks.len() / depth {
+                            $($r => self.panel::<L, $r>(l, tile, panel, weights, blocks),)*
+                            _ => self.panel::<L, TILE>(l, tile, panel, weights, blocks),
+                        }
+                    };
                 }
+                rows!(1 2 3 4 5 6 7 8);
             }
         }
     }
 }
 
-/// Adds one panel's products to `sums`, one vector a row.
+impl<const TY: usize> Integer<'_, TY> {
+    /// One panel for one tile of `R` rows, whose sums stay in registers, or of up to [`TILE`].
+    #[inline(always)]
+    fn panel<L: Lanes, const R: usize>(
+        &self,
+        l: L,
+        tile: usize,
+        panel: usize,
+        weights: &[u8],
+        blocks: &[Block],
+    ) {
+        let weight = self.product.weight;
+        let rows = if R < TILE { R } else { blocks.len() * BLOCK / weight.k() };
+        let mut sums = [l.splat(0.0); R];
+        let sums = &mut sums[..rows];
+        walk::<L, TY>(l, weights, weight.panel_bytes(), blocks, sums);
+        for (r, sum) in sums.iter().enumerate() {
+            let mut lanes = [0.0; LANES];
+            l.store(*sum, &mut lanes);
+            // SAFETY: tasks own disjoint panels.
+            unsafe { self.product.store(tile * TILE + r, panel, &lanes) };
+        }
+    }
+}
+
+/// Adds a panel's products to `sums`, one vector a row: the first `bytes` of `weights`.
 #[inline(always)]
-fn walk<L: Lanes, const TY: usize>(l: L, panel: &[u8], blocks: &[Block], sums: &mut [L::F]) {
+fn walk<L: Lanes, const TY: usize>(l: L, weights: &[u8], bytes: usize, blocks: &[Block], sums: &mut [L::F]) {
     let ty = const { WeightType::ALL[TY] };
     let layout = const { UnitLayout::of(WeightType::ALL[TY]) };
     let rows = sums.len();
-    let units = panel.chunks_exact(layout.bytes());
-    for (unit, blocks) in units.zip(blocks.chunks_exact(layout.blocks * rows)) {
+    let units = weights[..bytes].chunks_exact(layout.bytes());
+    for (u, (unit, blocks)) in units.zip(blocks.chunks_exact(layout.blocks * rows)).enumerate() {
         let d = l.half(array(unit, 0));
         let m = match ty.scaling() {
             Scaling::Affine | Scaling::Super => l.half(array(unit, 2 * LANES)),
@@ -64,6 +100,9 @@ fn walk<L: Lanes, const TY: usize>(l: L, panel: &[u8], blocks: &[Block], sums: &
         };
         for (b, blocks) in blocks.chunks_exact(rows).enumerate() {
             let at = layout.block(b);
+            if rows > FEW {
+                fetch(l, &weights[u * layout.bytes() + at..], layout.scales + layout.codes);
+            }
             let codes = codes::<L, TY>(l, unit, at + layout.scales);
             match ty.scaling() {
                 Scaling::Dense => {}
@@ -71,7 +110,7 @@ fn walk<L: Lanes, const TY: usize>(l: L, panel: &[u8], blocks: &[Block], sums: &
                     for (sum, x) in sums.iter_mut().zip(blocks) {
                         let start = l.splat_i(-offset * (x.sums[0] + x.sums[1]));
                         let dot = dot::<L, TY>(l, start, &codes, x, 0, GROUPS);
-                        *sum = l.fma(l.mul(d, l.splat(x.scale)), l.to_f32(dot), *sum);
+                        *sum = l.fma(l.to_f32(dot), l.mul(d, l.splat(x.scale)), *sum);
                     }
                 }
                 Scaling::Affine | Scaling::Super => {
@@ -82,7 +121,7 @@ fn walk<L: Lanes, const TY: usize>(l: L, panel: &[u8], blocks: &[Block], sums: &
                     };
                     for (sum, x) in sums.iter_mut().zip(blocks) {
                         let dot = dot::<L, TY>(l, l.splat_i(0), &codes, x, 0, GROUPS);
-                        let scaled = l.fma(l.mul(scale, l.splat(x.scale)), l.to_f32(dot), *sum);
+                        let scaled = l.fma(l.to_f32(dot), l.mul(scale, l.splat(x.scale)), *sum);
                         *sum = l.fma(floor, l.splat(x.total), scaled);
                     }
                 }
@@ -99,6 +138,16 @@ fn walk<L: Lanes, const TY: usize>(l: L, panel: &[u8], blocks: &[Block], sums: &
                     }
                 }
             }
+        }
+    }
+}
+
+/// Asks for `count` bytes that lie [`NEAR`] behind the beginning of `weights`, as far as there are any.
+#[inline(always)]
+fn fetch<L: Lanes>(l: L, weights: &[u8], count: usize) {
+    for at in (0..count).step_by(LINE) {
+        if let Some(bytes) = weights.get(NEAR + at..) {
+            l.prefetch_near(bytes);
         }
     }
 }
