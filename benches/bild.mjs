@@ -2,7 +2,8 @@
  * BiLD and exact speculation beside the large and the little model alone, in one interleaved run.
  *
  *   npm run bench -- bild --data FOLDER [--model de-en] [--sets tatoeba,newstest] [--prompts 200] [--tokens 96]
- *     [--fallback 0.2,0.3,0.6] [--rollback 2,3] [--draft 7] [--candidates 1,0.07] [--threads 2] [--outputs FOLDER]
+ *     [--fallback 0.2,0.3,0.6] [--rollback 2,3] [--draft 7] [--candidates 1,0.07] [--threads 2] [--dtype auto]
+ *     [--outputs FOLDER]
  *   npm run bench -- bild --data FOLDER --model qwen [--sets human_eval,wikitext2] [--prompts 8]
  *
  * FOLDER, or TREFOIL_DATA, holds the sets in their published formats. The pair of the repository translates, and so does
@@ -82,6 +83,7 @@ export async function run(args) {
       draft: { type: 'string', default: '7' },
       candidates: { type: 'string', default: '1,0.07' },
       threads: { type: 'string', default: '2' },
+      dtype: { type: 'string', default: 'auto' },
       outputs: { type: 'string' }
     }
   })
@@ -94,15 +96,16 @@ export async function run(args) {
     return number
   }
   const shape = {
-    model: values.model,
+    model: values.dtype === 'auto' ? values.model : `${values.model}-${values.dtype}`,
     prompts: whole('prompts', pair.prompts),
     tokens: whole('tokens', pair.tokens),
-    threads: whole('threads')
+    threads: whole('threads'),
+    dtype: values.dtype
   }
   const settings = settingsOf(values)
   const { load } = await import('../esm/index.js')
   const [large, draft] = [await pair.large(), await pair.little()]
-  const options = { threads: shape.threads, contextLength: 1024 }
+  const options = { threads: shape.threads, contextLength: 1024, dtype: shape.dtype }
   const models = { pair: await load(large, { ...options, draft }), little: await load(draft, options) }
   const sets = {}
   try {
@@ -119,7 +122,7 @@ export async function run(args) {
   } finally {
     await Promise.all(Object.values(models).map((model) => model.dispose()))
   }
-  await draw(values.model, sets)
+  await draw(shape.model, sets)
   return { shape, sets }
 }
 

@@ -188,6 +188,7 @@ impl Dtype {
             Self::F32 => Some(trefoil_kernels::WeightType::F32),
             Self::Bf16 => Some(trefoil_kernels::WeightType::Bf16),
             Self::F16 => Some(trefoil_kernels::WeightType::F16),
+            Self::Q8_0 => Some(trefoil_kernels::WeightType::Q8_0),
         }
     }
 }

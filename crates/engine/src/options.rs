@@ -28,6 +28,8 @@ pub enum Dtype {
     Bf16,
     /// 16-bit IEEE floats.
     F16,
+    /// Blocks of 32 eight-bit integers, each with a scale.
+    Q8_0,
 }
 
 /// Where a draft model comes from.
@@ -178,8 +180,9 @@ fn dtype(reader: &mut Reader) -> Result<Dtype> {
         Some("f32") => Ok(Dtype::F32),
         Some("bf16") => Ok(Dtype::Bf16),
         Some("f16") => Ok(Dtype::F16),
+        Some("q8_0") => Ok(Dtype::Q8_0),
         Some(other) => {
-            Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16' or 'f16'"))
+            Err(reader.refuse("dtype", &Raw::Text(other.into()), "'auto', 'f32', 'bf16', 'f16' or 'q8_0'"))
         }
     }
 }

@@ -106,9 +106,17 @@ impl Weights {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Bytes of all tensors as stored.
+    /// Bytes of all tensors in the types that they are read as.
     pub fn total_bytes(&self) -> u64 {
-        self.entries.values().map(|entry| entry.bytes as u64).sum()
+        let bytes = |(name, entry): (&String, &Entry)| match entry.ty {
+            Stored::Weight(ty) => {
+                let read = cast::target(ty, self.dense, name, &entry.shape);
+                let blocks = entry.bytes / ty.block_bytes() * ty.block_elements() / read.block_elements();
+                (blocks * read.block_bytes()) as u64
+            }
+            Stored::Other(_) => entry.bytes as u64,
+        };
+        self.entries.iter().map(bytes).sum()
     }
 
     /// Elements of all tensors.
@@ -177,13 +185,11 @@ impl Weights {
         }
         let shape = std::iter::once(rows.len()).chain(expected.iter().skip(1).copied()).collect();
         let raw = RawTensor { ty, shape, bytes };
-        Ok(match self.dense {
-            Some(dense) => cast::dense(raw, dense),
-            None => raw,
-        })
+        cast::cast(raw, cast::target(ty, self.dense, name, expected))
     }
 
-    /// Has dense tensors read as `ty`, another dense type; quantised ones keep their own.
+    /// Has dense tensors read as `ty`: another dense type, or 8-bit blocks for matrices whose rows are whole ones.
+    /// Quantised tensors keep their own type.
     pub fn read_dense_as(&mut self, ty: WeightType) {
         self.dense = Some(ty);
     }
@@ -191,9 +197,9 @@ impl Weights {
     /// The type that most elements are read as.
     pub fn main_type(&self) -> Option<WeightType> {
         let mut elements: HashMap<WeightType, u64> = HashMap::new();
-        for entry in self.entries.values() {
+        for (name, entry) in &self.entries {
             if let Stored::Weight(ty) = entry.ty {
-                let ty = if cast::is_dense(ty) { self.dense.unwrap_or(ty) } else { ty };
+                let ty = cast::target(ty, self.dense, name, &entry.shape);
                 *elements.entry(ty).or_default() += entry.shape.iter().map(|&n| n as u64).product::<u64>();
             }
         }

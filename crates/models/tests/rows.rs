@@ -6,7 +6,7 @@
 mod fixture;
 
 use fixture::{CAUSAL, Fixture, SEQ2SEQ};
-use trefoil_kernels::{Isa, Kernels};
+use trefoil_kernels::{Isa, Kernels, WeightType};
 use trefoil_models::{BranchId, CacheType, Draft, Kv, RowId, Token};
 
 /// A generator for test shapes.
@@ -48,6 +48,8 @@ fn each(check: impl Fn(&Fixture, &mut Random)) {
         for cache in CacheType::ALL {
             check(&Fixture::open(name).keeping(cache), &mut Random(7));
         }
+        let eight = Some(WeightType::Q8_0);
+        check(&Fixture::open_as(name, &Kernels::cpu(2).unwrap(), eight), &mut Random(7));
     }
 }
 

@@ -37,12 +37,14 @@ fn failure(header: &str, data: &[u8]) -> String {
 fn one_file() {
     let folder = Folder::new();
     folder.write("model.safetensors", safetensors(HEADER, &data()));
-    let weights = Weights::open(&folder.0).unwrap();
+    let mut weights = Weights::open(&folder.0).unwrap();
     let a = weights.read("a", &[2, 2]).unwrap();
     assert_eq!((a.ty, a.shape, a.bytes), (WeightType::F32, vec![2, 2], f32s([1.0, 2.0, 3.0, 4.0])));
     assert_eq!(weights.read("b", &[3]).unwrap().ty, WeightType::Bf16);
     assert_eq!((weights.total_bytes(), weights.parameters()), (22, 7));
     assert!(weights.metadata().is_none());
+    weights.read_dense_as(WeightType::F32);
+    assert_eq!((weights.total_bytes(), weights.read("b", &[3]).unwrap().ty), (28, WeightType::F32));
 }
 
 #[test]
