@@ -30,9 +30,15 @@ export interface LoadOptions {
    */
   device?: 'auto' | 'cpu' | Card | readonly Card[]
   /**
-   * Precision of a safetensors model's weights; `auto`, the default, keeps the file's. `q8_0` quantises matrices when they
-   * are read: half the bytes of sixteen bits and, on a CPU, several times their arithmetic, for a text that is now and then
-   * another one. GGUF keeps its own types.
+   * Precision of a safetensors model's weights; `auto`, the default, keeps the file's. On a CPU activations are single
+   * precision, with two exceptions that are faster and whose text is now and then another one:
+   *
+   * - `bf16` rounds activations as well where they meet weights, as other frameworks do; sums are single precision. A CPU with
+   *   AVX-512 BF16 then has twice the arithmetic, so that many rows, and encoding, take half the time.
+   * - `q8_0` quantises matrices when they are read, and activations where they meet them, to eight bits: half the bytes of
+   *   sixteen bits and up to four times the arithmetic.
+   *
+   * GGUF keeps its own types.
    */
   dtype?: 'auto' | 'f32' | 'bf16' | 'f16' | 'q8_0'
   /** Threads of a step; by default one a core. */

@@ -196,7 +196,7 @@ impl Dtype {
 /// The kernels of each worker, where there are several: the threads in equal parts, at least one each.
 fn workers(options: &LoadOptions) -> Result<Vec<Kernels>> {
     let count = if options.workers > 1 { options.workers } else { 0 };
-    (0..count).map(|_| place::cpu((options.threads / count).max(1), false)).collect()
+    (0..count).map(|_| place::cpu((options.threads / count).max(1), false, options.dtype)).collect()
 }
 
 /// The context where nobody asks for one: what both models were trained for, within reason. An encoder-decoder model's

@@ -17,14 +17,14 @@ const STOPS: (usize, usize) = (64, 1024);
 /// The largest whole number that every caller's number type holds exactly: 2⁵³ − 1.
 const EXACT: u64 = (1 << 53) - 1;
 
-/// Precision in which dense weights are kept.
+/// Precision in which dense weights are kept, and products computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// As the file has them.
     Auto,
     /// 32-bit floats.
     F32,
-    /// 16-bit brain floats.
+    /// 16-bit brain floats, and activations rounded to them where they meet weights.
     Bf16,
     /// 16-bit IEEE floats.
     F16,

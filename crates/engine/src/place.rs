@@ -5,7 +5,7 @@ use trefoil_kernels::{Devices, Graphs, Kernels};
 use crate::device::Device;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine;
-use crate::options::LoadOptions;
+use crate::options::{Dtype, LoadOptions};
 
 /// Bytes of a card that steps take for activations, and libraries for themselves.
 const RESERVE: u64 = 512 << 20;
@@ -101,7 +101,7 @@ impl Place {
     }
 
     fn cpu(threads: usize, options: &LoadOptions) -> Result<Self> {
-        let kernels = cpu(threads, options.pin_threads)?;
+        let kernels = cpu(threads, options.pin_threads, options.dtype)?;
         let (names, memory) = (vec![Device::Cpu.name()], machine::memory().map(|(total, _)| total));
         Ok(Self { devices: (&kernels).into(), names, memory, fallback: None })
     }
@@ -114,10 +114,11 @@ impl Place {
     }
 }
 
-/// The CPU's kernels.
-pub(crate) fn cpu(threads: usize, pinned: bool) -> Result<Kernels> {
+/// The CPU's kernels. Whoever asks for bfloat16 has activations rounded too, as frameworks and cards do it.
+pub(crate) fn cpu(threads: usize, pinned: bool, dtype: Dtype) -> Result<Kernels> {
     let made = if pinned { Kernels::cpu_pinned(threads) } else { Kernels::cpu(threads) };
-    made.map_err(|error| Error::internal("no kernels").because(&error))
+    let kernels = made.map_err(|error| Error::internal("no kernels").because(&error))?;
+    Ok(if dtype == Dtype::Bf16 { kernels.rounding() } else { kernels })
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
-//! The product with dense weights, in f32: one fused multiply-add for each input, in order.
+//! The product with dense weights, summed in f32: one fused multiply-add for each input, in order, where activations are
+//! whole, and where they are rounded to bfloat16 two for each pair of inputs, the second one's first.
 
 use std::ops::Range;
 
+use crate::factor::{Factor, INPUTS, Pair};
 use crate::formats::WeightType;
 use crate::isa::{Found, Work};
 use crate::lanes::{LANES, Lanes};
@@ -15,8 +17,8 @@ const SIDE: usize = 4;
 /// Panels that are walked side by side by more rows.
 const PAIR: usize = 2;
 
-/// Rows that are few.
-const FEW: usize = 4;
+/// Rows that are few: four panels' sums, their weights and a factor fit in registers.
+const FEW: usize = 5;
 
 /// Rows whose sums stay in registers, at most.
 const TALL: usize = 8;
@@ -31,12 +33,9 @@ const SHALLOW: usize = 128;
 /// Rows of tiles that are walked in turn: their sums stay there too.
 const BAND: usize = 64;
 
-/// So many bytes before they are multiplied, a panel's weights come on to a first-level cache: with several rows the
-/// hardware does not look that far.
+/// So many bytes before they are multiplied with more than a few rows, a panel's weights come on to a first-level cache: the
+/// hardware does not look that far then.
 const NEAR: usize = 2048;
-
-/// Inputs of a unit, at most.
-const INPUTS: usize = 2;
 
 /// Rows of a tile, at most.
 const fn tall<L: Lanes>() -> usize {
@@ -54,15 +53,16 @@ pub(crate) fn side(m: usize) -> usize {
 }
 
 /// Panels `first..first + count` for all rows of `x`, `[m, k]`.
-struct Dense<'a, const TY: usize> {
+struct Dense<'a, X, const TY: usize> {
     product: &'a Product<'a>,
-    x: &'a [f32],
+    x: &'a [X],
     m: usize,
     first: usize,
     count: usize,
 }
 
-impl<const TY: usize> Work for Dense<'_, TY> {
+impl<X: Factor, const TY: usize> Work for Dense<'_, X, TY> {
+    const PAIRS: bool = X::NUMBERS == 2;
     type Output = ();
 
     #[inline(always)]
@@ -97,7 +97,7 @@ struct Ahead<'a, const S: usize> {
     step: usize,
 }
 
-impl<const TY: usize> Dense<'_, TY> {
+impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
     /// All panels, `S` at a time; `ROWS`: as many as a band has, at most.
     #[inline(always)]
     fn groups<L: Lanes, const S: usize, const ROWS: usize>(&self, l: L) {
@@ -166,14 +166,15 @@ impl<const TY: usize> Dense<'_, TY> {
         stretch: Stretch<'_, S>,
         sums: &mut [[[f32; LANES]; S]],
     ) {
-        let k = self.product.weight.k();
-        let x = &self.x[rows.start * k + stretch.first..];
+        let width = self.product.weight.k().div_ceil(X::NUMBERS);
+        let x = &self.x[rows.start * width + stretch.first / X::NUMBERS..];
+        let depth = stretch.depth.div_ceil(X::NUMBERS);
         macro_rules! rows {
             ($($r:literal)*) => {
                 match rows.len() {
                     $($r if const { $r <= tall::<L>() && (S <= PAIR || $r <= FEW) } => {
-                        let x = std::array::from_fn::<_, $r, _>(|r| &x[r * k..][..stretch.depth]);
-                        multiply::<L, TY, $r, S>(l, x, stretch, sums);
+                        let x = std::array::from_fn::<_, $r, _>(|r| &x[r * width..][..depth]);
+                        multiply::<L, X, TY, $r, S>(l, x, depth, stretch, sums);
                     })*
                     _ => {}
                 }
@@ -192,11 +193,12 @@ impl<const TY: usize> Dense<'_, TY> {
     }
 }
 
-/// Goes on with the sums of a tile of `R` rows.
+/// Goes on with the sums of a tile of `R` rows by `depth` factors of each.
 #[inline(always)]
-fn multiply<L: Lanes, const TY: usize, const R: usize, const S: usize>(
+fn multiply<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize>(
     l: L,
-    x: [&[f32]; R],
+    x: [&[X]; R],
+    depth: usize,
     stretch: Stretch<'_, S>,
     sums: &mut [[[f32; LANES]; S]],
 ) {
@@ -208,13 +210,13 @@ fn multiply<L: Lanes, const TY: usize, const R: usize, const S: usize>(
             *kept = l.load(sum);
         }
     }
-    let inputs = const { shape::<TY>().1 };
-    let whole = stretch.depth / inputs;
+    let factors = const { shape::<TY>().1.div_ceil(X::NUMBERS) };
+    let whole = depth / factors;
     for unit in 0..whole {
-        add::<L, TY, R, S>(l, x, &stretch, unit, inputs, &mut kept);
+        add::<L, X, TY, R, S>(l, x, &stretch, unit, factors, &mut kept);
     }
-    if whole * inputs < stretch.depth {
-        add::<L, TY, R, S>(l, x, &stretch, whole, 1, &mut kept);
+    if whole * factors < depth {
+        add::<L, X, TY, R, S>(l, x, &stretch, whole, 1, &mut kept);
     }
     for (kept, sums) in kept.iter().zip(sums) {
         for (kept, sum) in kept.iter().zip(sums) {
@@ -223,35 +225,37 @@ fn multiply<L: Lanes, const TY: usize, const R: usize, const S: usize>(
     }
 }
 
-/// Adds the products of a unit's first `count` inputs.
+/// Adds the products of a unit's first `count` factors.
 #[inline(always)]
-fn add<L: Lanes, const TY: usize, const R: usize, const S: usize>(
+fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize>(
     l: L,
-    x: [&[f32]; R],
+    x: [&[X]; R],
     stretch: &Stretch<'_, S>,
     unit: usize,
     count: usize,
     sums: &mut [[L::F; S]; R],
 ) {
-    let (bytes, inputs) = const { shape::<TY>() };
+    let (bytes, factors) = const { (shape::<TY>().0, shape::<TY>().1.div_ceil(X::NUMBERS)) };
     let Stretch { panels, ahead, .. } = stretch;
     for (panel, ahead_bytes) in panels.iter().zip(ahead.bytes) {
         if let Some(bytes) = ahead_bytes.get(ahead.start + unit * ahead.step..) {
             l.prefetch(bytes);
         }
-        if let Some(bytes) = panel.get(unit * bytes + NEAR..) {
+        if S <= PAIR
+            && let Some(bytes) = panel.get(unit * bytes + NEAR..)
+        {
             l.prefetch_near(bytes);
         }
     }
-    let mut w = [[l.splat(0.0); INPUTS]; S];
+    let mut w = [X::unit::<L, TY>(l, &[]); S];
     for (w, panel) in w.iter_mut().zip(panels) {
-        *w = load::<L, TY>(l, &panel[unit * bytes..(unit + 1) * bytes]);
+        *w = X::unit::<L, TY>(l, &panel[unit * bytes..(unit + 1) * bytes]);
     }
     for at in 0..count {
         for (sums, x) in sums.iter_mut().zip(x) {
-            let x = l.splat(x[unit * inputs + at]);
+            let x = x[unit * factors + at].splat(l);
             for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = l.fma(w[at], x, *sum);
+                *sum = X::add(l, *sum, w, at, x);
             }
         }
     }
@@ -265,29 +269,22 @@ const fn shape<const TY: usize>() -> (usize, usize) {
     (unit_bytes(ty), inputs)
 }
 
-/// The weights of a unit, input by input.
-#[inline(always)]
-fn load<L: Lanes, const TY: usize>(l: L, unit: &[u8]) -> [L::F; INPUTS] {
-    let none = l.splat(0.0);
-    let found = match const { WeightType::ALL[TY] } {
-        WeightType::F16 => unit.first_chunk().map(|unit| [l.half(unit), none]),
-        WeightType::Bf16 => unit.first_chunk().map(|unit| l.bfloats(unit)),
-        _ => unit.first_chunk().map(|unit| [l.single(unit), none]),
-    };
-    found.unwrap_or([none; INPUTS])
-}
-
 /// Runs the kernel that fits the weight's type for panels `first..first + count` and `x`, `[m, k]`.
 pub(crate) fn dense(found: Found, product: &Product<'_>, x: &[f32], m: usize, first: usize, count: usize) {
     macro_rules! run {
         ($($ty:ident),*) => {
             match product.weight.ty() {
                 $(WeightType::$ty => {
-                    found.run(Dense::<{ WeightType::$ty as usize }> { product, x, m, first, count });
+                    found.run(Dense::<f32, { WeightType::$ty as usize }> { product, x, m, first, count });
                 })*
                 _ => {}
             }
         };
     }
     run!(F32, F16, Bf16);
+}
+
+/// [`dense`] for a weight of bfloat16 and activations in pairs, `[m, k / 2]`.
+pub(crate) fn paired(found: Found, product: &Product<'_>, x: &[Pair], m: usize, first: usize, count: usize) {
+    found.run(Dense::<Pair, { WeightType::Bf16 as usize }> { product, x, m, first, count });
 }

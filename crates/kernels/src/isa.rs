@@ -69,23 +69,37 @@ impl Isa {
     }
 }
 
+/// Whether this CPU has AVX-512 BF16.
+fn has_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// A task body that is compiled for every instruction set.
 ///
 /// `run` must be `#[inline(always)]`, as must everything in it that uses the lanes: only then does
 /// it become part of a function that may use the instructions.
 pub(crate) trait Work {
+    /// Whether it multiplies pairs of bfloat16.
+    const PAIRS: bool = false;
     type Output;
     fn run<L: Lanes>(self, lanes: L) -> Self::Output;
 }
 
 /// An instruction set that was found on this CPU.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Found(Isa);
+pub(crate) struct Found {
+    isa: Isa,
+    /// Whether it has AVX-512 BF16 as well, which only products of pairs are compiled for.
+    pairs: bool,
+}
 
 impl Found {
     pub(crate) fn new(isa: Isa) -> Result<Self> {
         if isa.is_available() {
-            return Ok(Self(isa));
+            return Ok(Self { isa, pairs: has_pairs() });
         }
         let best = Isa::detect();
         Err(Error::new(
@@ -97,18 +111,27 @@ impl Found {
     /// The fastest that this CPU has.
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Found> = OnceLock::new();
-        *BEST.get_or_init(|| Self(Isa::detect()))
+        *BEST.get_or_init(|| Self { isa: Isa::detect(), pairs: has_pairs() })
+    }
+
+    /// The same without AVX-512 BF16.
+    #[cfg(test)]
+    pub(crate) fn without_pairs(self) -> Self {
+        Self { pairs: false, ..self }
     }
 
     pub(crate) fn isa(self) -> Isa {
-        self.0
+        self.isa
     }
 
     pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
-        match self.0 {
+        match self.isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Found` exists only where the features were detected.
             Isa::Avx2 => unsafe { on_avx2(work) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above, and of BF16.
+            Isa::Avx512Vnni if W::PAIRS && self.pairs => unsafe { on_avx512_bf16(work) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512Vnni => unsafe { on_avx512(work) },
@@ -131,7 +154,14 @@ fn on_avx2<W: Work>(work: W) -> W::Output {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn on_avx512<W: Work>(work: W) -> W::Output {
     // SAFETY: this function runs only where the features are.
-    work.run(unsafe { Avx512::new() })
+    work.run(unsafe { Avx512::<false>::new() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16")]
+fn on_avx512_bf16<W: Work>(work: W) -> W::Output {
+    // SAFETY: this function runs only where the features are.
+    work.run(unsafe { Avx512::<true>::new() })
 }
 
 #[cfg(target_arch = "aarch64")]

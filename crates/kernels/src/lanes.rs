@@ -9,6 +9,8 @@
 //!
 //! A value of a lanes type proves that the CPU has the instructions, so the methods are safe.
 
+use half::bf16;
+
 mod portable;
 pub(crate) use portable::Portable;
 
@@ -27,10 +29,11 @@ pub(crate) use neon::Neon;
 /// Lanes in a vector.
 pub(crate) const LANES: usize = 16;
 
-/// Sixteen `f32` (`F`), and sixteen `i32` that double as 64 bytes (`I`).
+/// Sixteen `f32` (`F`), sixteen `i32` that double as 64 bytes (`I`), and sixteen pairs of bfloat16 (`Pairs`).
 pub(crate) trait Lanes: Copy + Send + Sync {
     type F: Copy;
     type I: Copy;
+    type Pairs: Copy;
 
     /// Whether some twenty vectors fit in registers; otherwise it is six.
     const WIDE: bool;
@@ -68,6 +71,12 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     fn bfloat(self, x: &[u8; 32]) -> Self::F;
     /// Sixteen pairs of bfloat16 numbers, little-endian: the first ones, and the second ones.
     fn bfloats(self, x: &[u8; 64]) -> [Self::F; 2];
+    /// Sixteen pairs of bfloat16 numbers, little-endian.
+    fn pairs(self, x: &[u8; 64]) -> Self::Pairs;
+    fn splat_pair(self, x: [bf16; 2]) -> Self::Pairs;
+    /// Adds to each lane the product of its pairs' second numbers and then that of the first ones, rounded after each.
+    /// Whether a number or a sum below 2^-126 is more than zero is left open.
+    fn add_pairs(self, sum: Self::F, a: Self::Pairs, b: Self::Pairs) -> Self::F;
     fn unsigned(self, x: &[u8; 16]) -> Self::F;
     fn signed(self, x: &[u8; 16]) -> Self::F;
 

@@ -11,12 +11,13 @@ mod on_card;
 use std::mem::MaybeUninit;
 
 use candle_core::Tensor;
-use half::{bf16, f16};
+use half::f16;
 
 use crate::Kernels;
-use crate::dense::{dense, side};
+use crate::dense::{dense, paired, side};
 use crate::elementwise::stretches;
 use crate::error::{Error, Result};
+use crate::factor::{Pair, Round};
 use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::formats::WeightType;
 use crate::integer::Integer;
@@ -75,7 +76,7 @@ impl Kernels {
     /// * `w`: `[n, k]`
     ///
     /// Returns `[m, n]`. With a quantised weight, `x` is rounded to bytes in blocks of 32; with a
-    /// dense one the product is in f32.
+    /// dense one the product is in f32, with `x` as it is unless these kernels are [`Kernels::rounding`].
     ///
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the inner dimensions differ.
@@ -125,23 +126,14 @@ impl Kernels {
 
     /// As many products as weights, whose widths are that of `x`.
     fn products<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<Vec<Vec<f32>>> {
-        if !self.rounds {
-            return self.whole_products(x, weights);
-        }
-        let mut outs = Vec::with_capacity(N);
-        for w in weights {
-            outs.extend(self.whole_products(&rounded(x, w.ty())?, [w])?);
-        }
-        Ok(outs)
-    }
-
-    /// [`Kernels::products`] of activations as they are.
-    fn whole_products<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<Vec<Vec<f32>>> {
         let [m, k] = dims("x", x)?;
         let x = Flat::new("x", x)?;
         let x = x.values();
-        let blocks =
-            if weights.iter().all(|w| w.ty().is_dense()) { Vec::new() } else { self.blocks(x, m, k)? };
+        let any = |wanted: fn(WeightType) -> bool| weights.iter().any(|w| wanted(w.ty()));
+        let blocks = if any(|ty| !ty.is_dense()) { self.blocks(x, m, k)? } else { Vec::new() };
+        let pairs =
+            if self.rounds && any(|ty| ty == WeightType::Bf16) { self.pairs(x, m, k)? } else { Vec::new() };
+        let halves = if self.rounds && any(|ty| ty == WeightType::F16) { halved(x, k) } else { Vec::new() };
 
         let mut outs = Vec::with_capacity(N);
         for w in weights {
@@ -155,10 +147,11 @@ impl Kernels {
         let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product, m)).collect();
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
-            if product.weight.ty().is_dense() {
-                dense(self.found(), product, x, m, first, count);
-            } else {
-                integer(self.found(), product, &blocks, first, count);
+            match product.weight.ty() {
+                WeightType::Bf16 if self.rounds => paired(self.found(), product, &pairs, m, first, count),
+                WeightType::F16 if self.rounds => dense(self.found(), product, &halves, m, first, count),
+                ty if ty.is_dense() => dense(self.found(), product, x, m, first, count),
+                _ => integer(self.found(), product, &blocks, first, count),
             }
         };
         let work = weights.iter().map(|w| w.n()).sum::<usize>() * k * (m + READING);
@@ -190,6 +183,24 @@ impl Kernels {
         })?;
         // SAFETY: the stretches have every column of every tile.
         Ok(unsafe { written(blocks) })
+    }
+
+    /// Rounds `x`, `[m, k]`, to pairs of bfloat16: some columns a task, as [`Kernels::blocks`] does.
+    fn pairs(&self, x: &[f32], m: usize, k: usize) -> Result<Vec<Pair>> {
+        let width = k.div_ceil(2);
+        let mut pairs = room(m * width)?;
+        let parts = Parts::new(&mut pairs);
+        let (count, step) = stretches(width, 2 * m, self.threads());
+        self.pool().run(count, &|i| {
+            let columns = i * step..width.min((i + 1) * step);
+            for (row, x) in x.chunks_exact(k.max(1)).enumerate() {
+                // SAFETY: stretches of columns are disjoint.
+                let out = unsafe { parts.part(row * width + columns.start, columns.len()) };
+                self.found().run(Round { x, columns: columns.clone(), out });
+            }
+        })?;
+        // SAFETY: the stretches have every column of every row.
+        Ok(unsafe { written(pairs) })
     }
 
     /// Cuts a product of `m` rows into tasks: stretches of panels, each as its first panel and their number, where the
@@ -225,24 +236,16 @@ impl Kernels {
     }
 }
 
-/// `x`, `[m, k]`, as a card rounds it for weights of `ty`: a row that is too large for half precision is scaled by a power
-/// of two.
-fn rounded(x: &Tensor, ty: WeightType) -> Result<Tensor> {
-    let [m, k] = dims("x", x)?;
+/// Rows of `k` numbers as a card rounds them for weights in half precision: one that is too large is scaled by a power of
+/// two.
+fn halved(x: &[f32], k: usize) -> Vec<f32> {
     let row = |row: &[f32]| -> Vec<f32> {
         let greatest = row.iter().fold(0.0_f32, |greatest, x| greatest.max(x.abs()));
         let exponent = (greatest.to_bits() >> 23) as i32 - 127;
         let up = if (15..128).contains(&exponent) { 2f32.powi(exponent - 14) } else { 1.0 };
         row.iter().map(|x| f16::from_f32(x / up).to_f32() * up).collect()
     };
-    let flat = Flat::new("x", x)?;
-    match ty {
-        WeightType::F16 => tensor(flat.values().chunks(k.max(1)).flat_map(row).collect(), &[m, k]),
-        WeightType::Bf16 => {
-            tensor(flat.values().iter().map(|&x| bf16::from_f32(x).to_f32()).collect(), &[m, k])
-        }
-        _ => Ok(x.clone()),
-    }
+    x.chunks(k.max(1)).flat_map(row).collect()
 }
 
 /// Runs the integer kernel that fits the weight's type.

@@ -4,6 +4,7 @@
 mod sample;
 
 use candle_core::{Device, Tensor};
+use half::{bf16, f16};
 use sample::{Sample, all, bits, pick, values};
 use trefoil_kernels::{ErrorKind, Isa, Kernels, Weight, WeightType};
 
@@ -108,6 +109,53 @@ fn every_isa_gives_the_portable_bits() {
     }
 }
 
+/// Kernels that round, of every instruction set, with the portable ones that they must agree with.
+fn rounding() -> (Kernels, Vec<Kernels>) {
+    let portable = Kernels::cpu_with(1, Isa::Portable).unwrap().rounding();
+    (portable, all(2).iter().map(Kernels::rounding).collect())
+}
+
+#[test]
+fn rounded_activations_give_the_products_of_rounded_numbers() {
+    let kernels = Kernels::cpu(2).unwrap();
+    let mut sample = Sample::new(12);
+    for ty in [WeightType::Bf16, WeightType::F16, WeightType::F32] {
+        for k in depths(ty) {
+            let (weight, x) = (sample.weight(&kernels, ty, 21, k), sample.tensor(&[5, k]));
+            let round = |x: f32| match ty {
+                WeightType::Bf16 => bf16::from_f32(x).to_f32(),
+                WeightType::F16 => f16::from_f32(x).to_f32(),
+                _ => x,
+            };
+            let rounded = values(&x).into_iter().map(round).collect::<Vec<_>>();
+            let rounded = Tensor::from_vec(rounded, (5, k), &Device::Cpu).unwrap();
+            // What is rounded already stays as it is, and what is not becomes that.
+            check(&kernels.rounding(), &weight, &rounded);
+            let expected = bits(&kernels.rounding().linear(&rounded, &weight).unwrap());
+            assert_eq!(bits(&kernels.rounding().linear(&x, &weight).unwrap()), expected, "{ty:?} k={k}");
+        }
+    }
+}
+
+#[test]
+fn every_isa_rounds_to_the_portable_bits() {
+    let (portable, isas) = rounding();
+    let mut sample = Sample::new(13);
+    let ty = WeightType::Bf16;
+    let few = (1..=20).map(|m| (m, 17 + m % 3 * 50, 100 + m % 2));
+    for (m, n, k) in
+        few.chain([(1, 129, 1), (9, 33, 383), (17, 48, 384), (64, 31, 385), (67, 17, 769), (130, 49, 400)])
+    {
+        let (weight, x) = (sample.weight(&portable, ty, n, k), sample.tensor(&[m, k]));
+        let alone = |i| bits(&portable.linear(&pick(&x, &[i]), &weight).unwrap());
+        let expected: Vec<_> = (0..m).flat_map(alone).collect();
+        for kernels in &isas {
+            let got = bits(&kernels.linear(&x, &weight).unwrap());
+            assert_eq!(got, expected, "{kernels:?} m={m} n={n} k={k}");
+        }
+    }
+}
+
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {
     let mut sample = Sample::new(4);
@@ -171,7 +219,11 @@ fn several_weights_at_once_give_the_bits_of_each_alone() {
 fn odd_numbers_stay_in_their_row() {
     let kernels = Kernels::cpu(2).unwrap();
     let mut sample = Sample::new(5);
-    for ty in [WeightType::F32, WeightType::Q4K, WeightType::Q8_0] {
+    let kinds = [WeightType::F32, WeightType::Q4K, WeightType::Q8_0, WeightType::Bf16];
+    for (ty, kernels) in kinds
+        .into_iter()
+        .map(|ty| (ty, if ty == WeightType::Bf16 { kernels.rounding() } else { kernels.clone() }))
+    {
         let weight = sample.weight(&kernels, ty, 20, 256);
         let mut x = sample.floats(4 * 256);
         x[256 + 7] = f32::NAN;

@@ -1,6 +1,6 @@
 //! Times a whole model's steps on request, so that another program's can be timed in between.
 //!
-//! `cargo run --release -p trefoil-models --example steps -- MODEL [threads] [prefix]` reads a number of rows a line and
+//! `cargo run --release -p trefoil-models --example steps -- MODEL [threads] [prefix] [dtype]` reads a number of rows a line and
 //! answers with the milliseconds of one step of so many rows, all of them scored, behind a prefix; a model with an
 //! encoder also sees a source of as many tokens. `prefill N` answers with the milliseconds of caching N tokens, or of
 //! encoding them.
@@ -9,7 +9,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use trefoil_kernels::{Kernels, PAGE};
+use trefoil_kernels::{Kernels, PAGE, WeightType};
 use trefoil_models::{
     BranchId, CacheType, CausalLm, Draft, Kv, Llama, ModelConfig, RowId, Seq2SeqLm, T5, Token, Weights,
 };
@@ -28,13 +28,24 @@ const ROOM: usize = 4096;
 
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
-    let source = args.next().ok_or("usage: steps MODEL.gguf [threads] [prefix]")?;
+    let source = args.next().ok_or("usage: steps MODEL [threads] [prefix] [dtype]")?;
     let threads = args.next().map_or(Ok(2), |n| n.parse())?;
     let prefix: usize = args.next().map_or(Ok(64), |n| n.parse())?;
 
     let source = Path::new(&source);
-    let weights = Weights::open(source)?;
-    let kernels = Kernels::cpu(threads)?;
+    let mut weights = Weights::open(source)?;
+    let mut kernels = Kernels::cpu(threads)?;
+    // What the engine makes of `dtype`.
+    match args.next().as_deref() {
+        None | Some("auto") => {}
+        Some("f32") => weights.read_dense_as(WeightType::F32),
+        Some("q8_0") => weights.read_dense_as(WeightType::Q8_0),
+        Some("bf16") => {
+            weights.read_dense_as(WeightType::Bf16);
+            kernels = kernels.rounding();
+        }
+        Some(other) => return Err(format!("dtype is {other}; auto, f32, bf16 or q8_0 is needed").into()),
+    }
     let model = match ModelConfig::read(source, &weights)? {
         ModelConfig::Llama(config) => {
             Model::Causal(Llama::load(config, &weights, &kernels, &mut |_| Ok(()))?)

@@ -48,8 +48,10 @@ fn each(check: impl Fn(&Fixture, &mut Random)) {
         for cache in CacheType::ALL {
             check(&Fixture::open(name).keeping(cache), &mut Random(7));
         }
-        let eight = Some(WeightType::Q8_0);
-        check(&Fixture::open_as(name, &Kernels::cpu(2).unwrap(), eight), &mut Random(7));
+        let kernels = Kernels::cpu(2).unwrap();
+        for (kernels, ty) in [(&kernels, WeightType::Q8_0), (&kernels.rounding(), WeightType::Bf16)] {
+            check(&Fixture::open_as(name, kernels, Some(ty)), &mut Random(7));
+        }
     }
 }
 

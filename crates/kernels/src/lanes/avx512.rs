@@ -2,41 +2,46 @@
 #![expect(
     clippy::undocumented_unsafe_blocks,
     reason = "one reason for all: an `Avx512` exists only where the CPU has AVX-512 F, BW, VL and VNNI and F16C, \
-              and loads and stores go through references of the full width"
+              and BF16 where its parameter says so, and loads and stores go through references of the full width"
 )]
 
 use std::arch::x86_64::{
-    __m256, __m512, __m512i, _CMP_LT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
+    __m256, __m512, __m512bh, __m512i, _CMP_LT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
     _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128, _mm256_castpd_ps, _mm256_loadu_si256,
     _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_pd, _mm512_castps_si512,
     _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi8_epi32,
     _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_extractf64x4_pd, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_max_epi32, _mm512_max_ps,
-    _mm512_mul_ps, _mm512_or_si512, _mm512_roundscale_ps, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_extractf64x4_pd,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_max_epi32,
+    _mm512_max_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_roundscale_ps, _mm512_set1_epi8, _mm512_set1_epi32,
     _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_sllv_epi32, _mm512_srlv_epi32,
     _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
 };
 
+use std::mem::transmute;
+
+use half::bf16;
+
 use super::avx2::{highest, sum};
 use super::{LANES, Lanes};
 
-/// Proof that the CPU has AVX-512 with VNNI.
+/// Proof that the CPU has AVX-512 with VNNI, and with BF16 where `BF16` says so.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// # Safety
-    /// The CPU has AVX-512 F, BW, VL and VNNI and F16C.
+    /// The CPU has AVX-512 F, BW, VL and VNNI and F16C, and AVX-512 BF16 if `BF16` is true.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
         Self(())
     }
 }
 
-impl Lanes for Avx512 {
+impl<const BF16: bool> Lanes for Avx512<BF16> {
     type F = __m512;
     type I = __m512i;
+    type Pairs = __m512i;
 
     const WIDE: bool = true;
 
@@ -117,10 +122,26 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn bfloats(self, x: &[u8; 64]) -> [__m512; 2] {
-        unsafe {
-            let pairs = _mm512_loadu_si512(x.as_ptr().cast());
-            let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-            [_mm512_slli_epi32::<16>(pairs), second].map(|x| _mm512_castsi512_ps(x))
+        unsafe { apart(_mm512_loadu_si512(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn pairs(self, x: &[u8; 64]) -> __m512i {
+        self.bytes(x)
+    }
+    #[inline(always)]
+    fn splat_pair(self, x: [bf16; 2]) -> __m512i {
+        self.splat_i(i32::from(x[0].to_bits()) | i32::from(x[1].to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn add_pairs(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        if BF16 {
+            // SAFETY: both are 512 bits, and any are numbers.
+            unsafe {
+                _mm512_dpbf16_ps(sum, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b))
+            }
+        } else {
+            let (a, b) = unsafe { (apart(a), apart(b)) };
+            self.fma(a[0], b[0], self.fma(a[1], b[1], sum))
         }
     }
     #[inline(always)]
@@ -196,6 +217,15 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn highest(self, v: __m512) -> f32 {
         unsafe { highest(lower(v), upper(v)) }
+    }
+}
+
+/// The first and the second numbers of pairs of bfloat16.
+#[inline(always)]
+unsafe fn apart(pairs: __m512i) -> [__m512; 2] {
+    unsafe {
+        let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+        [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(second)]
     }
 }
 

@@ -1,17 +1,24 @@
 //! Every instruction set against the portable lanes, bit for bit.
 
+use half::bf16;
+
 use super::{LANES, Lanes, Portable};
 use crate::isa::{Found, Isa, Work};
 
 /// Everything that the lanes can do with one set of inputs, as bits.
+#[derive(Clone, Copy)]
 struct Everything<'a> {
     a: &'a [f32; LANES],
     b: &'a [f32; LANES],
     bytes: &'a [u8; 64],
     x: [i8; 4],
+    /// Pairs of bfloat16, none of them below its normal numbers.
+    pairs: &'a [u8; 64],
+    pair: [bf16; 2],
 }
 
 impl Work for Everything<'_> {
+    const PAIRS: bool = true;
     type Output = Vec<u32>;
 
     #[inline(always)]
@@ -35,6 +42,7 @@ impl Work for Everything<'_> {
             l.bfloat(half),
             l.bfloats(self.bytes)[0],
             l.bfloats(self.bytes)[1],
+            l.add_pairs(b, l.pairs(self.pairs), l.splat_pair(self.pair)),
             l.unsigned(quarter),
             l.signed(quarter),
             l.to_f32(v),
@@ -86,11 +94,14 @@ fn every_isa_matches_portable() {
         }
         let x =
             if round == 0 { [-127; 4] } else { std::array::from_fn(|_| ((next() >> 30) as i8).max(-127)) };
-        let expected = Everything { a: &a, b: &b, bytes: &bytes, x }.run(Portable);
-        for isa in Isa::ALL {
-            if let Ok(found) = Found::new(isa) {
-                let got = found.run(Everything { a: &a, b: &b, bytes: &bytes, x });
-                assert_eq!(got, expected, "{isa:?}, round {round}");
+        let narrow = |x: f32| bf16::from_f32(x).to_le_bytes();
+        let pairs: [u8; 64] = std::array::from_fn(|i| narrow([a, b][i / 2 % 2][i / 4])[i % 2]);
+        let pair = [bf16::from_f32(a[3]), bf16::from_f32(b[5])];
+        let everything = Everything { a: &a, b: &b, bytes: &bytes, x, pairs: &pairs, pair };
+        let expected = everything.run(Portable);
+        for found in Isa::ALL.into_iter().filter_map(|isa| Found::new(isa).ok()) {
+            for found in [found, found.without_pairs()] {
+                assert_eq!(found.run(everything), expected, "{found:?}, round {round}");
             }
         }
     }

@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn blocks_of_eight_bits_are_half_a_step_away_at_most() {
-        let values: Vec<f32> = (0..96).map(|i| if i < 32 { 0.0 } else { (i as f32).sin() * i as f32 }).collect();
+        let values: Vec<f32> =
+            (0..96).map(|i| if i < 32 { 0.0 } else { (i as f32).sin() * i as f32 }).collect();
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let raw = RawTensor { ty: WeightType::F32, shape: vec![1, 96], bytes };
         let found = cast(raw, WeightType::Q8_0).unwrap();
