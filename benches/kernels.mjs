@@ -65,11 +65,14 @@ export async function run(args) {
   if (parts.includes('t5')) {
     result.t5 = {}
     const machine = await openSteps([...example('trefoil-kernels', 'roofline'), String(threads), '--serve'])
-    for (const type of ['bf16', 'f32']) {
-      const ours = await openSteps([...example('trefoil-models', 'steps'), await randomT5('t5-base', type), String(threads), String(PREFIX)])
-      result.t5[type] = await againstRoofline(ours, machine, type, rounds)
+    // What is stored, and what the engine's `dtype` makes of it.
+    for (const [type, dtype] of [['bf16', 'auto'], ['bf16', 'bf16'], ['f32', 'auto']]) {
+      const name = dtype === 'auto' ? type : `${type}, dtype ${dtype}`
+      const model = await randomT5('t5-base', type)
+      const ours = await openSteps([...example('trefoil-models', 'steps'), model, String(threads), String(PREFIX), dtype])
+      result.t5[name] = await againstRoofline(ours, machine, { type, peak: dtype === 'bf16' ? 'bf16' : 'f32' }, rounds)
       ours.end()
-      printSteps(type, result.t5[type])
+      printSteps(name, result.t5[name])
     }
     machine.end()
   }
@@ -77,31 +80,32 @@ export async function run(args) {
 }
 
 /** Steps of T5-base's decoder beside the least that its products can take on the machine of these very rounds. */
-async function againstRoofline(ours, machine, type, rounds) {
+async function againstRoofline(ours, machine, { type, peak }, rounds) {
   const { d_model, d_kv, d_ff, layers, heads } = SHAPES['t5-base']
   const numbers = layers * (6 * heads * d_kv * d_model + 2 * d_model * d_ff) + VOCABULARY * d_model
-  const product = { type, n: numbers, k: 1, bytes: numbers * (type === 'bf16' ? 2 : 4) }
-  const asked = { memory: [], f32: [] }
+  const product = { type, peak, n: numbers, k: 1, bytes: numbers * (type === 'bf16' ? 2 : 4) }
+  const asked = { memory: [], [peak]: [] }
   const times = ROWS.map(() => [])
   for (let round = -1; round < rounds; round += 1) {
     for (const [at, rows] of ROWS.entries()) {
       // The machine's own measurements have taken the caches and let the threads sleep.
       await ours.time(rows)
-      const found = { ms: await ours.time(rows), memory: await machine.time('memory'), f32: await machine.time('f32') }
+      const found = { ms: await ours.time(rows), memory: await machine.time('memory'), peak: await machine.time(peak) }
       if (round < 0) continue
       times[at].push(found.ms)
       asked.memory.push(found.memory)
-      asked.f32.push(found.f32)
+      asked[peak].push(found.peak)
     }
   }
-  const bounds = { bandwidth: median(asked.memory), peak: { f32: median(asked.f32) } }
+  const bounds = { bandwidth: median(asked.memory), peak: { [peak]: median(asked[peak]) } }
   const steps = ROWS.map((rows, at) => ({ rows, ms: median(times[at]), times: median(times[at]) / roof(bounds, product, rows) }))
   return { ...bounds, steps }
 }
 
 function printSteps(type, { bandwidth, peak, steps }) {
   const list = steps.map(({ rows, ms, times }) => `${rows}: ${ms.toFixed(1)} (${times.toFixed(2)})`)
-  console.log(`T5-base ${type}, memory ${bandwidth.toFixed(1)} GB/s, f32 ${peak.f32.toFixed(0)} GMAC/s; ms a step (times the roofline's)  ${list.join('  ')}`)
+  const [[kind, rate]] = Object.entries(peak)
+  console.log(`T5-base ${type}, memory ${bandwidth.toFixed(1)} GB/s, ${kind} ${rate.toFixed(0)} GMAC/s; ms a step (times the roofline's)  ${list.join('  ')}`)
 }
 
 /** A child process that times on request. */
@@ -170,9 +174,9 @@ function printProducts({ bandwidth, peak, rows, products, models }) {
 }
 
 /** The least milliseconds that a product can take: its bytes read, or its arithmetic done. */
-function roof({ bandwidth, peak }, { type, n, k, bytes }, rows) {
-  const dense = ['f32', 'f16', 'bf16'].includes(type)
-  return 1e3 * Math.max(bytes / (bandwidth * 1e9), (rows * n * k) / ((dense ? peak.f32 : peak.int8) * 1e9))
+function roof({ bandwidth, peak }, { type, peak: kind, n, k, bytes }, rows) {
+  const rate = peak[kind ?? (['f32', 'f16', 'bf16'].includes(type) ? 'f32' : 'int8')]
+  return 1e3 * Math.max(bytes / (bandwidth * 1e9), (rows * n * k) / (rate * 1e9))
 }
 
 /** GMAC/s by rows: measured, and the machine's bound for the largest product. */

@@ -171,7 +171,12 @@ fn print_row(name: &str, cells: [String; ROWS.len()]) {
 fn serve(threads: usize, data: &[u64]) {
     println!("ready");
     for line in std::io::stdin().lines().map_while(std::result::Result::ok) {
-        println!("{}", if line == "memory" { bandwidth(threads, data) } else { peak(threads, peak::f32) });
+        let found = match line.as_str() {
+            "memory" => bandwidth(threads, data),
+            "bf16" => peak(threads, peak::bf16),
+            _ => peak(threads, peak::f32),
+        };
+        println!("{found}");
     }
 }
 
@@ -205,9 +210,9 @@ fn peak(threads: usize, work: fn() -> u64) -> f64 {
 #[cfg(target_arch = "x86_64")]
 mod peak {
     use std::arch::x86_64::{
-        __m256, __m256i, __m512, __m512i, _mm256_fmadd_ps, _mm256_maddubs_epi16, _mm256_set1_epi8,
-        _mm256_set1_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_set1_epi8, _mm512_set1_epi32,
-        _mm512_set1_ps,
+        __m256, __m256i, __m512, __m512bh, __m512i, _mm256_fmadd_ps, _mm256_maddubs_epi16, _mm256_set1_epi8,
+        _mm256_set1_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_set1_epi8,
+        _mm512_set1_epi32, _mm512_set1_ps,
     };
     use std::hint::black_box;
 
@@ -239,6 +244,29 @@ mod peak {
         // SAFETY: as above, with FMA.
         unsafe { f32_narrow() };
         TURNS * CHAINS as u64 * 8
+    }
+
+    pub(super) fn bf16() -> u64 {
+        if is_x86_feature_detected!("avx512bf16") {
+            // SAFETY: the CPU has AVX-512 BF16.
+            unsafe { bf16_wide() };
+            return TURNS * CHAINS as u64 * 32;
+        }
+        f32()
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn bf16_wide() {
+        let ones = black_box(_mm512_set1_epi32(0x3f80_3f80));
+        // SAFETY: both are 512 bits, and any are numbers.
+        let ones = unsafe { std::mem::transmute::<__m512i, __m512bh>(ones) };
+        let mut sums: [__m512; CHAINS] = [_mm512_set1_ps(0.5); CHAINS];
+        for _ in 0..TURNS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, ones, ones);
+            }
+        }
+        black_box(sums);
     }
 
     #[target_feature(enable = "avx512f,avx512vnni")]
@@ -294,6 +322,10 @@ mod peak {
 mod peak {
     /// Not known here.
     pub(super) fn int8() -> u64 {
+        0
+    }
+    /// Not known here.
+    pub(super) fn bf16() -> u64 {
         0
     }
     /// Not known here.
