@@ -95,11 +95,6 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// [`Lanes::dot`] for any unsigned bytes.
     fn dot_wide(self, sum: Self::I, codes: Self::I, x: [i8; 4]) -> Self::I;
 
-    /// The bits of `v` without the sign: ordered as integers, NaN above infinity above the rest.
-    fn magnitude(self, v: Self::F) -> Self::I;
-    /// The greater lanes, as integers.
-    fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
-    fn store_i(self, v: Self::I, to: &mut [i32; LANES]);
     /// Integer-valued lanes from -127 to 127 as bytes.
     fn to_bytes(self, v: Self::F) -> [i8; LANES];
 

@@ -29,25 +29,32 @@ impl Block {
     fn new<L: Lanes>(l: L, x: &[f32; BLOCK]) -> Self {
         let (halves, _) = x.as_chunks::<LANES>();
         let v = [l.load(&halves[0]), l.load(&halves[1])];
-        let mut bits = [0; LANES];
-        l.store_i(l.max_i(l.magnitude(v[0]), l.magnitude(v[1])), &mut bits);
-        let greatest = f32::from_bits(bits.iter().fold(0, |a, b| a.max(*b)) as u32);
-        if !greatest.is_finite() {
-            // The bytes cannot say it, so the scale does: every output of the row is NaN.
-            return Self { scale: f32::NAN, total: f32::NAN, ..Self::default() };
-        }
+        let zero = l.splat(0.0);
+        let greatest = l.highest(l.max(l.max(v[0], l.sub(zero, v[0])), l.max(v[1], l.sub(zero, v[1]))));
+        // Where there is NaN, this may be any number; sums find it, and infinity, which times zero is NaN too.
         let inverse = 127.0 / greatest;
         if inverse == f32::INFINITY {
-            return Self::default();
+            return if l.sum(l.add(v[0], v[1])).is_nan() { Self::nan() } else { Self::default() };
         }
         let mut codes = [0; BLOCK];
-        let mut sums = [0; 2];
+        let mut sums = [0.0; 2];
         for ((codes, sum), v) in codes.as_chunks_mut::<LANES>().0.iter_mut().zip(&mut sums).zip(v) {
-            *codes = l.to_bytes(l.round(l.mul(v, l.splat(inverse))));
-            *sum = codes.iter().map(|code| i32::from(*code)).sum();
+            let rounded = l.round(l.mul(v, l.splat(inverse)));
+            *codes = l.to_bytes(rounded);
+            // Whole numbers, whose sum is exact.
+            *sum = l.sum(rounded);
+        }
+        let all = sums[0] + sums[1];
+        if all.is_nan() {
+            return Self::nan();
         }
         let scale = greatest / 127.0;
-        Self { codes, scale, sums, total: scale * (sums[0] + sums[1]) as f32 }
+        Self { codes, scale, sums: sums.map(|sum| sum as i32), total: scale * all }
+    }
+
+    /// What bytes cannot say, the scale does: every output of the row is NaN.
+    fn nan() -> Self {
+        Self { scale: f32::NAN, total: f32::NAN, ..Self::default() }
     }
 }
 

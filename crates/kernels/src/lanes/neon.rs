@@ -12,12 +12,12 @@ use std::arch::aarch64::{
     float32x4_t, int32x4_t, vaddq_f32, vaddq_s32, vandq_s32, vbicq_u32, vbslq_f32, vcgtq_f32, vcltq_f32,
     vcombine_s8, vcombine_s16, vcvtq_f32_s32, vcvtq_f32_u32, vcvtq_s32_f32, vdivq_f32, vdupq_n_f32,
     vdupq_n_s32, vfmaq_f32, vget_high_s8, vget_high_s16, vget_high_u8, vget_high_u16, vget_low_s8,
-    vget_low_s16, vget_low_u8, vget_low_u16, vld1q_f32, vld1q_s32, vld1q_u8, vld1q_u16, vmaxq_s32, vmovl_s8,
-    vmovl_s16, vmovl_u8, vmovl_u16, vmull_high_s8, vmull_s8, vmull_s16, vmulq_f32, vorrq_s32, vpadalq_s16,
-    vpaddq_s16, vpaddq_s32, vqmovn_s16, vqmovn_s32, vreinterpretq_f32_s32, vreinterpretq_f32_u32,
-    vreinterpretq_s8_s32, vreinterpretq_s8_u8, vreinterpretq_s16_u16, vreinterpretq_s32_f32,
-    vreinterpretq_s32_u32, vreinterpretq_u8_s32, vreinterpretq_u32_f32, vreinterpretq_u32_s32, vrndnq_f32,
-    vshll_n_u16, vshlq_n_s32, vshlq_u32, vst1q_f32, vst1q_s8, vst1q_s32, vsubq_f32,
+    vget_low_s16, vget_low_u8, vget_low_u16, vld1q_f32, vld1q_s32, vld1q_u8, vld1q_u16, vmovl_s8, vmovl_s16,
+    vmovl_u8, vmovl_u16, vmull_high_s8, vmull_s8, vmull_s16, vmulq_f32, vorrq_s32, vpadalq_s16, vpaddq_s16,
+    vpaddq_s32, vqmovn_s16, vqmovn_s32, vreinterpretq_f32_s32, vreinterpretq_f32_u32, vreinterpretq_s8_s32,
+    vreinterpretq_s8_u8, vreinterpretq_s16_u16, vreinterpretq_s32_u32, vreinterpretq_u8_s32,
+    vreinterpretq_u32_f32, vreinterpretq_u32_s32, vrndnq_f32, vshll_n_u16, vshlq_n_s32, vshlq_u32, vst1q_f32,
+    vst1q_s8, vsubq_f32,
 };
 use std::array::from_fn;
 
@@ -243,22 +243,6 @@ impl Lanes for Neon {
         })
     }
 
-    #[inline(always)]
-    fn magnitude(self, v: F) -> I {
-        let mask = self.splat_i(0x7fff_ffff);
-        let bits: I = quarters!(vreinterpretq_s32_f32, v);
-        quarters!(vandq_s32, bits, mask)
-    }
-    #[inline(always)]
-    fn max_i(self, a: I, b: I) -> I {
-        quarters!(vmaxq_s32, a, b)
-    }
-    #[inline(always)]
-    fn store_i(self, v: I, to: &mut [i32; LANES]) {
-        for (i, v) in v.into_iter().enumerate() {
-            unsafe { vst1q_s32(to.as_mut_ptr().add(4 * i), v) }
-        }
-    }
     #[inline(always)]
     fn to_bytes(self, v: F) -> [i8; LANES] {
         let mut out = [0; LANES];

@@ -156,18 +156,6 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn magnitude(self, v: F) -> I {
-        v.map(|x| (x.to_bits() & 0x7fff_ffff) as i32)
-    }
-    #[inline(always)]
-    fn max_i(self, a: I, b: I) -> I {
-        std::array::from_fn(|i| a[i].max(b[i]))
-    }
-    #[inline(always)]
-    fn store_i(self, v: I, to: &mut [i32; LANES]) {
-        *to = v;
-    }
-    #[inline(always)]
     fn to_bytes(self, v: F) -> [i8; LANES] {
         v.map(|x| x as i8)
     }

@@ -51,7 +51,6 @@ impl Work for Everything<'_> {
             l.to_f32(l.or(small, l.splat_i(77))),
             l.to_f32(l.dot(l.splat_i(-9), small, self.x)),
             l.to_f32(l.dot_wide(l.splat_i(5), v, self.x)),
-            l.to_f32(l.max_i(l.magnitude(a), l.magnitude(b))),
         ];
         let mut bits = Vec::new();
         for float in floats {
@@ -62,9 +61,6 @@ impl Work for Everything<'_> {
         }
         let whole = l.round(l.mul(l.signed(quarter), l.splat(0.99)));
         bits.extend(l.to_bytes(whole).map(|byte| byte as u32));
-        let mut integers = [0; LANES];
-        l.store_i(v, &mut integers);
-        bits.extend(integers.map(|x| x as u32));
         bits.push(l.sum(a).to_bits());
         bits.push(l.highest(b).to_bits());
         bits
