@@ -11,6 +11,26 @@
 
 use half::bf16;
 
+/// Pairs of bfloat16 as two vectors, for lanes without an instruction for them.
+macro_rules! pairs_apart {
+    () => {
+        type Pairs = [Self::F; 2];
+
+        #[inline(always)]
+        fn pairs(self, x: &[u8; 64]) -> Self::Pairs {
+            self.bfloats(x)
+        }
+        #[inline(always)]
+        fn splat_pair(self, x: [half::bf16; 2]) -> Self::Pairs {
+            [self.splat(x[0].to_f32()), self.splat(x[1].to_f32())]
+        }
+        #[inline(always)]
+        fn add_pairs(self, sum: Self::F, a: Self::Pairs, b: Self::Pairs) -> Self::F {
+            self.fma(a[0], b[0], self.fma(a[1], b[1], sum))
+        }
+    };
+}
+
 mod portable;
 pub(crate) use portable::Portable;
 

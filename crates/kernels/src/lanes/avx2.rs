@@ -19,8 +19,6 @@ use std::arch::x86_64::{
     _mm256_srli_epi16, _mm256_srlv_epi32, _mm256_storeu_ps, _mm256_sub_ps,
 };
 
-use half::bf16;
-
 use super::{LANES, Lanes};
 
 /// Proof that the CPU has AVX2, FMA and F16C.
@@ -55,9 +53,10 @@ macro_rules! halves {
 impl Lanes for Avx2 {
     type F = F;
     type I = I;
-    type Pairs = [F; 2];
 
     const WIDE: bool = false;
+
+    pairs_apart!();
 
     #[inline(always)]
     fn prefetch(self, bytes: &[u8]) {
@@ -162,18 +161,6 @@ impl Lanes for Avx2 {
                 pairs.map(|x| _mm256_castsi256_ps(_mm256_and_si256(x, mask))),
             ]
         }
-    }
-    #[inline(always)]
-    fn pairs(self, x: &[u8; 64]) -> [F; 2] {
-        self.bfloats(x)
-    }
-    #[inline(always)]
-    fn splat_pair(self, x: [bf16; 2]) -> [F; 2] {
-        [self.splat(x[0].to_f32()), self.splat(x[1].to_f32())]
-    }
-    #[inline(always)]
-    fn add_pairs(self, sum: F, a: [F; 2], b: [F; 2]) -> F {
-        self.fma(a[0], b[0], self.fma(a[1], b[1], sum))
     }
     #[inline(always)]
     fn unsigned(self, x: &[u8; 16]) -> F {

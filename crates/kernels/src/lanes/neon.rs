@@ -21,8 +21,6 @@ use std::arch::aarch64::{
 };
 use std::array::from_fn;
 
-use half::bf16;
-
 use super::{LANES, Lanes, Portable};
 
 /// Proof that the CPU has NEON.
@@ -56,9 +54,10 @@ macro_rules! quarters {
 impl Lanes for Neon {
     type F = F;
     type I = I;
-    type Pairs = [F; 2];
 
     const WIDE: bool = false;
+
+    pairs_apart!();
 
     #[inline(always)]
     fn splat(self, x: f32) -> F {
@@ -145,18 +144,6 @@ impl Lanes for Neon {
         let mask = unsafe { vdupq_n_s32(0xffff_0000_u32 as i32) };
         let first = from_fn(|i| unsafe { vreinterpretq_f32_s32(vshlq_n_s32::<16>(pairs[i])) });
         [first, from_fn(|i| unsafe { vreinterpretq_f32_s32(vandq_s32(pairs[i], mask)) })]
-    }
-    #[inline(always)]
-    fn pairs(self, x: &[u8; 64]) -> [F; 2] {
-        self.bfloats(x)
-    }
-    #[inline(always)]
-    fn splat_pair(self, x: [bf16; 2]) -> [F; 2] {
-        [self.splat(x[0].to_f32()), self.splat(x[1].to_f32())]
-    }
-    #[inline(always)]
-    fn add_pairs(self, sum: F, a: [F; 2], b: [F; 2]) -> F {
-        self.fma(a[0], b[0], self.fma(a[1], b[1], sum))
     }
     #[inline(always)]
     fn unsigned(self, x: &[u8; 16]) -> F {

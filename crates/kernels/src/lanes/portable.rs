@@ -27,9 +27,10 @@ fn dot(sum: I, codes: I, x: [i8; 4]) -> I {
 impl Lanes for Portable {
     type F = F;
     type I = I;
-    type Pairs = [F; 2];
 
     const WIDE: bool = false;
+
+    pairs_apart!();
 
     #[inline(always)]
     fn splat(self, x: f32) -> F {
@@ -96,18 +97,6 @@ impl Lanes for Portable {
     fn bfloats(self, x: &[u8; 64]) -> [F; 2] {
         let half = |at: usize| bf16::from_le_bytes([x[2 * at], x[2 * at + 1]]).to_f32();
         [0, 1].map(|second| std::array::from_fn(|i| half(2 * i + second)))
-    }
-    #[inline(always)]
-    fn pairs(self, x: &[u8; 64]) -> [F; 2] {
-        self.bfloats(x)
-    }
-    #[inline(always)]
-    fn splat_pair(self, x: [bf16; 2]) -> [F; 2] {
-        [self.splat(x[0].to_f32()), self.splat(x[1].to_f32())]
-    }
-    #[inline(always)]
-    fn add_pairs(self, sum: F, a: [F; 2], b: [F; 2]) -> F {
-        self.fma(a[0], b[0], self.fma(a[1], b[1], sum))
     }
     #[inline(always)]
     fn unsigned(self, x: &[u8; 16]) -> F {
