@@ -7,7 +7,7 @@
  * A step scores m tokens behind a prefix of 64; the peer evaluates them in one batch with the scores of all. Prefill is
  * 512 tokens. Figures are medians over rounds; c(m) is t(m) / t(1). The decoder of T5-base's shape, with random weights
  * and a source of 64 tokens, is measured against the roofline: its weights read once, or its arithmetic done, at what the
- * memory and the cores gave in the same rounds. A plot of the products' arithmetic against the roofline goes to benches/results/kernels.svg.
+ * memory and the cores gave in the same rounds; in bfloat16 once more as `dtype: 'bf16'`, with its own arithmetic. A plot of the products' arithmetic against the roofline goes to benches/results/kernels.svg.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { mkdir, writeFile } from 'node:fs/promises'

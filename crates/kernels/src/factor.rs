@@ -106,7 +106,8 @@ impl Work for Round<'_> {
 fn narrow(x: f32) -> bf16 {
     let bits = x.to_bits();
     let magnitude = bits & 0x7fff_ffff;
-    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    // A NaN may wrap; it is replaced below.
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     let kept = if magnitude < 0x0080_0000 { bits >> 16 & 0x8000 } else { rounded };
     bf16::from_bits(if magnitude > 0x7f80_0000 { 0x7fc0 } else { kept as u16 })
 }
@@ -130,8 +131,9 @@ mod tests {
                 assert_eq!(found.to_bits(), expected.to_bits(), "{x}");
             }
         }
-        for x in [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE] {
+        for x in [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::MIN_POSITIVE] {
             assert_eq!(narrow(x).to_bits(), bf16::from_f32(x).to_bits(), "{x}");
         }
+        assert!(narrow(f32::from_bits(u32::MAX)).is_nan());
     }
 }

@@ -148,7 +148,8 @@ impl Kernels {
 
     /// The same CPU with activations rounded to weights of sixteen bits before they meet them, as a card's tensor cores
     /// take them: but for the order of sums, what a card computes. With weights of bfloat16 a CPU that multiplies pairs of
-    /// them, as AVX-512 BF16 does, has twice the arithmetic; for half precision it is slow, and there to compare with.
+    /// them, as AVX-512 BF16 does, has twice the arithmetic, and may take what is below 2^-126 for
+    /// zero, the one thing in which instruction sets differ; for half precision it is slow, and there to compare with.
     #[must_use]
     pub fn rounding(&self) -> Self {
         Self { rounds: true, ..self.clone() }
