@@ -1,9 +1,11 @@
 //! The product with dense weights, summed in f32: one fused multiply-add for each input, in order, where activations are
 //! whole, and where they are rounded to bfloat16 two for each pair of inputs, the second one's first.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::factor::{Factor, INPUTS, Pair};
+use crate::flat::filled;
 use crate::formats::WeightType;
 use crate::isa::{Found, Work};
 use crate::lanes::{LANES, Lanes};
@@ -80,6 +82,11 @@ impl<X: Factor, const TY: usize> Work for Dense<'_, X, TY> {
     }
 }
 
+/// Room for a band's sums, of which a vector lies in one cache line. All of it filled with zeros would take as long as some
+/// products.
+#[repr(align(64))]
+struct Sums<const S: usize, const ROWS: usize>([MaybeUninit<[[f32; LANES]; S]>; ROWS]);
+
 /// Some inputs of some panels, and what is fetched while they are multiplied.
 #[derive(Clone, Copy)]
 struct Stretch<'a, const S: usize> {
@@ -123,8 +130,8 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
         for low in (0..tiles).step_by(band) {
             let band = low..tiles.min(low + band);
             let (start, end) = (tile(m, tiles, low).start, tile(m, tiles, band.end - 1).end);
-            let mut sums = [[[0.0; LANES]; S]; ROWS];
-            let sums = &mut sums[..end - start];
+            let mut sums = Sums([const { MaybeUninit::uninit() }; ROWS]);
+            let sums = filled(&mut sums.0[..end - start], [[0.0; LANES]; S]);
             for first in (0..k).step_by(deep) {
                 let depth = deep.min(k - first);
                 // What comes next, in this task or the thread's next one, is fetched meanwhile, each tile its share: with
@@ -210,13 +217,18 @@ fn multiply<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize
             *kept = l.load(sum);
         }
     }
-    let factors = const { shape::<TY>().1.div_ceil(X::NUMBERS) };
+    let (bytes, factors) = const { (shape::<TY>().0, shape::<TY>().1.div_ceil(X::NUMBERS)) };
     let whole = depth / factors;
+    // Here once: row by row in the loop, this would be a fifth of it.
+    assert!(x.iter().all(|x| x.len() >= depth), "{depth} factors a row");
+    assert!(stretch.panels.iter().all(|panel| panel.len() >= depth.div_ceil(factors) * bytes), "units a panel");
     for unit in 0..whole {
-        add::<L, X, TY, R, S>(l, x, &stretch, unit, factors, &mut kept);
+        // SAFETY: rows have `depth` factors and panels as many units as that needs, as was seen above.
+        unsafe { add::<L, X, TY, R, S>(l, x, &stretch, unit, factors, &mut kept) };
     }
     if whole * factors < depth {
-        add::<L, X, TY, R, S>(l, x, &stretch, whole, 1, &mut kept);
+        // SAFETY: as above; the last unit has one factor.
+        unsafe { add::<L, X, TY, R, S>(l, x, &stretch, whole, 1, &mut kept) };
     }
     for (kept, sums) in kept.iter().zip(sums) {
         for (kept, sum) in kept.iter().zip(sums) {
@@ -226,8 +238,11 @@ fn multiply<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize
 }
 
 /// Adds the products of a unit's first `count` factors.
+///
+/// # Safety
+/// Every row has these factors, and every panel this unit.
 #[inline(always)]
-fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize>(
+unsafe fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize>(
     l: L,
     x: [&[X]; R],
     stretch: &Stretch<'_, S>,
@@ -249,11 +264,13 @@ fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize>(
     }
     let mut w = [X::unit::<L, TY>(l, &[]); S];
     for (w, panel) in w.iter_mut().zip(panels) {
-        *w = X::unit::<L, TY>(l, &panel[unit * bytes..(unit + 1) * bytes]);
+        // SAFETY: the caller's promise.
+        *w = X::unit::<L, TY>(l, unsafe { panel.get_unchecked(unit * bytes..(unit + 1) * bytes) });
     }
     for at in 0..count {
         for (sums, x) in sums.iter_mut().zip(x) {
-            let x = x[unit * factors + at].splat(l);
+            // SAFETY: the caller's promise.
+            let x = unsafe { x.get_unchecked(unit * factors + at) }.splat(l);
             for (sum, w) in sums.iter_mut().zip(w) {
                 *sum = X::add(l, *sum, w, at, x);
             }

@@ -105,11 +105,12 @@ pub(crate) fn room<T>(count: usize) -> Result<Vec<MaybeUninit<T>>> {
     Ok(room)
 }
 
-/// Zeros in a part of a [`room`].
-pub(crate) fn cleared(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    part.fill(MaybeUninit::new(0.0));
-    // SAFETY: all of them are numbers now, and lie as numbers do.
-    unsafe { &mut *(std::ptr::from_mut(part) as *mut [f32]) }
+/// A part of a [`room`], with one value everywhere.
+#[inline(always)]
+pub(crate) fn filled<T: Copy>(part: &mut [MaybeUninit<T>], value: T) -> &mut [T] {
+    part.fill(MaybeUninit::new(value));
+    // SAFETY: all of them are values now, and lie as values do.
+    unsafe { &mut *(std::ptr::from_mut(part) as *mut [T]) }
 }
 
 /// The numbers in a [`room`].

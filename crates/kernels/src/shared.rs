@@ -17,7 +17,7 @@ use crate::attend::{bias_width, grouped};
 #[cfg(feature = "card")]
 use crate::card::{Arg, Buffer, Card, Joint, PART, Shape, address, address_mut, count};
 use crate::error::{Error, Result};
-use crate::flat::{Flat, dims, equal, room, tensor, written, zeros};
+use crate::flat::{Flat, dims, equal, filled, room, tensor, written};
 use crate::isa::Work;
 use crate::kv::{PAGE, Side};
 use crate::lanes::Lanes;
@@ -51,20 +51,6 @@ enum Place {
     Bf16([Vec<bf16>; 2]),
     #[cfg(feature = "card")]
     Card(Arc<[Buffer; 2]>),
-}
-
-/// Keys and values, `[n, heads, d]`, in tiles.
-fn packed<T: Stored>(sides: [&[f32]; 2], [n, heads, d]: [usize; 3]) -> Result<[Vec<T>; 2]> {
-    let tiles = n.div_ceil(PAGE);
-    let (mut k, mut v) = (zeros::<T>(heads * tiles * PAGE * d)?, zeros::<T>(heads * tiles * PAGE * d)?);
-    let [keys, values] = sides.map(|side| side.chunks_exact(d));
-    for (i, (keys, values)) in keys.zip(values).enumerate() {
-        let (position, head) = (i / heads, i % heads);
-        let tile = (head * tiles + position / PAGE) * PAGE * d;
-        Side::Keys.put(keys, &mut k[tile..], position % PAGE);
-        Side::Values.put(values, &mut v[tile..], position % PAGE);
-    }
-    Ok([k, v])
 }
 
 impl std::fmt::Debug for SharedKv {
@@ -199,6 +185,24 @@ impl<T: Stored> Work for Shared<'_, T> {
 }
 
 impl Kernels {
+    /// Keys and values, `[n, heads, d]`, in tiles.
+    fn packed<T: Stored>(&self, sides: [&[f32]; 2], [n, heads, d]: [usize; 3]) -> Result<[Vec<T>; 2]> {
+        let (tiles, tile) = (n.div_ceil(PAGE), PAGE * d);
+        let [mut k, mut v] = [room(heads * tiles * tile)?, room(heads * tiles * tile)?];
+        let to = [(Side::Keys, Parts::new(&mut k)), (Side::Values, Parts::new(&mut v))];
+        self.pool().run(heads, &|head| {
+            for ((side, to), from) in to.iter().zip(sides) {
+                // SAFETY: heads are disjoint.
+                let to = filled(unsafe { to.part(head * tiles * tile, tiles * tile) }, T::default());
+                for (position, x) in from.chunks_exact(d).skip(head).step_by(heads).enumerate() {
+                    side.put(x, &mut to[position / PAGE * tile..], position % PAGE);
+                }
+            }
+        })?;
+        // SAFETY: the tasks have every head, and fill it.
+        Ok([k, v].map(|side| unsafe { written(side) }))
+    }
+
     /// Packs keys and values that many rows will see.
     ///
     /// * `k`, `v`: `[n, heads, d]`
@@ -234,9 +238,9 @@ impl Kernels {
         let (keys, values) = (Flat::new("shared keys", k)?, Flat::new("shared values", v)?);
         let (sides, sizes) = ([keys.values(), values.values()], [n, heads, d]);
         let place = match ty {
-            CacheType::F32 => Place::F32(packed(sides, sizes)?),
-            CacheType::F16 => Place::F16(packed(sides, sizes)?),
-            CacheType::Bf16 => Place::Bf16(packed(sides, sizes)?),
+            CacheType::F32 => Place::F32(self.packed(sides, sizes)?),
+            CacheType::F16 => Place::F16(self.packed(sides, sizes)?),
+            CacheType::Bf16 => Place::Bf16(self.packed(sides, sizes)?),
         };
         Ok(SharedKv { place, ty, n, heads, d })
     }

@@ -11,7 +11,7 @@
 use std::mem::MaybeUninit;
 
 use crate::exp::exp;
-use crate::flat::cleared;
+use crate::flat::filled;
 use crate::kv::PAGE;
 use crate::lanes::{LANES, Lanes};
 use crate::stored::Stored;
@@ -82,7 +82,7 @@ pub(crate) struct Query<'a> {
 impl<'a> Query<'a> {
     /// * `out`: what becomes the result; it may hold anything yet
     pub(crate) fn new(q: &'a [f32], out: &'a mut [MaybeUninit<f32>], bias: Option<Bias<'a>>) -> Self {
-        Self { q, out: cleared(out), bias, greatest: f32::NEG_INFINITY, total: 0.0, from: 0, to: 0 }
+        Self { q, out: filled(out, 0.0), bias, greatest: f32::NEG_INFINITY, total: 0.0, from: 0, to: 0 }
     }
 
     pub(crate) fn finish(self) {
