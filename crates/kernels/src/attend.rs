@@ -25,7 +25,7 @@ use crate::lanes::Lanes;
 use crate::pool::Parts;
 use crate::sight::Sight;
 use crate::stored::{CacheType, Stored};
-use crate::tile::{Bias, Query, Tile, see};
+use crate::tile::{Bias, Query, Tile, fetch, see};
 
 /// Queries of a task, at most: as many as stay in a first-level cache.
 const TASK: usize = 48;
@@ -192,6 +192,12 @@ impl<T: Stored> Work for Attend<'_, T> {
                         && step.sight.page(self.first + end, tile) == page
                     {
                         end += 1;
+                    }
+                    // A page is too short for the hardware to see where reading goes on.
+                    if step.is_page(row, tile + 1) {
+                        for side in step.page(step.sight.page(row, tile + 1), self.head) {
+                            fetch(l, side);
+                        }
                     }
                     step.page(page, self.head)
                 } else {

@@ -16,6 +16,9 @@ use crate::kv::PAGE;
 use crate::lanes::{LANES, Lanes};
 use crate::stored::Stored;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Vectors of a tile's scores.
 const SPAN: usize = PAGE / LANES;
 
@@ -92,6 +95,15 @@ impl<'a> Query<'a> {
     }
 }
 
+/// Asks for keys or values that will be read soon.
+#[inline(always)]
+pub(crate) fn fetch<L: Lanes, T: Stored>(l: L, side: &[T]) {
+    for line in side.chunks(LINE / size_of::<T>()) {
+        // SAFETY: numbers may be looked at as bytes, and have no padding.
+        l.prefetch(unsafe { std::slice::from_raw_parts(line.as_ptr().cast(), size_of_val(line)) });
+    }
+}
+
 /// Lets every query see its part of the tile.
 #[inline(always)]
 pub(crate) fn see<L: Lanes, T: Stored>(l: L, tile: Tile<'_, T>, scale: f32, queries: &mut [Query<'_>]) {
@@ -161,13 +173,19 @@ fn see_some<L: Lanes, T: Stored, const H: usize>(
 fn scores<L: Lanes, T: Stored, const H: usize>(l: L, k: &[T], queries: &[Query<'_>; H]) -> [[L::F; SPAN]; H] {
     let (mut even, mut odd) = ([[l.splat(0.0); SPAN]; H], [[l.splat(0.0); SPAN]; H]);
     let (channels, _) = k.as_chunks::<PAGE>();
+    // Here once: number by number in the loop, this would be a third of it.
+    assert!(queries.iter().all(|query| query.q.len() >= channels.len()), "{} channels", channels.len());
     let (pairs, rest) = channels.as_chunks::<2>();
     for (i, [first, second]) in pairs.iter().enumerate() {
-        add_channel(l, first, 2 * i, queries, &mut even);
-        add_channel(l, second, 2 * i + 1, queries, &mut odd);
+        // SAFETY: queries have all channels, as was seen above.
+        unsafe {
+            add_channel(l, first, 2 * i, queries, &mut even);
+            add_channel(l, second, 2 * i + 1, queries, &mut odd);
+        }
     }
     for channel in rest {
-        add_channel(l, channel, channels.len() - 1, queries, &mut even);
+        // SAFETY: as above; this is the last one.
+        unsafe { add_channel(l, channel, channels.len() - 1, queries, &mut even) };
     }
     for (even, odd) in even.iter_mut().zip(odd) {
         for (even, odd) in even.iter_mut().zip(odd) {
@@ -178,8 +196,11 @@ fn scores<L: Lanes, T: Stored, const H: usize>(l: L, k: &[T], queries: &[Query<'
 }
 
 /// Adds channel `i` of every product.
+///
+/// # Safety
+/// Every query has it.
 #[inline(always)]
-fn add_channel<L: Lanes, T: Stored, const H: usize>(
+unsafe fn add_channel<L: Lanes, T: Stored, const H: usize>(
     l: L,
     channel: &[T; PAGE],
     i: usize,
@@ -189,7 +210,8 @@ fn add_channel<L: Lanes, T: Stored, const H: usize>(
     let (vectors, _) = channel.as_chunks::<LANES>();
     let keys = [T::lanes(l, &vectors[0]), T::lanes(l, &vectors[1])];
     for (query, sums) in queries.iter().zip(sums) {
-        let q = l.splat(query.q[i]);
+        // SAFETY: the caller's promise.
+        let q = l.splat(unsafe { *query.q.get_unchecked(i) });
         for (sum, key) in sums.iter_mut().zip(keys) {
             *sum = l.fma(q, key, *sum);
         }
@@ -210,6 +232,11 @@ fn blend<L: Lanes, T: Stored, const H: usize>(
     }
     let d = queries[0].out.len();
     let mut at = 0;
+    // A sum waits for the one before it: one query needs more vectors for as many sums at a time.
+    while L::WIDE && H == 1 && at + 4 * LANES <= d {
+        blend_some::<L, T, 4, H>(l, v, weights, shrinks, at, queries);
+        at += 4 * LANES;
+    }
     while L::WIDE && at + 2 * LANES <= d {
         blend_some::<L, T, 2, H>(l, v, weights, shrinks, at, queries);
         at += 2 * LANES;
@@ -239,7 +266,7 @@ fn blend_some<L: Lanes, T: Stored, const C: usize, const H: usize>(
     at: usize,
     queries: &mut [Query<'_>; H],
 ) {
-    let (d, seen) = (queries[0].out.len(), queries[0].from..queries[0].to);
+    let (d, from, to) = (queries[0].out.len(), queries[0].from, queries[0].to.min(PAGE));
     let mut sums = [[l.splat(0.0); C]; H];
     for ((sums, query), shrink) in sums.iter_mut().zip(queries.iter()).zip(shrinks) {
         let (chunks, _) = query.out[at..at + C * LANES].as_chunks::<LANES>();
@@ -247,7 +274,7 @@ fn blend_some<L: Lanes, T: Stored, const C: usize, const H: usize>(
             *sum = l.mul(l.load(chunk), l.splat(*shrink));
         }
     }
-    for key in seen {
+    for key in from..to {
         let (values, _) = v[key * d + at..key * d + at + C * LANES].as_chunks::<LANES>();
         let mut vectors = [l.splat(0.0); C];
         for (vector, values) in vectors.iter_mut().zip(values) {
