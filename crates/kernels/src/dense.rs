@@ -221,7 +221,10 @@ fn multiply<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize
     let whole = depth / factors;
     // Here once: row by row in the loop, this would be a fifth of it.
     assert!(x.iter().all(|x| x.len() >= depth), "{depth} factors a row");
-    assert!(stretch.panels.iter().all(|panel| panel.len() >= depth.div_ceil(factors) * bytes), "units a panel");
+    assert!(
+        stretch.panels.iter().all(|panel| panel.len() >= depth.div_ceil(factors) * bytes),
+        "units a panel"
+    );
     for unit in 0..whole {
         // SAFETY: rows have `depth` factors and panels as many units as that needs, as was seen above.
         unsafe { add::<L, X, TY, R, S>(l, x, &stretch, unit, factors, &mut kept) };
