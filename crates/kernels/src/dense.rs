@@ -219,7 +219,7 @@ fn multiply<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize
     }
     let (bytes, factors) = const { (shape::<TY>().0, shape::<TY>().1.div_ceil(X::NUMBERS)) };
     let whole = depth / factors;
-    // Here once: row by row in the loop, this would be a fifth of it.
+    // Here once, and not for every row and factor in the loop.
     assert!(x.iter().all(|x| x.len() >= depth), "{depth} factors a row");
     assert!(
         stretch.panels.iter().all(|panel| panel.len() >= depth.div_ceil(factors) * bytes),

@@ -173,7 +173,7 @@ fn see_some<L: Lanes, T: Stored, const H: usize>(
 fn scores<L: Lanes, T: Stored, const H: usize>(l: L, k: &[T], queries: &[Query<'_>; H]) -> [[L::F; SPAN]; H] {
     let (mut even, mut odd) = ([[l.splat(0.0); SPAN]; H], [[l.splat(0.0); SPAN]; H]);
     let (channels, _) = k.as_chunks::<PAGE>();
-    // Here once: number by number in the loop, this would be a third of it.
+    // Here once, and not for every number in the loop.
     assert!(queries.iter().all(|query| query.q.len() >= channels.len()), "{} channels", channels.len());
     let (pairs, rest) = channels.as_chunks::<2>();
     for (i, [first, second]) in pairs.iter().enumerate() {
