@@ -30,7 +30,7 @@ const TALL: usize = 8;
 const DEEP: usize = 384;
 
 /// As many for few rows: nothing is walked twice, and what is fetched long before it is needed leaves again.
-const SHALLOW: usize = 128;
+const SHALLOW: usize = 64;
 
 /// Rows of tiles that are walked in turn: their sums stay there too.
 const BAND: usize = 64;
@@ -38,6 +38,16 @@ const BAND: usize = 64;
 /// So many bytes before they are multiplied with more than a few rows, a panel's weights come on to a first-level cache: the
 /// hardware does not look that far then.
 const NEAR: usize = 2048;
+
+/// So many lines of a row before they are multiplied, its factors come there too where they are whole: another core may have
+/// made them.
+const SOON: usize = 4;
+
+/// Rows that are so few that the hardware alone fetches as fast as they are multiplied, and is only disturbed.
+const LONE: usize = 2;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Rows of a tile, at most.
 const fn tall<L: Lanes>() -> usize {
@@ -87,21 +97,16 @@ impl<X: Factor, const TY: usize> Work for Dense<'_, X, TY> {
 #[repr(align(64))]
 struct Sums<const S: usize, const ROWS: usize>([MaybeUninit<[[f32; LANES]; S]>; ROWS]);
 
-/// Some inputs of some panels, and what is fetched while they are multiplied.
+/// Some inputs of some panels.
 #[derive(Clone, Copy)]
 struct Stretch<'a, const S: usize> {
     first: usize,
     depth: usize,
     panels: [&'a [u8]; S],
-    ahead: Ahead<'a, S>,
-}
-
-/// Bytes to fetch beside each panel: a step for each unit, from `start` on.
-#[derive(Clone, Copy)]
-struct Ahead<'a, const S: usize> {
-    bytes: [&'a [u8]; S],
-    start: usize,
-    step: usize,
+    /// Factors of a whole row.
+    width: usize,
+    /// What is fetched meanwhile, a unit for each.
+    next: [*const u8; S],
 }
 
 impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
@@ -123,10 +128,14 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
     #[inline(always)]
     fn group<L: Lanes, const S: usize, const ROWS: usize>(&self, l: L, at: usize) {
         let (m, k) = (self.m, self.product.weight.k());
+        let width = k.div_ceil(X::NUMBERS);
         let tiles = m.div_ceil(tall::<L>());
         let (bytes, inputs) = const { shape::<TY>() };
-        let [sides, next] = [self.sides::<S>(at), self.sides::<S>(at + S)];
+        let sides = self.sides::<S>(at);
+        let last = at + S >= self.product.weight.n().div_ceil(LANES);
         let (band, deep) = const { (ROWS.div_ceil(tall::<L>()), if ROWS > FEW { DEEP } else { SHALLOW }) };
+        // Stretches of about one length, so that each fetches all of the next.
+        let deep = k.div_ceil(k.div_ceil(deep).max(1)).next_multiple_of(inputs).max(inputs);
         for low in (0..tiles).step_by(band) {
             let band = low..tiles.min(low + band);
             let (start, end) = (tile(m, tiles, low).start, tile(m, tiles, band.end - 1).end);
@@ -134,23 +143,20 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
             let sums = filled(&mut sums.0[..end - start], [[0.0; LANES]; S]);
             for first in (0..k).step_by(deep) {
                 let depth = deep.min(k - first);
-                // What comes next, in this task or the thread's next one, is fetched meanwhile, each tile its share: with
-                // several rows the hardware's own look-ahead is too short.
-                let soon = first + depth;
-                let (ahead, length) = match low {
-                    0 if soon < k => (sides.map(|side| &side[soon / inputs * bytes..]), deep.min(k - soon)),
-                    0 => (next, deep.min(k)),
-                    _ => ([&[][..]; S], 0),
+                let panels = sides.map(|side| &side[first / inputs * bytes..]);
+                // What comes next, in this task or the thread's next one, is fetched meanwhile, a panel by each tile where
+                // there are several: with several rows the hardware's own look-ahead is too short.
+                let far = match (low, first + depth) {
+                    (0, soon) if soon < k => depth / inputs * bytes,
+                    (0, _) if !last => S * sides[0].len() - first / inputs * bytes,
+                    _ => 0,
                 };
-                let units = depth.div_ceil(inputs);
-                let step = (length.div_ceil(inputs) * bytes).div_ceil(units * band.len());
                 for (share, rows) in band.clone().map(|at| tile(m, tiles, at)).enumerate() {
-                    let stretch = Stretch {
-                        first,
-                        depth,
-                        panels: sides.map(|side| &side[first / inputs * bytes..]),
-                        ahead: Ahead { bytes: ahead, start: share * units * step, step },
-                    };
+                    let next = std::array::from_fn(|s| {
+                        let far = if tiles == 1 || share == s { far } else { 0 };
+                        panels[s].as_ptr().wrapping_add(far)
+                    });
+                    let stretch = Stretch { first, depth, panels, width, next };
                     let sums = &mut sums[rows.start - start..rows.end - start];
                     self.tile::<L, S>(l, rows, stretch, sums);
                 }
@@ -173,7 +179,7 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
         stretch: Stretch<'_, S>,
         sums: &mut [[[f32; LANES]; S]],
     ) {
-        let width = self.product.weight.k().div_ceil(X::NUMBERS);
+        let width = stretch.width;
         let x = &self.x[rows.start * width + stretch.first / X::NUMBERS..];
         let depth = stretch.depth.div_ceil(X::NUMBERS);
         macro_rules! rows {
@@ -217,7 +223,7 @@ fn multiply<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize
             *kept = l.load(sum);
         }
     }
-    let (bytes, factors) = const { (shape::<TY>().0, shape::<TY>().1.div_ceil(X::NUMBERS)) };
+    let (bytes, factors) = const { (shape::<TY>().0, met::<X, TY>()) };
     let whole = depth / factors;
     // Here once, and not for every row and factor in the loop.
     assert!(x.iter().all(|x| x.len() >= depth), "{depth} factors a row");
@@ -253,16 +259,20 @@ unsafe fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usi
     count: usize,
     sums: &mut [[L::F; S]; R],
 ) {
-    let (bytes, factors) = const { (shape::<TY>().0, shape::<TY>().1.div_ceil(X::NUMBERS)) };
-    let Stretch { panels, ahead, .. } = stretch;
-    for (panel, ahead_bytes) in panels.iter().zip(ahead.bytes) {
-        if let Some(bytes) = ahead_bytes.get(ahead.start + unit * ahead.step..) {
-            l.prefetch(bytes);
+    let (bytes, factors) = const { (shape::<TY>().0, met::<X, TY>()) };
+    let Stretch { panels, next, .. } = stretch;
+    if R > LONE {
+        for (panel, next) in panels.iter().zip(next) {
+            l.prefetch(next.wrapping_add(unit * bytes));
+            if S <= PAIR {
+                l.prefetch_near(panel.as_ptr().wrapping_add(unit * bytes + NEAR));
+            }
         }
-        if S <= PAIR
-            && let Some(bytes) = panel.get(unit * bytes + NEAR..)
-        {
-            l.prefetch_near(bytes);
+        // A line of factors in as many units as it meets: one row's at a time.
+        let (line, units) = const { (LINE / size_of::<X>(), LINE / size_of::<X>() / met::<X, TY>()) };
+        if X::NUMBERS == 1 && unit % units < R {
+            let at = unit % units * stretch.width + (unit / units + SOON) * line;
+            l.prefetch_near(x[0].as_ptr().wrapping_add(at).cast());
         }
     }
     let mut w = [X::unit::<L, TY>(l, &[]); S];
@@ -287,6 +297,11 @@ const fn shape<const TY: usize>() -> (usize, usize) {
     let inputs = unit_inputs(ty);
     assert!(inputs <= INPUTS && DEEP.is_multiple_of(inputs) && SHALLOW.is_multiple_of(inputs));
     (unit_bytes(ty), inputs)
+}
+
+/// Factors that meet a unit.
+const fn met<X: Factor, const TY: usize>() -> usize {
+    shape::<TY>().1.div_ceil(X::NUMBERS)
 }
 
 /// Runs the kernel that fits the weight's type for panels `first..first + count` and `x`, `[m, k]`.

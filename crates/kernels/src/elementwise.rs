@@ -21,7 +21,7 @@ use crate::weight::Weight;
 use crate::words::Words;
 
 /// Numbers up to which another core costs more than it gives.
-const GRAIN: usize = 8192;
+const GRAIN: usize = 4096;
 
 /// How many tasks `rows` of `width` numbers are cut into, as many for each thread that has some, and rows a task.
 pub(crate) fn stretches(rows: usize, width: usize, threads: usize) -> (usize, usize) {
@@ -70,15 +70,10 @@ fn activate<L: Lanes>(l: L, activation: Activation, x: L::F) -> L::F {
 }
 
 #[inline(always)]
-fn gated<L: Lanes>(
-    l: L,
-    activation: Activation,
-    x: &[f32; LANES],
-    up: &[f32; LANES],
-) -> [MaybeUninit<f32>; LANES] {
+fn gated<L: Lanes>(l: L, activation: Activation, x: &[f32; LANES], up: &[f32; LANES]) -> [f32; LANES] {
     let mut result = [0.0; LANES];
     l.store(l.mul(activate(l, activation, l.load(x)), l.load(up)), &mut result);
-    result.map(MaybeUninit::new)
+    result
 }
 
 impl Work for Gate<'_> {
@@ -91,15 +86,36 @@ impl Work for Gate<'_> {
         let (x, last) = self.x.as_chunks::<LANES>();
         let (up, last_up) = self.up.map_or((&[][..], &[][..]), |up| up.as_chunks::<LANES>());
         for (i, (out, x)) in whole.iter_mut().zip(x).enumerate() {
-            *out = gated(l, self.activation, x, up.get(i).unwrap_or(&ones));
+            *out = gated(l, self.activation, x, up.get(i).unwrap_or(&ones)).map(MaybeUninit::new);
         }
         // A short last chunk goes through a full vector, so that its steps are the same.
         let (mut x, mut up) = ([0.0; LANES], ones);
         x[..last.len()].copy_from_slice(last);
         up[..last_up.len()].copy_from_slice(last_up);
         for (to, x) in rest.iter_mut().zip(gated(l, self.activation, &x, &up)) {
-            *to = x;
+            to.write(x);
         }
+    }
+}
+
+/// Makes `x` what [`Gate`] makes of it alone.
+pub(crate) struct Activate<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) activation: Activation,
+}
+
+impl Work for Activate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let (whole, rest) = self.x.as_chunks_mut::<LANES>();
+        for x in whole {
+            *x = gated(l, self.activation, x, &[1.0; LANES]);
+        }
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        rest.copy_from_slice(&gated(l, self.activation, &last, &[1.0; LANES])[..rest.len()]);
     }
 }
 

@@ -109,7 +109,17 @@ pub(crate) fn room<T>(count: usize) -> Result<Vec<MaybeUninit<T>>> {
 #[inline(always)]
 pub(crate) fn filled<T: Copy>(part: &mut [MaybeUninit<T>], value: T) -> &mut [T] {
     part.fill(MaybeUninit::new(value));
-    // SAFETY: all of them are values now, and lie as values do.
+    // SAFETY: all of them are values now.
+    unsafe { known(part) }
+}
+
+/// The numbers in a part of a [`room`].
+///
+/// # Safety
+/// All of them were written.
+#[inline(always)]
+pub(crate) unsafe fn known<T>(part: &mut [MaybeUninit<T>]) -> &mut [T] {
+    // SAFETY: they lie as values do, and are values by the caller's promise.
     unsafe { &mut *(std::ptr::from_mut(part) as *mut [T]) }
 }
 

@@ -142,13 +142,11 @@ fn walk<L: Lanes, const TY: usize>(l: L, weights: &[u8], bytes: usize, blocks: &
     }
 }
 
-/// Asks for `count` bytes that lie [`NEAR`] behind the beginning of `weights`, as far as there are any.
+/// Asks for `count` bytes that lie [`NEAR`] behind the beginning of `weights`.
 #[inline(always)]
 fn fetch<L: Lanes>(l: L, weights: &[u8], count: usize) {
     for at in (0..count).step_by(LINE) {
-        if let Some(bytes) = weights.get(NEAR + at..) {
-            l.prefetch_near(bytes);
-        }
+        l.prefetch_near(weights.as_ptr().wrapping_add(NEAR + at));
     }
 }
 

@@ -58,12 +58,13 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Whether some twenty vectors fit in registers; otherwise it is six.
     const WIDE: bool;
 
-    /// Says that `bytes` begin what will be loaded soon: it comes to a second-level cache.
+    /// Says that what lies at an address will be loaded soon: it comes to a second-level cache. Any address will do, for
+    /// nothing is read.
     #[inline(always)]
-    fn prefetch(self, _bytes: &[u8]) {}
-    /// Says that `bytes` begin what will be loaded next: it comes to a first-level cache.
+    fn prefetch(self, _at: *const u8) {}
+    /// Says that it will be loaded next: it comes to a first-level cache.
     #[inline(always)]
-    fn prefetch_near(self, _bytes: &[u8]) {}
+    fn prefetch_near(self, _at: *const u8) {}
 
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;

@@ -15,10 +15,10 @@ use half::f16;
 
 use crate::Kernels;
 use crate::dense::{dense, paired, side};
-use crate::elementwise::stretches;
+use crate::elementwise::{Activate, Activation, stretches};
 use crate::error::{Error, Result};
 use crate::factor::{Pair, Round};
-use crate::flat::{Flat, dims, equal, room, tensor, written};
+use crate::flat::{Flat, dims, equal, known, room, tensor, written};
 use crate::formats::WeightType;
 use crate::integer::Integer;
 use crate::isa::Found;
@@ -108,7 +108,7 @@ impl Kernels {
             return on_card::linears(card, x, weights);
         }
         let x = x.whole()?;
-        let results = self.products(x, weights)?.into_iter().zip(weights);
+        let results = self.products(x, weights, None)?.into_iter().zip(weights);
         let results: Vec<_> = results.map(|(out, w)| tensor(out, &[m, w.n()])).collect::<Result<_>>()?;
         // As many results as weights: the conversion cannot fail.
         results.try_into().map_err(|_| Error::shape("products and weights differ in number"))
@@ -121,11 +121,43 @@ impl Kernels {
     pub fn linear_values(&self, x: &Tensor, w: &Weight) -> Result<Vec<f32>> {
         let [_, k] = dims("x", x)?;
         equal("the width of x", k, w.k())?;
-        Ok(self.products(x, [w])?.remove(0))
+        Ok(self.products(x, [w], None)?.remove(0))
     }
 
-    /// As many products as weights, whose widths are that of `x`.
-    fn products<const N: usize>(&self, x: &Tensor, weights: [&Weight; N]) -> Result<Vec<Vec<f32>>> {
+    /// activation(x · wᵀ) for products with `weights`, as one job: the first half of a feed-forward layer without a gate. The
+    /// bits are those of [`Kernels::linears_of`] and [`Kernels::gate`].
+    ///
+    /// # Errors
+    /// As [`Kernels::linear`].
+    #[cfg_attr(
+        not(feature = "card"),
+        expect(unused_variables, reason = "the CPU's products take numbers as they are")
+    )]
+    pub fn activated(
+        &self,
+        x: &Operand,
+        w: &Weight,
+        activation: Activation,
+        weights: &[&Weight],
+    ) -> Result<Operand> {
+        let [m, k] = x.dims()?;
+        equal("the width of x", k, w.k())?;
+        #[cfg(feature = "card")]
+        if self.card().is_some() {
+            let [y] = self.linears_of(x, [w])?;
+            return self.gate_for(&y, None, activation, weights);
+        }
+        let out = self.products(x.whole()?, [w], Some(activation))?.remove(0);
+        Ok(tensor(out, &[m, w.n()])?.into())
+    }
+
+    /// As many products as weights, whose widths are that of `x`, and what an activation makes of them.
+    fn products<const N: usize>(
+        &self,
+        x: &Tensor,
+        weights: [&Weight; N],
+        activation: Option<Activation>,
+    ) -> Result<Vec<Vec<f32>>> {
         let [m, k] = dims("x", x)?;
         let x = Flat::new("x", x)?;
         let x = x.values();
@@ -152,6 +184,15 @@ impl Kernels {
                 WeightType::F16 if self.rounds => dense(self.found(), product, &halves, m, first, count),
                 ty if ty.is_dense() => dense(self.found(), product, x, m, first, count),
                 _ => integer(self.found(), product, &blocks, first, count),
+            }
+            if let Some(activation) = activation {
+                let n = product.weight.n();
+                let columns = first * LANES..n.min((first + count) * LANES);
+                for row in 0..m {
+                    // SAFETY: these panels are this task's, which has stored them for every row.
+                    let x = unsafe { known(product.out.part(row * n + columns.start, columns.len())) };
+                    self.found().run(Activate { x, activation });
+                }
             }
         };
         let work = weights.iter().map(|w| w.n()).sum::<usize>() * k * (m + READING);

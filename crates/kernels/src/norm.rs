@@ -9,7 +9,7 @@ use crate::Kernels;
 use crate::card::{Arg, Card, address, address_mut, count};
 use crate::elementwise::{same, stretches};
 use crate::error::{Error, Result};
-use crate::flat::{Flat, dims, equal, room, tensor, written};
+use crate::flat::{Flat, dims, equal, known, room, tensor, written};
 use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
 use crate::operand::Operand;
@@ -60,7 +60,7 @@ impl Work for AddNorm<'_> {
                 sum.write(x + y);
             }
             // SAFETY: x and y are as long as the sum, so that it has all been written.
-            let sum = unsafe { &*(std::ptr::from_ref(sum) as *const [f32]) };
+            let sum = unsafe { known(sum) };
             normalise(l, sum, self.weight, self.eps, out);
         }
     }

@@ -99,8 +99,7 @@ impl<'a> Query<'a> {
 #[inline(always)]
 pub(crate) fn fetch<L: Lanes, T: Stored>(l: L, side: &[T]) {
     for line in side.chunks(LINE / size_of::<T>()) {
-        // SAFETY: numbers may be looked at as bytes, and have no padding.
-        l.prefetch(unsafe { std::slice::from_raw_parts(line.as_ptr().cast(), size_of_val(line)) });
+        l.prefetch(line.as_ptr().cast());
     }
 }
 

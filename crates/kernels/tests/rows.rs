@@ -9,7 +9,7 @@ mod sample;
 
 use candle_core::{Device, Tensor};
 use sample::{Sample, all, bits, pick, values};
-use trefoil_kernels::{Activation, ErrorKind, Isa, Kernels, Rope, Turns};
+use trefoil_kernels::{Activation, ErrorKind, Isa, Kernels, Rope, Turns, Weight, WeightType};
 
 #[test]
 fn norm_is_right_and_row_by_row() {
@@ -102,6 +102,36 @@ fn gates_match_their_definitions_at_every_place() {
     for kernels in all(4) {
         assert_eq!(bits(&kernels.gate(&wide, None, Activation::Silu).unwrap()), expected);
     }
+}
+
+#[test]
+fn a_product_is_activated_as_a_gate_does_it() {
+    let mut sample = Sample::new(9);
+    for ty in [WeightType::F32, WeightType::Bf16, WeightType::Q8_0] {
+        for (m, n, k) in [(1, 5, 32), (3, 16, 64), (9, 531, 320)] {
+            let (bytes, x) = (sample.weight_bytes(ty, n, k), sample.tensor(&[m, k]));
+            let next = sample.weight_bytes(WeightType::F32, 7, n);
+            for kernels in all(2) {
+                let weight = Weight::pack(&kernels, ty, n, k, &bytes).unwrap();
+                let next = Weight::pack(&kernels, WeightType::F32, 7, n, &next).unwrap();
+                let y = kernels.linear(&x, &weight).unwrap();
+                for activation in [Activation::Silu, Activation::Relu, Activation::GeluTanh, Activation::Gelu]
+                {
+                    let operand =
+                        kernels.activated(&x.clone().into(), &weight, activation, &[&next]).unwrap();
+                    let [found] = kernels.linears_of(&operand, [&next]).unwrap();
+                    let expected =
+                        kernels.linear(&kernels.gate(&y, None, activation).unwrap(), &next).unwrap();
+                    assert_eq!(bits(&found), bits(&expected), "{kernels:?} {activation:?} {ty:?} [{m}, {n}]");
+                }
+            }
+        }
+    }
+    let kernels = Kernels::cpu(1).unwrap();
+    let weight = Weight::pack(&kernels, WeightType::F32, 1, 2, &[0; 8]).unwrap();
+    let error =
+        kernels.activated(&sample.tensor(&[1, 3]).into(), &weight, Activation::Relu, &[]).unwrap_err();
+    assert_eq!(error.to_string(), "the width of x is 3; 2 is needed");
 }
 
 #[test]

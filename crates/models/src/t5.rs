@@ -201,16 +201,16 @@ impl T5 {
     /// Adds `feed_forward(norm(x))` to x.
     fn feed_forward(&self, x: &mut Residual<'_>, layer: &FeedForward) -> Result<()> {
         let (kernels, eps) = (&self.kernels, self.config.norm_eps);
-        let (gate, up) = if let Some(up) = &layer.up {
+        let (activation, next) = (self.config.activation, [layer.down.weight()]);
+        let h = if let Some(up) = &layer.up {
             let layers = [&layer.gate, up];
             let h = x.norm_for(&layer.norm, eps, &layers.map(Linear::weight))?;
             let [gate, up] = Linear::forward_all(layers, kernels, &h)?;
-            (gate, Some(up))
+            kernels.gate_for(&gate, Some(&up), activation, &next)?
         } else {
-            let h = x.norm_for(&layer.norm, eps, &[layer.gate.weight()])?;
-            (layer.gate.forward(kernels, &h)?, None)
+            let first = layer.gate.weight();
+            kernels.activated(&x.norm_for(&layer.norm, eps, &[first])?, first, activation, &next)?
         };
-        let h = kernels.gate_for(&gate, up.as_ref(), self.config.activation, &[layer.down.weight()])?;
         x.add(layer.down.forward(kernels, &h)?)
     }
 }

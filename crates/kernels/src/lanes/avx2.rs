@@ -59,12 +59,12 @@ impl Lanes for Avx2 {
     pairs_apart!();
 
     #[inline(always)]
-    fn prefetch(self, bytes: &[u8]) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().cast()) }
+    fn prefetch(self, at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
     #[inline(always)]
-    fn prefetch_near(self, bytes: &[u8]) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast()) }
+    fn prefetch_near(self, at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> F {

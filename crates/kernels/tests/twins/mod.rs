@@ -137,7 +137,14 @@ fn operands(pair: &Pair) -> Found {
     let (expected, found) =
         (card.linears(&normed, [&one, &other]).unwrap(), card.linears_of(&operand, [&one, &other]).unwrap());
     same("of one form", &expected[0], &found[0])?;
-    same("of another", &expected[1], &found[1])
+    same("of another", &expected[1], &found[1])?;
+    // One call or two.
+    let next =
+        Weight::pack(card, WeightType::F32, 8, 24, &sample.weight_bytes(WeightType::F32, 8, 24)).unwrap();
+    let whole = card.gate(&card.linear(&normed, &one).unwrap(), None, Activation::Relu).unwrap();
+    let operand = card.activated(&normed.into(), &one, Activation::Relu, &[&next]).unwrap();
+    let [found] = card.linears_of(&operand, [&next]).unwrap();
+    same("an activated product", &card.linear(&whole, &next).unwrap(), &found)
 }
 
 fn elementwise(pair: &Pair) -> Found {
