@@ -19,8 +19,8 @@ const SIDE: usize = 4;
 /// Panels that are walked side by side by more rows.
 const PAIR: usize = 2;
 
-/// Rows that are few: four panels' sums, their weights and a factor fit in registers.
-const FEW: usize = 5;
+/// Rows that are few: four panels' sums, their weights and a factor fit in registers, with some to spare for the compiler.
+const FEW: usize = 4;
 
 /// Rows whose sums stay in registers, at most.
 const TALL: usize = 8;
@@ -29,8 +29,9 @@ const TALL: usize = 8;
 /// and the next ones come to a second-level one meanwhile.
 const DEEP: usize = 384;
 
-/// As many for few rows: nothing is walked twice, and what is fetched long before it is needed leaves again.
-const SHALLOW: usize = 64;
+/// So many inputs before they are multiplied few rows' weights come there: nothing is walked twice, and what is fetched long
+/// before it is needed leaves again.
+const AHEAD: usize = 64;
 
 /// Rows of tiles that are walked in turn: their sums stay there too.
 const BAND: usize = 64;
@@ -133,9 +134,15 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
         let (bytes, inputs) = const { shape::<TY>() };
         let sides = self.sides::<S>(at);
         let last = at + S >= self.product.weight.n().div_ceil(LANES);
-        let (band, deep) = const { (ROWS.div_ceil(tall::<L>()), if ROWS > FEW { DEEP } else { SHALLOW }) };
-        // Stretches of about one length, so that each fetches all of the next.
-        let deep = k.div_ceil(k.div_ceil(deep).max(1)).next_multiple_of(inputs).max(inputs);
+        let band = const { ROWS.div_ceil(tall::<L>()) };
+        // Each stretch fetches the next, which is about as long; few rows have one as long as can be, which fetches itself
+        // and then the next panels.
+        let (deep, ahead) = if ROWS > FEW {
+            let deep = k.div_ceil(k.div_ceil(DEEP).max(1)).next_multiple_of(inputs).max(inputs);
+            (deep, deep)
+        } else {
+            (k.saturating_sub(AHEAD).max(AHEAD).next_multiple_of(inputs), AHEAD)
+        };
         for low in (0..tiles).step_by(band) {
             let band = low..tiles.min(low + band);
             let (start, end) = (tile(m, tiles, low).start, tile(m, tiles, band.end - 1).end);
@@ -147,7 +154,7 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
                 // What comes next, in this task or the thread's next one, is fetched meanwhile, a panel by each tile where
                 // there are several: with several rows the hardware's own look-ahead is too short.
                 let far = match (low, first + depth) {
-                    (0, soon) if soon < k => depth / inputs * bytes,
+                    (0, soon) if soon < k => ahead / inputs * bytes,
                     (0, _) if !last => S * sides[0].len() - first / inputs * bytes,
                     _ => 0,
                 };
@@ -295,7 +302,7 @@ unsafe fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usi
 const fn shape<const TY: usize>() -> (usize, usize) {
     let ty = WeightType::ALL[TY];
     let inputs = unit_inputs(ty);
-    assert!(inputs <= INPUTS && DEEP.is_multiple_of(inputs) && SHALLOW.is_multiple_of(inputs));
+    assert!(inputs <= INPUTS && DEEP.is_multiple_of(inputs) && AHEAD.is_multiple_of(inputs));
     (unit_bytes(ty), inputs)
 }
 
