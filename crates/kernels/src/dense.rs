@@ -44,8 +44,8 @@ const NEAR: usize = 2048;
 /// made them.
 const SOON: usize = 4;
 
-/// Rows that are so few that the hardware alone fetches as fast as they are multiplied, and is only disturbed.
-const LONE: usize = 2;
+/// Up to so many multiplications a byte of weights the hardware alone fetches as fast as they are done, and hints disturb it.
+const EASY: usize = 1;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -268,7 +268,7 @@ unsafe fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usi
 ) {
     let (bytes, factors) = const { (shape::<TY>().0, met::<X, TY>()) };
     let Stretch { panels, next, .. } = stretch;
-    if R > LONE {
+    if const { R * LANES * shape::<TY>().1 > EASY * shape::<TY>().0 } {
         for (panel, next) in panels.iter().zip(next) {
             l.prefetch(next.wrapping_add(unit * bytes));
             if S <= PAIR {
