@@ -8,7 +8,7 @@ use crate::factor::{Factor, INPUTS, Pair};
 use crate::flat::filled;
 use crate::formats::WeightType;
 use crate::isa::{Found, Work};
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, LINE, Lanes};
 use crate::linear::Product;
 use crate::units::{unit_bytes, unit_inputs};
 
@@ -46,9 +46,6 @@ const SOON: usize = 4;
 
 /// Up to so many multiplications a byte of weights the hardware alone fetches as fast as they are done, and hints disturb it.
 const EASY: usize = 1;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Rows of a tile, at most.
 const fn tall<L: Lanes>() -> usize {

@@ -7,7 +7,7 @@
 
 use crate::formats::{Scaling, WeightType};
 use crate::isa::Work;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, LINE, Lanes};
 use crate::linear::Product;
 use crate::quantise::{BLOCK, Block, TILE};
 use crate::units::{GROUP, UnitLayout};
@@ -21,9 +21,6 @@ const FEW: usize = 4;
 
 /// So many bytes before they are multiplied with more rows, weights come to a first-level cache.
 const NEAR: usize = 3072;
-
-/// Bytes that come together.
-const LINE: usize = 64;
 
 /// Panels `first..first + count` for all rows; `TY` is a [`WeightType`] as its index, so that every
 /// branch on the type is decided when the kernel is compiled.

@@ -49,6 +49,9 @@ pub(crate) use neon::Neon;
 /// Lanes in a vector.
 pub(crate) const LANES: usize = 16;
 
+/// Bytes of a cache line: what one hint fetches.
+pub(crate) const LINE: usize = 64;
+
 /// Sixteen `f32` (`F`), sixteen `i32` that double as 64 bytes (`I`), and sixteen pairs of bfloat16 (`Pairs`).
 pub(crate) trait Lanes: Copy + Send + Sync {
     type F: Copy;

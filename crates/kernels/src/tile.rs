@@ -13,11 +13,8 @@ use std::mem::MaybeUninit;
 use crate::exp::exp;
 use crate::flat::filled;
 use crate::kv::PAGE;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, LINE, Lanes};
 use crate::stored::Stored;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Vectors of a tile's scores.
 const SPAN: usize = PAGE / LANES;
