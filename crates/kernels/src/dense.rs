@@ -265,7 +265,8 @@ unsafe fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usi
 ) {
     let (bytes, factors) = const { (shape::<TY>().0, met::<X, TY>()) };
     let Stretch { panels, next, .. } = stretch;
-    if const { R * LANES * shape::<TY>().1 > EASY * shape::<TY>().0 } {
+    // The hardware follows a panel alone, but does not know which comes next.
+    if const { R * LANES * shape::<TY>().1 > EASY * shape::<TY>().0 } || stretch.depth <= AHEAD {
         for (panel, next) in panels.iter().zip(next) {
             l.prefetch(next.wrapping_add(unit * bytes));
             if S <= PAIR {
