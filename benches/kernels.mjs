@@ -2,10 +2,10 @@
  * What a step of m rows costs: each product of some models against this machine's memory and arithmetic, and whole
  * models beside llama.cpp on the same file, turn by turn in one run.
  *
- *   npm run bench -- kernels [--models smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b] [--rounds 7] [--threads 2] [--parts products,models,t5]
+ *   npm run bench -- kernels [--models smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b] [--rounds 7] [--threads 2] [--parts products,models,long,t5]
  *
- * A step scores m tokens behind a prefix of 64; the peer evaluates them in one batch with the scores of all. Prefill is
- * 512 tokens. Figures are medians over rounds; c(m) is t(m) / t(1). The decoder of T5-base's shape, with random weights
+ * A step scores m tokens behind a prefix of 64, or a long one of 3500; the peer evaluates them in one batch with the scores of
+ * all. Prefill is 512 tokens. Figures are medians over rounds; c(m) is t(m) / t(1). The decoder of T5-base's shape, with random weights
  * and a source of 64 tokens, is measured against the roofline: its weights read once, or its arithmetic done, at what the
  * memory and the cores gave in the same round, and the figure is the median of the rounds' ratios; in bfloat16 once more as `dtype: 'bf16'`, with its own arithmetic. A plot of the products' arithmetic against the roofline goes to benches/results/kernels.svg.
  */
@@ -21,6 +21,7 @@ import { randomT5, SHAPES, VOCABULARY } from './random-t5.mjs'
 
 const ROWS = [1, 2, 4, 8, 16, 32, 64]
 const PREFIX = 64
+const LONG = 3500
 const PREFILL = 512
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
@@ -31,13 +32,13 @@ export async function run(args) {
       models: { type: 'string', default: 'smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b' },
       rounds: { type: 'string', default: '7' },
       threads: { type: 'string', default: '2' },
-      parts: { type: 'string', default: 'products,models,t5' }
+      parts: { type: 'string', default: 'products,models,long,t5' }
     }
   })
   const [rounds, threads] = [values.rounds, values.threads].map(Number)
   const example = (crate, name) => ['run', '--release', '--quiet', '-p', crate, '--example', name, '--']
   const parts = values.parts.split(',')
-  const result = { shape: { rounds, threads, prefix: PREFIX, prefill: PREFILL } }
+  const result = { shape: { rounds, threads, prefix: PREFIX, long: LONG, prefill: PREFILL } }
   if (parts.includes('products')) {
     const table = execFileSync('cargo', [...example('trefoil-kernels', 'roofline'), String(threads), '--json'], {
       cwd: ROOT,
@@ -49,17 +50,23 @@ export async function run(args) {
     await mkdir(new URL('./results/', import.meta.url), { recursive: true })
     await writeFile(new URL('./results/kernels.svg', import.meta.url), plot(roofline(result.products)))
   }
-  if (parts.includes('models')) {
-    result.models = {}
-    const peer = await openPeer().catch((error) => console.log(`without a peer: ${error.message}`))
+  const peer = await openPeer().catch((error) => console.log(`without a peer: ${error.message}`))
+  const prefixes = { models: PREFIX, long: LONG }
+  for (const part of Object.keys(prefixes).filter((part) => parts.includes(part))) {
+    result[part] = {}
+    const prefix = prefixes[part]
     for (const name of values.models.split(',')) {
       const path = await modelPath(name)
-      const ours = await openSteps([...example('trefoil-models', 'steps'), path, String(threads), String(PREFIX)])
-      const theirs = await peer?.open(path, { threads, contextSize: 1024 })
-      result.models[name] = await compare(ours, theirs, rounds)
+      const ours = await openSteps([...example('trefoil-models', 'steps'), path, String(threads), String(prefix)])
+      const theirs = await peer?.open(path, { threads, contextSize: prefix + 1024 })
+      const runs = ROWS.map((rows) => ({ name: rows, ours: () => ours.time(rows), theirs: () => theirs?.step(prefix, rows) }))
+      if (part === 'models') {
+        runs.push({ name: 'prefill', ours: () => ours.time(`prefill ${PREFILL}`), theirs: () => theirs?.prefill(PREFILL) })
+      }
+      result[part][name] = await compare(runs, rounds)
       ours.end()
       await theirs?.dispose()
-      printModel(name, result.models[name])
+      printModel(`${name} behind ${prefix} tokens`, result[part][name])
     }
   }
   if (parts.includes('t5')) {
@@ -136,11 +143,8 @@ async function openSteps(args) {
   }
 }
 
-async function compare(ours, theirs, rounds) {
-  const runs = [
-    ...ROWS.map((rows) => ({ name: rows, ours: () => ours.time(rows), theirs: () => theirs?.step(PREFIX, rows) })),
-    { name: 'prefill', ours: () => ours.time(`prefill ${PREFILL}`), theirs: () => theirs?.prefill(PREFILL) }
-  ]
+/** Both sides' times of what is run, turn by turn. */
+async function compare(runs, rounds) {
   const times = runs.map(() => ({ ours: [], theirs: [] }))
   for (let round = -1; round < rounds; round += 1) {
     for (const [at, run] of runs.entries()) {

@@ -4,28 +4,32 @@
 //! committed ones, then the path. A token that is scored deep in a draft and scored again from the
 //! cache thus meets the same keys in the same lanes of the same tiles, and gives the same bits.
 //!
-//! A task takes a few neighbouring rows and one key head. It walks the tiles outermost, so that a
-//! tile is read from memory once for all rows and all query heads of the task. A tile that holds
-//! staged rows is gathered into the layout of a page; neighbours share most of it.
+//! A task takes a few neighbouring rows, one key head and a part of the keys. It walks the tiles
+//! outermost, so that a tile is read from memory once for all rows and all query heads of the task.
+//! A tile that holds staged rows is gathered into the layout of a page; neighbours share most of it.
 
+mod gathered;
 #[cfg(feature = "card")]
 mod on_card;
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use candle_core::Tensor;
 use half::{bf16, f16};
 
+use self::gathered::Gathered;
 use crate::Kernels;
+use crate::cut::{Cut, Walk};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, room, tensor, written};
 use crate::isa::Work;
-use crate::kv::{KvStore, PAGE, Side, staged};
+use crate::kv::{KvStore, PAGE, staged};
 use crate::lanes::Lanes;
 use crate::pool::Parts;
 use crate::sight::Sight;
 use crate::stored::{CacheType, Stored};
-use crate::tile::{Bias, Query, Tile, fetch, see};
+use crate::tile::{Bias, Query, SUMS, Tile, fetch, see};
 
 /// Queries of a task, at most: as many as stay in a first-level cache.
 const TASK: usize = 48;
@@ -43,7 +47,10 @@ struct Step<'a, T> {
     heads: usize,
     kv_heads: usize,
     d: usize,
+    cut: Cut,
+    /// `[rows, heads, d]`, or `[parts, rows, heads, d + SUMS]` where each part has a task of its own.
     out: Parts<'a, MaybeUninit<f32>>,
+    width: usize,
 }
 
 /// Rows `first..first + count` with key head `head`.
@@ -52,31 +59,28 @@ struct Attend<'a, T> {
     first: usize,
     count: usize,
     head: usize,
+    /// The only one that it sees, where other tasks see the others.
+    part: Option<usize>,
 }
 
-/// A tile in a page's layout that holds staged rows, rounded as a page would keep them.
-struct Gathered<T> {
-    k: Vec<T>,
-    v: Vec<T>,
-    branch: usize,
-    tile: usize,
-    /// The staged rows that it holds after the committed positions.
-    path: Vec<u32>,
+/// The positions that a row sees.
+fn reach(sight: &Sight, window: Option<usize>, row: usize) -> Range<usize> {
+    let end = sight.position(row) + 1;
+    window.map_or(0, |window| end.saturating_sub(window))..end
+}
+
+/// The positions that some rows see, and what lies between them.
+fn reach_of(sight: &Sight, window: Option<usize>, rows: Range<usize>) -> Range<usize> {
+    let all = rows.map(|row| reach(sight, window, row));
+    all.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0)
 }
 
 impl<T: Stored> Step<'_, T> {
-    /// The first position that a row sees.
-    fn lowest(&self, row: usize) -> usize {
-        let position = self.sight.position(row);
-        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
-    }
-
     /// The keys of a tile that a row sees, as slots.
     fn seen(&self, row: usize, tile: usize) -> (usize, usize) {
-        let start = tile * PAGE;
-        let from = self.lowest(row).saturating_sub(start).min(PAGE);
-        let to = (self.sight.position(row) + 1).saturating_sub(start).min(PAGE);
-        (from, to)
+        let Range { start, end } = reach(self.sight, self.window, row);
+        let slot = |position: usize| position.saturating_sub(tile * PAGE).min(PAGE);
+        (slot(start), slot(end))
     }
 
     /// Whether all 32 keys of a tile are committed on the row's branch.
@@ -99,49 +103,16 @@ impl<T: Stored> Step<'_, T> {
     }
 }
 
-impl<T: Stored> Gathered<T> {
-    /// Makes the tile hold everything that `row` sees of it.
-    fn hold(&mut self, step: &Step<'_, T>, row: usize, tile: usize, head: usize) {
-        let d = step.d;
-        let committed = step.sight.committed(row).saturating_sub(tile * PAGE);
-        let branch = step.sight.branch_of(row);
-        if self.tile != tile || self.branch != branch {
-            (self.tile, self.branch) = (tile, branch);
-            self.path.clear();
-            self.k.resize(d * PAGE, T::default());
-            self.v.resize(d * PAGE, T::default());
-            if committed > 0 {
-                let [k, v] = step.page(step.sight.page(row, tile), head);
-                self.k.copy_from_slice(k);
-                self.v[..committed * d].copy_from_slice(&v[..committed * d]);
-            }
-        }
-        let path = step.path(row, tile);
-        let common = common(&self.path, path);
-        if common == path.len() {
-            return;
-        }
-        self.path.truncate(common);
-        for (slot, &staged) in (committed + common..).zip(&path[common..]) {
-            let at = (staged as usize * step.kv_heads + head) * d;
-            let [k, v] = step.staged.map(|rows| &rows[at..at + d]);
-            Side::Keys.put(k, &mut self.k, slot);
-            Side::Values.put(v, &mut self.v, slot);
-            self.path.push(staged);
-        }
+impl<T: Stored> Attend<'_, T> {
+    fn rows(&self) -> Range<usize> {
+        self.first..self.first + self.count
     }
 
-    /// Whether `row` can be added without overwriting what earlier rows of the run see.
-    fn admits(&self, step: &Step<'_, T>, row: usize, tile: usize) -> bool {
-        let path = step.path(row, tile);
-        self.branch == step.sight.branch_of(row)
-            && common(&self.path, path) == path.len().min(self.path.len())
+    /// Query heads that use the key head.
+    fn group(&self) -> Range<usize> {
+        let count = self.step.heads / self.step.kv_heads;
+        self.head * count..(self.head + 1) * count
     }
-}
-
-/// How long the common beginning is.
-fn common(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 impl<T: Stored> Work for Attend<'_, T> {
@@ -149,29 +120,38 @@ impl<T: Stored> Work for Attend<'_, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let step = self.step;
-        let (d, group) = (step.d, step.heads / step.kv_heads);
-        let rows = self.first..self.first + self.count;
-        let mut queries = Vec::with_capacity(self.count * group);
-        for row in rows.clone() {
-            for head in self.head * group..(self.head + 1) * group {
-                let at = (row * step.heads + head) * d;
-                let bias = step.bias.map(|(table, distances)| Bias {
+        let Step { q, sight, heads, d, width, .. } = *self.step;
+        let mut queries = Vec::with_capacity(self.count * self.group().len());
+        for row in self.rows() {
+            for head in self.group() {
+                let query = row * heads + head;
+                let bias = self.step.bias.map(|(table, distances)| Bias {
                     table: &table[head * distances..(head + 1) * distances],
-                    origin: step.sight.position(row) as i64,
+                    origin: sight.position(row) as i64,
                     step: -1,
                 });
-                // SAFETY: tasks own disjoint rows and heads, and here each is taken once.
-                let out = unsafe { step.out.part(at, d) };
-                queries.push(Query::new(&step.q[at..at + d], out, bias));
+                let at = self.part.map_or(0, |part| part * sight.rows() * heads) + query;
+                // SAFETY: tasks own disjoint rows, heads and parts, and here each is taken once.
+                let out = unsafe { self.step.out.part(at * width, width) };
+                queries.push(Query::new(&q[query * d..][..d], out, bias));
             }
         }
-        let first = rows.clone().map(|row| step.lowest(row) / PAGE).min().unwrap_or(0);
-        let last = rows.clone().map(|row| step.sight.position(row) / PAGE).max().unwrap_or(0);
-        let mut gathered =
-            Gathered { k: Vec::new(), v: Vec::new(), branch: usize::MAX, tile: usize::MAX, path: Vec::new() };
-        for tile in first..=last {
-            for (query, row) in queries.chunks_mut(group).zip(rows.clone()) {
+        if let Some(part) = self.part {
+            self.part(l, part, &mut queries);
+            queries.into_iter().for_each(Query::finish);
+        } else {
+            self.step.cut.walk(l, &self, queries);
+        }
+    }
+}
+
+impl<T: Stored> Walk for Attend<'_, T> {
+    #[inline(always)]
+    fn part<L: Lanes>(&self, l: L, part: usize, queries: &mut [Query<'_>]) {
+        let (step, group) = (self.step, self.group().len());
+        let mut gathered = Gathered::new();
+        for tile in step.cut.tiles(part, reach_of(step.sight, step.window, self.rows())) {
+            for (query, row) in queries.chunks_mut(group).zip(self.rows()) {
                 let (from, to) = step.seen(row, tile);
                 for query in query {
                     (query.from, query.to) = (from, to);
@@ -216,9 +196,11 @@ impl<T: Stored> Work for Attend<'_, T> {
                 at = end;
             }
         }
-        for query in queries {
-            query.finish();
-        }
+    }
+
+    fn seen(&self, query: usize) -> Cut {
+        let row = self.first + query / self.group().len();
+        Cut::of(reach(self.step.sight, self.step.window, row))
     }
 }
 
@@ -293,7 +275,18 @@ impl Kernels {
             (Flat::new("q", q)?, Flat::new("staged keys", staged_k)?, Flat::new("staged values", staged_v)?);
         let (pages_k, pages_v) =
             (Flat::<T>::of("the key store", &store.k)?, Flat::<T>::of("the value store", &store.v)?);
-        let mut out = room(m * heads * d)?;
+        let cut = Cut::of(reach_of(sight, window, 0..m));
+        let most = (TASK * kv_heads / heads).max(1);
+        // Few rows of a long text have a task for each part: they may have fewer key heads than there are threads.
+        let rows = |tasks: usize| (m * kv_heads / tasks).clamp(1, most);
+        let whole = rows(2 * self.threads());
+        let apart = cut.count() > 1 && m.div_ceil(whole) * kv_heads < 4 * self.threads();
+        let (parts, rows, width) = if apart {
+            (cut.count(), rows((4 * self.threads()).div_ceil(cut.count())), d + SUMS)
+        } else {
+            (1, whole, d)
+        };
+        let mut out = room(parts * m * heads * width)?;
         let step = Step {
             q: q.values(),
             staged: [k.values(), v.values()],
@@ -305,16 +298,22 @@ impl Kernels {
             heads,
             kv_heads,
             d,
+            cut: cut.clone(),
             out: Parts::new(&mut out),
+            width,
         };
-        let most = (TASK * kv_heads / heads).max(1);
-        let rows = (m * kv_heads / (2 * self.threads())).clamp(1, most);
-        self.pool().run(m.div_ceil(rows) * kv_heads, &|i| {
-            let (first, head) = (i / kv_heads * rows, i % kv_heads);
-            self.found().run(Attend { step: &step, first, count: rows.min(m - first), head });
+        self.pool().run(m.div_ceil(rows) * kv_heads * parts, &|i| {
+            let (first, head, part) = (i / parts / kv_heads * rows, i / parts % kv_heads, i % parts);
+            let part = apart.then_some(part);
+            self.found().run(Attend { step: &step, first, count: rows.min(m - first), head, part });
         })?;
-        // SAFETY: the tasks have every row and head, and each writes what it has.
-        tensor(unsafe { written(out) }, &[m, heads * d])
+        // SAFETY: the tasks have every row, head and part, and each writes what it has.
+        let mut out = unsafe { written(out) };
+        if apart {
+            let seen = |query: usize| Cut::of(reach(sight, window, query / heads));
+            out = self.joined(&out, &cut, [m * heads, d], &seen)?;
+        }
+        tensor(out, &[m, heads * d])
     }
 }
 

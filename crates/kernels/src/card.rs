@@ -25,7 +25,7 @@ pub(crate) use address::{address, address_mut, start, start_mut};
 pub(crate) use due::{Change, Due, LAYERS};
 #[cfg(feature = "emulate")]
 pub use emulated::Mutation;
-pub(crate) use joint::{Joint, PART, Shape};
+pub(crate) use joint::{Joint, Shape};
 use recorder::Recorder;
 
 #[cfg(feature = "nccl")]

@@ -25,6 +25,7 @@ mod attend;
 #[cfg(feature = "card")]
 mod card;
 mod cards;
+mod cut;
 mod dense;
 mod devices;
 mod elementwise;

@@ -4,6 +4,9 @@
 //! Rows of every branch fold into the query axis, so keys and values are read once a head and
 //! block of rows, whatever the number of branches. The rows of several documents share one job.
 
+#[cfg(feature = "card")]
+mod on_card;
+
 use std::mem::MaybeUninit;
 #[cfg(feature = "card")]
 use std::sync::Arc;
@@ -15,7 +18,8 @@ use half::{bf16, f16};
 use crate::Kernels;
 use crate::attend::{bias_width, grouped};
 #[cfg(feature = "card")]
-use crate::card::{Arg, Buffer, Card, Joint, PART, Shape, address, address_mut, count};
+use crate::card::Buffer;
+use crate::cut::{Cut, Walk};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, filled, room, tensor, written};
 use crate::isa::Work;
@@ -153,7 +157,7 @@ impl<T: Stored> Work for Shared<'_, T> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let d = self.kv.d;
-        let mut queries: Vec<_> = self
+        let queries: Vec<_> = self
             .rows
             .iter()
             .map(|&row| {
@@ -168,19 +172,28 @@ impl<T: Stored> Work for Shared<'_, T> {
                 Query::new(&self.q[at..at + d], out, bias)
             })
             .collect();
-        let kv_head = self.head / (self.heads / self.kv.heads);
-        for tile in 0..self.kv.n.div_ceil(PAGE) {
-            for query in &mut queries {
-                (query.from, query.to) = (0, PAGE.min(self.kv.n - tile * PAGE));
+        Cut::of(0..self.kv.n).walk(l, &self, queries);
+    }
+}
+
+impl<T: Stored> Walk for Shared<'_, T> {
+    #[inline(always)]
+    fn part<L: Lanes>(&self, l: L, part: usize, queries: &mut [Query<'_>]) {
+        let SharedKv { n, heads, d, .. } = *self.kv;
+        let kv_head = self.head / (self.heads / heads);
+        for tile in Cut::of(0..n).tiles(part, 0..n) {
+            for query in &mut *queries {
+                (query.from, query.to) = (0, PAGE.min(n - tile * PAGE));
             }
             let len = d * PAGE;
-            let at = (kv_head * self.kv.n.div_ceil(PAGE) + tile) * len;
+            let at = (kv_head * n.div_ceil(PAGE) + tile) * len;
             let [k, v] = self.sides.each_ref().map(|side| &side[at..at + len]);
-            see(l, Tile { k, v, start: tile * PAGE }, self.scale, &mut queries);
+            see(l, Tile { k, v, start: tile * PAGE }, self.scale, queries);
         }
-        for query in queries {
-            query.finish();
-        }
+    }
+
+    fn seen(&self, _: usize) -> Cut {
+        Cut::of(0..self.kv.n)
     }
 }
 
@@ -221,19 +234,7 @@ impl Kernels {
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            let len = heads * n.div_ceil(PAGE) * PAGE * d * ty.bytes();
-            let sides = [card.zeros(len)?, card.zeros(len)?];
-            let [to_k, to_v] = sides.each_ref().map(Buffer::address);
-            let from = [address("shared keys", k)?, address("shared values", v)?];
-            let args = [from[0], from[1], to_k, to_v, count(n), count(heads), count(d)];
-            let kernel = match ty {
-                CacheType::F32 => "share_f32",
-                CacheType::F16 => "share_f16",
-                CacheType::Bf16 => "share_bf16",
-            };
-            // SAFETY: both sides have room for all tiles.
-            unsafe { card.launch(kernel, [(n * heads * d).div_ceil(256), 1, 1], 256, &args) }?;
-            return Ok(SharedKv { place: Place::Card(Arc::new(sides)), ty, n, heads, d });
+            return on_card::share(card, [k, v], [n, heads, d], ty);
         }
         let (keys, values) = (Flat::new("shared keys", k)?, Flat::new("shared values", v)?);
         let (sides, sizes) = ([keys.values(), values.values()], [n, heads, d]);
@@ -289,7 +290,7 @@ impl Kernels {
         }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
-            return on_card(card, q, documents, readers, scale, bias);
+            return on_card::attend(card, q, documents, readers, scale, bias);
         }
         let table = bias.map(|(table, _)| Flat::new("the bias", table)).transpose()?;
         let bias = table.as_ref().zip(bias).map(|(flat, (table, positions))| {
@@ -334,69 +335,4 @@ impl Kernels {
         // SAFETY: every row is some document's, and the tasks have every row and head.
         tensor(unsafe { written(out) }, &[m, heads * d])
     }
-}
-
-#[cfg(feature = "card")]
-fn on_card(
-    card: &Card,
-    q: &Tensor,
-    documents: &[&SharedKv],
-    readers: &Readers,
-    scale: f32,
-    bias: Option<(&Tensor, &Words)>,
-) -> Result<Tensor> {
-    let [m, heads, d] = dims("q", q)?;
-    let ty = documents.first().map_or(CacheType::F32, |kv| kv.ty);
-    let shape = Shape::new(d)?;
-    let shared = if ty == CacheType::F32 { shape.walk(ty) } else { shape.crowd() };
-    let kernel = match (ty, shape.channels) {
-        (CacheType::F32, 2) => "attend_shared_f32_2",
-        (CacheType::F32, 4) => "attend_shared_f32_4",
-        (CacheType::F32, _) => "attend_shared_f32_8",
-        (CacheType::F16, 2) => "attend_shared_f16_2",
-        (CacheType::F16, 4) => "attend_shared_f16_4",
-        (CacheType::F16, _) => "attend_shared_f16_8",
-        (CacheType::Bf16, 2) => "attend_shared_bf16_2",
-        (CacheType::Bf16, 4) => "attend_shared_bf16_4",
-        (CacheType::Bf16, _) => "attend_shared_bf16_8",
-    };
-    let tiles = documents.iter().map(|kv| kv.n.div_ceil(PAGE)).max().unwrap_or(0);
-    let joint = Joint::new(card, &[m, heads * d], m * heads, d, tiles.div_ceil(PART))?;
-    let table = bias.map(|(table, _)| address("the bias", table)).transpose()?;
-    let positions = bias.map_or(Ok(0), |(_, positions)| card.words(positions))?;
-    let words = card.words(readers.words())?;
-    let word = |at: usize| Arg::Address(words + (at * size_of::<u32>()) as u64);
-    let (mut first, all) = (0, Readers::blocks(&readers.groups));
-    for (some, groups) in documents.chunks(DOCUMENTS).zip(readers.groups.chunks(DOCUMENTS)) {
-        let mut places = [0; 3 * DOCUMENTS];
-        for (index, kv) in some.iter().enumerate() {
-            let Place::Card(sides) = &kv.place else {
-                return Err(Error::shape("shared keys are on another device"));
-            };
-            let [k, v] = sides.each_ref().map(Buffer::start);
-            (places[index], places[DOCUMENTS + index], places[2 * DOCUMENTS + index]) = (k, v, kv.n as u64);
-        }
-        let blocks = Readers::blocks(groups);
-        let args = [
-            address("q", q)?,
-            Arg::Words(&places),
-            word(3 * first),
-            word(3 * all),
-            table.unwrap_or(Arg::Address(0)),
-            Arg::Address(positions),
-            address_mut(&joint.out)?,
-            joint.partial(),
-            count(heads),
-            count(some[0].heads),
-            count(d),
-            Arg::Number(scale),
-            count(bias.map_or(0, |(table, _)| table.dims()[1])),
-            count(joint.parts()),
-        ];
-        let grid = [blocks * BLOCK_ROWS.div_ceil(shape.most), heads, joint.parts()];
-        // SAFETY: every row is some document's once, and the tiles of documents are as long as they say.
-        unsafe { card.launch_with(kernel, grid, 256, shared, &args) }?;
-        first += blocks;
-    }
-    joint.merge(card)
 }

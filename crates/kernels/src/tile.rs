@@ -66,11 +66,16 @@ impl Bias<'_> {
     }
 }
 
+/// Numbers that a query leaves beside its weighted values where they are joined with those of other keys: the greatest score,
+/// the total of exponentials under it, and zeros, so that the next query's values begin a cache line too.
+pub(crate) const SUMS: usize = LANES;
+
 /// One head of one row while it walks the tiles.
 pub(crate) struct Query<'a> {
     q: &'a [f32],
     /// Values weighted so far; the result after [`Query::finish`].
     out: &'a mut [f32],
+    sums: &'a mut [MaybeUninit<f32>],
     bias: Option<Bias<'a>>,
     greatest: f32,
     total: f32,
@@ -80,12 +85,36 @@ pub(crate) struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// * `out`: what becomes the result; it may hold anything yet
+    /// * `out`: what becomes the result, `[d]`, or its values and [`SUMS`]; it may hold anything yet
     pub(crate) fn new(q: &'a [f32], out: &'a mut [MaybeUninit<f32>], bias: Option<Bias<'a>>) -> Self {
-        Self { q, out: filled(out, 0.0), bias, greatest: f32::NEG_INFINITY, total: 0.0, from: 0, to: 0 }
+        let (out, sums) = out.split_at_mut(q.len());
+        let (greatest, total) = (f32::NEG_INFINITY, 0.0);
+        Self { q, out: filled(out, 0.0), sums, bias, greatest, total, from: 0, to: 0 }
+    }
+
+    pub(crate) fn channels(&self) -> usize {
+        self.q.len()
+    }
+
+    /// Leaves what it has found so far, and begins anew.
+    pub(crate) fn leave(&mut self, numbers: &mut Vec<f32>) {
+        numbers.extend_from_slice(self.out);
+        numbers.extend([self.greatest, self.total]);
+        numbers.extend([0.0; SUMS - 2]);
+        self.out.fill(0.0);
+        (self.greatest, self.total) = (f32::NEG_INFINITY, 0.0);
+    }
+
+    /// Where its result goes, which is made of what it has left.
+    pub(crate) fn out(self) -> &'a mut [f32] {
+        self.out
     }
 
     pub(crate) fn finish(self) {
+        if let [greatest, total, ..] = filled(self.sums, 0.0) {
+            (*greatest, *total) = (self.greatest, self.total);
+            return;
+        }
         for x in self.out {
             *x /= self.total;
         }
@@ -107,7 +136,12 @@ pub(crate) fn see<L: Lanes, T: Stored>(l: L, tile: Tile<'_, T>, scale: f32, quer
     for four in fours {
         see_some(l, tile, scale, four);
     }
-    for one in rest.as_chunks_mut::<1>().0 {
+    // Together too: what widens a key widens it for all of them.
+    if let Some(three) = rest.first_chunk_mut::<3>() {
+        see_some(l, tile, scale, three);
+    } else if let Some(two) = rest.first_chunk_mut::<2>() {
+        see_some(l, tile, scale, two);
+    } else if let Some(one) = rest.first_chunk_mut::<1>() {
         see_some(l, tile, scale, one);
     }
 }
@@ -229,7 +263,7 @@ fn blend<L: Lanes, T: Stored, const H: usize>(
     let d = queries[0].out.len();
     let mut at = 0;
     // A sum waits for the one before it: one query needs more vectors for as many sums at a time.
-    while L::WIDE && H == 1 && at + 4 * LANES <= d {
+    while L::WIDE && at + 4 * LANES <= d {
         blend_some::<L, T, 4, H>(l, v, weights, shrinks, at, queries);
         at += 4 * LANES;
     }

@@ -122,9 +122,12 @@ impl Text {
     }
 }
 
+/// Pages of a store: so many that keys are seen in three pieces.
+const PAGES: usize = 37;
+
 /// Page tables in an order of their own.
 fn pages(count: usize) -> Vec<u32> {
-    (0..count as u32).map(|p| (p * 7 + 3) % 11).collect()
+    (0..count as u32).map(|p| (p * 7 + 3) % PAGES as u32).collect()
 }
 
 /// A branch with `len` committed positions, and a chain of `m` rows after it.
@@ -143,12 +146,13 @@ fn attention_is_close_to_the_truth() {
     let kernels = Kernels::cpu(2).unwrap();
     let mut sample = Sample::new(1);
     for shape in SHAPES {
-        for (len, m) in [(0, 1), (0, 40), (1, 1), (31, 2), (32, 1), (33, 3), (95, 70), (100, 5), (200, 1)] {
+        let short = [(0, 1), (0, 40), (1, 1), (31, 2), (32, 1), (33, 3), (95, 70), (100, 5), (200, 1)];
+        for (len, m) in short.into_iter().chain([(510, 4), (1020, 6)]) {
             let text = Text::new(&mut sample, shape, len + m);
-            let store = KvStore::new(&kernels, 11, shape.kv_heads, shape.d, shape.ty).unwrap();
+            let store = KvStore::new(&kernels, PAGES, shape.kv_heads, shape.d, shape.ty).unwrap();
             let all: Vec<usize> = (0..len + m).collect();
-            text.commit(&kernels, &store, &pages(7), &all[..len], 0);
-            let sight = chain(&pages(7), len, m);
+            text.commit(&kernels, &store, &pages(PAGES), &all[..len], 0);
+            let sight = chain(&pages(PAGES), len, m);
             let got = values(&text.attend(&kernels, shape, &store, &sight, &all[len..]));
             for (i, got) in got.chunks_exact(shape.heads * shape.d).enumerate() {
                 let truth = text.truth(shape, &all[..=len + i]);
@@ -164,15 +168,17 @@ fn attention_is_close_to_the_truth() {
 #[test]
 fn a_chain_gives_the_bits_of_single_rows() {
     let mut sample = Sample::new(2);
-    for threads in [1, 3] {
+    // From the beginning, and over the end of a piece.
+    for (threads, from) in [(1, 0), (3, 0), (3, 460)] {
         let kernels = Kernels::cpu(threads).unwrap();
         for shape in SHAPES {
             let n = 110;
-            let text = Text::new(&mut sample, shape, n);
-            let store = KvStore::new(&kernels, 11, shape.kv_heads, shape.d, shape.ty).unwrap();
-            let table = pages(4);
+            let text = Text::new(&mut sample, shape, from + n);
+            let store = KvStore::new(&kernels, PAGES, shape.kv_heads, shape.d, shape.ty).unwrap();
+            let table = pages(PAGES);
+            text.commit(&kernels, &store, &table, &(0..from).collect::<Vec<_>>(), 0);
             let mut alone = Vec::new();
-            for i in 0..n {
+            for i in from..from + n {
                 alone.push(bits(&text.attend(&kernels, shape, &store, &chain(&table, i, 1), &[i])));
                 text.commit(&kernels, &store, &table, &[i], i);
             }
@@ -180,9 +186,10 @@ fn a_chain_gives_the_bits_of_single_rows() {
                 [(0, 110), (0, 33), (5, 27), (30, 4), (32, 32), (63, 2), (64, 46), (90, 20), (109, 1)]
             {
                 // Slots beyond the committed length hold later tokens: they must not matter.
-                let at: Vec<usize> = (len..len + m).collect();
-                let got = bits(&text.attend(&kernels, shape, &store, &chain(&table, len, m), &at));
-                assert_eq!(got, alone[len..len + m].concat(), "{kernels:?} d={} len {len}, m {m}", shape.d);
+                let at: Vec<usize> = (from + len..from + len + m).collect();
+                let got = bits(&text.attend(&kernels, shape, &store, &chain(&table, from + len, m), &at));
+                let expected = alone[len..len + m].concat();
+                assert_eq!(got, expected, "{kernels:?} d={} len {from} + {len}, m {m}", shape.d);
             }
         }
     }
@@ -197,15 +204,16 @@ fn a_forest_gives_the_bits_of_single_paths() {
         let isas = all(2);
         let kernels = &isas[round % isas.len()];
         let branches = 1 + round % 3;
-        let lens: Vec<usize> = (0..branches).map(|_| sample.below(100)).collect();
+        // Some branches are seen in one piece, some in two.
+        let lens: Vec<usize> = (0..branches).map(|_| sample.below(100) + 440 * sample.below(2)).collect();
         let m = 1 + sample.below(60);
         // Rows 0..m are staged; each branch's committed rows follow.
-        let text = Text::new(&mut sample, shape, m + 100 * branches);
-        let store = KvStore::new(kernels, 4 * branches, shape.kv_heads, shape.d, shape.ty).unwrap();
+        let text = Text::new(&mut sample, shape, m + 540 * branches);
+        let store = KvStore::new(kernels, 17 * branches, shape.kv_heads, shape.d, shape.ty).unwrap();
         let mut sight = Sight::new();
         for (b, len) in lens.iter().enumerate() {
-            let table: Vec<u32> = (0..4).map(|p| (p * branches + b) as u32).collect();
-            let rows: Vec<usize> = (0..*len).map(|i| m + 100 * b + i).collect();
+            let table: Vec<u32> = (0..17).map(|p| (p * branches + b) as u32).collect();
+            let rows: Vec<usize> = (0..*len).map(|i| m + 540 * b + i).collect();
             text.commit(kernels, &store, &table, &rows, 0);
             sight.branch(&table, *len);
         }
@@ -226,7 +234,7 @@ fn a_forest_gives_the_bits_of_single_paths() {
         for (row, (branch, path)) in paths.iter().enumerate() {
             assert_eq!(sight.position(row), lens[*branch] + path.len() - 1);
             // The same path as a chain, whose rows are the path's.
-            let table: Vec<u32> = (0..4).map(|p| (p * branches + branch) as u32).collect();
+            let table: Vec<u32> = (0..17).map(|p| (p * branches + branch) as u32).collect();
             let rows: Vec<usize> = path.iter().map(|&i| i as usize).collect();
             let single =
                 text.attend(kernels, shape, &store, &chain(&table, lens[*branch], path.len()), &rows);
@@ -243,16 +251,16 @@ fn a_forest_gives_the_bits_of_single_paths() {
 fn every_isa_gives_the_portable_bits() {
     let mut sample = Sample::new(4);
     let portable = Kernels::cpu_with(1, Isa::Portable).unwrap();
-    for shape in SHAPES {
-        let text = Text::new(&mut sample, shape, 120);
-        let store = KvStore::new(&portable, 11, shape.kv_heads, shape.d, shape.ty).unwrap();
-        let all_rows: Vec<usize> = (0..120).collect();
-        text.commit(&portable, &store, &pages(4), &all_rows[..75], 0);
-        let sight = chain(&pages(4), 75, 45);
-        let expected = bits(&text.attend(&portable, shape, &store, &sight, &all_rows[75..]));
+    for (shape, len) in SHAPES.iter().flat_map(|shape| [75, 500].map(|len| (*shape, len))) {
+        let text = Text::new(&mut sample, shape, len + 45);
+        let store = KvStore::new(&portable, PAGES, shape.kv_heads, shape.d, shape.ty).unwrap();
+        let all_rows: Vec<usize> = (0..len + 45).collect();
+        text.commit(&portable, &store, &pages(PAGES), &all_rows[..len], 0);
+        let sight = chain(&pages(PAGES), len, 45);
+        let expected = bits(&text.attend(&portable, shape, &store, &sight, &all_rows[len..]));
         for kernels in all(2) {
-            let got = bits(&text.attend(&kernels, shape, &store, &sight, &all_rows[75..]));
-            assert_eq!(got, expected, "{kernels:?} d={}", shape.d);
+            let got = bits(&text.attend(&kernels, shape, &store, &sight, &all_rows[len..]));
+            assert_eq!(got, expected, "{kernels:?} d={} len {len}", shape.d);
         }
     }
 }

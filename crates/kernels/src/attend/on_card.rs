@@ -6,7 +6,8 @@
 
 use candle_core::Tensor;
 
-use crate::card::{Arg, Card, Joint, PART, Shape, address, address_mut, count};
+use crate::card::{Arg, Card, Joint, Shape, address, address_mut, count};
+use crate::cut::PART;
 use crate::error::Result;
 use crate::flat::dims;
 use crate::kv::{KvStore, PAGE};

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{Arg, Buffer, Card, address_mut, count};
+use crate::cut::PART;
 use crate::error::{Error, Lack, Result};
 use crate::kv::PAGE;
 use crate::stored::CacheType;
-
-/// Tiles that one walk takes; parts of a longer text are walked apart and merged in their order.
-pub(crate) const PART: usize = 8;
 
 /// The output of an attention whose parts may be walked apart.
 pub(crate) struct Joint {

@@ -92,11 +92,9 @@ impl Forest<'_> {
         let cpu = made(&pair.cpu, &stores[0], &sight, [&q, &k, &v]);
         let card = made(&pair.card, &stores[1], &sight, [&q, &k, &v]);
         let positions = (0..rows).map(|row| sight.position(row) + 1).max().unwrap();
-        // Parts of a long text are joined on a card, and tensor cores make those of a cache of sixteen bits.
-        if positions <= if ty == F32 { 8 * PAGE } else { 2 * PAGE } {
+        // Tensor cores make what rows have in common of a cache of sixteen bits.
+        if ty == F32 || positions <= 2 * PAGE {
             same(&name, &cpu, &card)?;
-        } else if ty == F32 {
-            close(&name, &values(&cpu), &values(&card), 2e-6)?;
         } else {
             let size = scale * greatest_head(&q) * greatest_head(&text[0]).max(greatest_head(&k));
             close(&name, &values(&cpu), &values(&card), roundings(ty, size, d, positions))?;
@@ -295,15 +293,13 @@ pub(super) fn shared(pair: &Pair) -> Found {
             (attend(&q, &positions, &together), single)
         };
         let ((cpu, _), (card, alone)) = (made(&pair.cpu), made(&pair.card));
-        if ty != F32 {
+        if ty == F32 {
+            same(&name, &cpu, &card)?;
+        } else {
             let size =
                 scale * greatest_head(&q) * text.iter().map(|[k, _]| greatest_head(k)).fold(0.0, f32::max);
             let n = lengths[0].max(lengths[1]);
             close(&name, &values(&cpu), &values(&card), roundings(ty, size, d, n))?;
-        } else if lengths.iter().all(|&n| n <= 8 * PAGE) {
-            same(&name, &cpu, &card)?;
-        } else {
-            close(&name, &values(&cpu), &values(&card), 2e-6)?;
         }
         same(&format!("{name}, a row alone"), &pick(&card, &[rows - 1]), &alone)?;
     }
