@@ -47,7 +47,6 @@ struct Step<'a, T> {
     heads: usize,
     kv_heads: usize,
     d: usize,
-    cut: Cut,
     /// `[rows, heads, d]`, or `[parts, rows, heads, d + SUMS]` where each part has a task of its own.
     out: Parts<'a, MaybeUninit<f32>>,
     width: usize,
@@ -59,7 +58,8 @@ struct Attend<'a, T> {
     first: usize,
     count: usize,
     head: usize,
-    /// The only one that it sees, where other tasks see the others.
+    cut: Cut,
+    /// The only part that it sees, where other tasks see the others.
     part: Option<usize>,
 }
 
@@ -140,7 +140,7 @@ impl<T: Stored> Work for Attend<'_, T> {
             self.part(l, part, &mut queries);
             queries.into_iter().for_each(Query::finish);
         } else {
-            self.step.cut.walk(l, &self, queries);
+            self.cut.walk(l, &self, queries);
         }
     }
 }
@@ -150,7 +150,7 @@ impl<T: Stored> Walk for Attend<'_, T> {
     fn part<L: Lanes>(&self, l: L, part: usize, queries: &mut [Query<'_>]) {
         let (step, group) = (self.step, self.group().len());
         let mut gathered = Gathered::new();
-        for tile in step.cut.tiles(part, reach_of(step.sight, step.window, self.rows())) {
+        for tile in self.cut.tiles(part, reach_of(step.sight, step.window, self.rows())) {
             for (query, row) in queries.chunks_mut(group).zip(self.rows()) {
                 let (from, to) = step.seen(row, tile);
                 for query in query {
@@ -298,14 +298,15 @@ impl Kernels {
             heads,
             kv_heads,
             d,
-            cut: cut.clone(),
             out: Parts::new(&mut out),
             width,
         };
         self.pool().run(m.div_ceil(rows) * kv_heads * parts, &|i| {
             let (first, head, part) = (i / parts / kv_heads * rows, i / parts % kv_heads, i % parts);
-            let part = apart.then_some(part);
-            self.found().run(Attend { step: &step, first, count: rows.min(m - first), head, part });
+            let count = rows.min(m - first);
+            let seen = || Cut::of(reach_of(sight, window, first..first + count));
+            let (cut, part) = if apart { (cut.clone(), Some(part)) } else { (seen(), None) };
+            self.found().run(Attend { step: &step, first, count, head, cut, part });
         })?;
         // SAFETY: the tasks have every row, head and part, and each writes what it has.
         let mut out = unsafe { written(out) };
