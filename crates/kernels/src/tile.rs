@@ -262,7 +262,7 @@ fn blend<L: Lanes, T: Stored, const H: usize>(
     }
     let d = queries[0].out.len();
     let mut at = 0;
-    // A sum waits for the one before it: one query needs more vectors for as many sums at a time.
+    // A sum waits for the one before it, and a weight is spread out once for as many vectors as have registers.
     while L::WIDE && at + 4 * LANES <= d {
         blend_some::<L, T, 4, H>(l, v, weights, shrinks, at, queries);
         at += 4 * LANES;
