@@ -16,8 +16,10 @@ use crate::units::{unit_bytes, unit_inputs};
 /// starts two each cycle.
 const SIDE: usize = 4;
 
-/// Panels that are walked side by side by more rows.
-const PAIR: usize = 2;
+/// Panels that are walked side by side by more rows: as many as have registers, and fewer of pairs, which are done twice as
+/// fast and so wait for memory, where small tasks are better.
+const SOME: usize = 3;
+const PAIRS: usize = 2;
 
 /// Rows that are few: four panels' sums, their weights and a factor fit in registers, with some to spare for the compiler.
 const FEW: usize = 4;
@@ -25,9 +27,9 @@ const FEW: usize = 4;
 /// Rows whose sums stay in registers, at most.
 const TALL: usize = 8;
 
-/// Inputs that are walked at a time, for one tile of rows after the other: their weights stay in a first-level cache,
-/// and the next ones come to a second-level one meanwhile.
-const DEEP: usize = 384;
+/// Inputs that are walked at a time, for one tile of rows after the other: their weights stay in a second-level cache, as
+/// do the next ones, which come there meanwhile. As few as stay in a first-level one would have a tile begin too often.
+const DEEP: usize = 768;
 
 /// So many inputs before they are multiplied few rows' weights come there: nothing is walked twice, and what is fetched long
 /// before it is needed leaves again.
@@ -57,9 +59,14 @@ fn tile(m: usize, tiles: usize, tile: usize) -> Range<usize> {
     tile * m / tiles..(tile + 1) * m / tiles
 }
 
-/// Panels that are walked side by side at most for `m` rows: tasks have whole groups of so many.
-pub(crate) fn side(m: usize) -> usize {
-    if m <= FEW { SIDE } else { PAIR }
+/// Panels that are walked side by side at most for `m` rows of activations, in pairs or whole: tasks have whole groups of so
+/// many.
+pub(crate) fn side(m: usize, pairs: bool) -> usize {
+    match (m, pairs) {
+        (..=FEW, _) => SIDE,
+        (_, true) => PAIRS,
+        (_, false) => SOME,
+    }
 }
 
 /// Panels `first..first + count` for all rows of `x`, `[m, k]`.
@@ -81,10 +88,12 @@ impl<X: Factor, const TY: usize> Work for Dense<'_, X, TY> {
         match (self.m, L::WIDE) {
             (0, _) => {}
             (..=FEW, true) => self.groups::<L, SIDE, FEW>(l),
-            (..=PAIR, false) => self.groups::<L, PAIR, FEW>(l),
+            (..=TALL, true) if X::NUMBERS == 2 => self.groups::<L, PAIRS, TALL>(l),
+            (..=TALL, true) => self.groups::<L, SOME, TALL>(l),
+            (_, true) if X::NUMBERS == 2 => self.groups::<L, PAIRS, BAND>(l),
+            (_, true) => self.groups::<L, SOME, BAND>(l),
+            (..=2, false) => self.groups::<L, 2, FEW>(l),
             (..=FEW, false) => self.groups::<L, 1, FEW>(l),
-            (..=TALL, true) => self.groups::<L, PAIR, TALL>(l),
-            (_, true) => self.groups::<L, PAIR, BAND>(l),
             (_, false) => self.groups::<L, 1, BAND>(l),
         }
     }
@@ -148,8 +157,8 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
             for first in (0..k).step_by(deep) {
                 let depth = deep.min(k - first);
                 let panels = sides.map(|side| &side[first / inputs * bytes..]);
-                // What comes next, in this task or the thread's next one, is fetched meanwhile, a panel by each tile where
-                // there are several: with several rows the hardware's own look-ahead is too short.
+                // What comes next, in this task or the thread's next one, is fetched meanwhile, each panel by one of the
+                // tiles: with several rows the hardware's own look-ahead is too short.
                 let far = match (low, first + depth) {
                     (0, soon) if soon < k => ahead / inputs * bytes,
                     (0, _) if !last => S * sides[0].len() - first / inputs * bytes,
@@ -157,7 +166,7 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
                 };
                 for (share, rows) in band.clone().map(|at| tile(m, tiles, at)).enumerate() {
                     let next = std::array::from_fn(|s| {
-                        let far = if tiles == 1 || share == s { far } else { 0 };
+                        let far = if s % tiles.min(S) == share { far } else { 0 };
                         panels[s].as_ptr().wrapping_add(far)
                     });
                     let stretch = Stretch { first, depth, panels, width, next };
@@ -189,7 +198,7 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
         macro_rules! rows {
             ($($r:literal)*) => {
                 match rows.len() {
-                    $($r if const { $r <= tall::<L>() && (S <= PAIR || $r <= FEW) } => {
+                    $($r if const { $r <= tall::<L>() && (S <= SOME || $r <= FEW) } => {
                         let x = std::array::from_fn::<_, $r, _>(|r| &x[r * width..][..depth]);
                         multiply::<L, X, TY, $r, S>(l, x, depth, stretch, sums);
                     })*
@@ -269,7 +278,7 @@ unsafe fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usi
     if const { R * LANES * shape::<TY>().1 > EASY * shape::<TY>().0 } || stretch.depth <= AHEAD {
         for (panel, next) in panels.iter().zip(next) {
             l.prefetch(next.wrapping_add(unit * bytes));
-            if S <= PAIR {
+            if S <= SOME {
                 l.prefetch_near(panel.as_ptr().wrapping_add(unit * bytes + NEAR));
             }
         }

@@ -10,10 +10,11 @@ use crate::Kernels;
 use crate::card::{Arg, Card, address, address_mut, count};
 use crate::error::{Error, Result};
 use crate::exp::{gelu_tanh, silu};
-use crate::flat::{Flat, dims, equal, room, tensor, written};
+use crate::factor::{Pair, Pairing};
+use crate::flat::{Flat, dims, equal, known, room, tensor, written};
 use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
-use crate::operand::Operand;
+use crate::operand::{Form, Operand};
 #[cfg(feature = "card")]
 use crate::operand::{Handed, Kind};
 use crate::pool::Parts;
@@ -76,11 +77,11 @@ fn gated<L: Lanes>(l: L, activation: Activation, x: &[f32; LANES], up: &[f32; LA
     result
 }
 
-impl Work for Gate<'_> {
-    type Output = ();
+impl<'a> Work for Gate<'a> {
+    type Output = &'a [f32];
 
     #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
+    fn run<L: Lanes>(self, l: L) -> &'a [f32] {
         let ones = [1.0; LANES];
         let (whole, rest) = self.out.as_chunks_mut::<LANES>();
         let (x, last) = self.x.as_chunks::<LANES>();
@@ -95,6 +96,8 @@ impl Work for Gate<'_> {
         for (to, x) in rest.iter_mut().zip(gated(l, self.activation, &x, &up)) {
             to.write(x);
         }
+        // SAFETY: whole vectors and the rest have been written.
+        unsafe { known(self.out) }
     }
 }
 
@@ -200,10 +203,6 @@ impl Kernels {
     ///
     /// # Errors
     /// As there.
-    #[cfg_attr(
-        not(feature = "card"),
-        expect(unused_variables, reason = "the CPU's products take numbers as they are")
-    )]
     pub fn gate_for(
         &self,
         gate: &Tensor,
@@ -223,7 +222,8 @@ impl Kernels {
                 return Ok(to.operand());
             }
         }
-        self.gate(gate, up, activation).map(Operand::from)
+        let (out, pairs) = self.gated(gate, up, activation, weights)?;
+        Ok(Operand(Form::Whole(out, pairs)))
     }
 
     /// activation(gate) · up, or activation(gate) alone.
@@ -231,23 +231,33 @@ impl Kernels {
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the shapes differ.
     pub fn gate(&self, gate: &Tensor, up: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
-        if let Some(up) = up {
-            same("the gate", gate, up)?;
-        }
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
+            up.map_or(Ok(()), |up| same("the gate", gate, up))?;
             let (width, all) = (gate.dims().last().copied().unwrap_or(1).max(1), gate.elem_count());
             let to = Handed::new(card, Kind::Whole, all / width, width)?;
             hand_over(card, [gate, up.unwrap_or(gate)], up.is_some(), activation, &to)?;
             return Ok(to.operand().whole()?.reshape(gate.dims())?);
         }
+        Ok(self.gated(gate, up, activation, &[])?.0)
+    }
+
+    /// What the gate lets through on this CPU, and its pairs where products with `weights` take them.
+    fn gated(
+        &self,
+        gate: &Tensor,
+        up: Option<&Tensor>,
+        activation: Activation,
+        weights: &[&Weight],
+    ) -> Result<(Tensor, Vec<Pair>)> {
+        up.map_or(Ok(()), |up| same("the gate", gate, up))?;
         let values = Flat::new("the gate", gate)?;
         let up = up.map(|up| Flat::new("up", up)).transpose()?;
         let (values, up) = (values.values(), up.as_ref().map(Flat::values));
-        let mut out = room(values.len())?;
-        let parts = Parts::new(&mut out);
         let width = gate.dims().last().copied().unwrap_or(1).max(1);
         let rows = values.len() / width;
+        let (mut out, mut pairs) = (room(values.len())?, self.pairs_of(weights, rows, width)?);
+        let (parts, pairing) = (Parts::new(&mut out), Pairing::new(&mut pairs, width));
         // Columns, as products share them out: a thread finds in its own cache what it has written.
         let (count, step) = stretches(width.div_ceil(LANES), LANES * rows, self.threads());
         self.pool().run(count, &|i| {
@@ -257,11 +267,15 @@ impl Kernels {
                 // SAFETY: stretches of columns are disjoint.
                 let out = unsafe { parts.part(from, to - from) };
                 let up = up.map(|up| &up[from..to]);
-                self.found().run(Gate { x: &values[from..to], up, activation, out });
+                let out = self.found().run(Gate { x: &values[from..to], up, activation, out });
+                if let Some(pairing) = &pairing {
+                    // SAFETY: as above.
+                    unsafe { pairing.put(self.found(), row, columns.start, out) };
+                }
             }
         })?;
         // SAFETY: the stretches have every column of every row.
-        tensor(unsafe { written(out) }, gate.dims())
+        Ok((tensor(unsafe { written(out) }, gate.dims())?, unsafe { written(pairs) }))
     }
 }
 

@@ -1,13 +1,13 @@
 //! What a dense product multiplies weights by: numbers as they are, or pairs rounded to bfloat16.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use half::bf16;
 
 use crate::formats::WeightType;
-use crate::isa::Work;
+use crate::isa::{Found, Work};
 use crate::lanes::Lanes;
+use crate::pool::Parts;
 
 /// Inputs of a unit, at most.
 pub(crate) const INPUTS: usize = 2;
@@ -76,12 +76,35 @@ impl Factor for Pair {
     }
 }
 
-/// Rounds activations `[m, k]` to pairs `[m, k / 2]`, of which `out` has some columns of one row.
-pub(crate) struct Round<'a> {
-    /// The row.
-    pub(crate) x: &'a [f32],
-    pub(crate) columns: Range<usize>,
-    pub(crate) out: &'a mut [MaybeUninit<Pair>],
+/// Pairs `[m, k / 2]` of activations `[m, k]`, as tasks make them: those that write activations have them at hand.
+pub(crate) struct Pairing<'a> {
+    pairs: Parts<'a, MaybeUninit<Pair>>,
+    k: usize,
+}
+
+impl<'a> Pairing<'a> {
+    /// * `room`: for all of the pairs, or for none where no product takes them
+    pub(crate) fn new(room: &'a mut [MaybeUninit<Pair>], k: usize) -> Option<Self> {
+        (!room.is_empty()).then(|| Self { pairs: Parts::new(room), k })
+    }
+
+    /// Makes those of some activations of a row, from `column` on, which is even; another part of the row begins at an even
+    /// one too.
+    ///
+    /// # Safety
+    /// No other thread has these activations.
+    pub(crate) unsafe fn put(&self, found: Found, row: usize, column: usize, x: &[f32]) {
+        let at = row * self.k.div_ceil(2) + column / 2;
+        // SAFETY: the caller's promise, and no pair has activations of two parts.
+        let out = unsafe { self.pairs.part(at, x.len().div_ceil(2)) };
+        found.run(Round { x, out });
+    }
+}
+
+/// Rounds activations to pairs.
+struct Round<'a> {
+    x: &'a [f32],
+    out: &'a mut [MaybeUninit<Pair>],
 }
 
 impl Work for Round<'_> {
@@ -90,11 +113,10 @@ impl Work for Round<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
         let (pairs, last) = self.x.as_chunks::<2>();
-        let whole = self.columns.end.min(pairs.len());
-        for (to, x) in self.out.iter_mut().zip(&pairs[self.columns.start..whole]) {
+        for (to, x) in self.out.iter_mut().zip(pairs) {
             to.write([narrow(x[0]), narrow(x[1])]);
         }
-        if let (Some(to), Some(x)) = (self.out.get_mut(whole - self.columns.start), last.first()) {
+        if let (Some(to), Some(x)) = (self.out.get_mut(pairs.len()), last.first()) {
             to.write([narrow(*x), bf16::ZERO]);
         }
     }
@@ -115,6 +137,31 @@ fn narrow(x: f32) -> bf16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Kernels;
+    use crate::elementwise::Activation;
+    use crate::flat::tensor;
+    use crate::weight::Weight;
+
+    #[test]
+    fn pairs_are_made_where_products_take_them() {
+        let kernels = Kernels::cpu(2).unwrap();
+        let (x, scale) = (tensor(vec![1.0; 21], &[3, 7]).unwrap(), tensor(vec![1.0; 7], &[7]).unwrap());
+        let weight =
+            |ty: WeightType| Weight::pack(&kernels, ty, 1, 7, &vec![0; ty.bytes(1, 7).unwrap()]).unwrap();
+        for (kernels, ty, count) in [
+            (kernels.rounding(), WeightType::Bf16, 12),
+            (kernels.rounding(), WeightType::F16, 0),
+            (kernels.clone(), WeightType::Bf16, 0),
+        ] {
+            let weight = weight(ty);
+            let normed = kernels.norm_for(&x, &scale, 0.0, &[&weight]).unwrap();
+            let (_, sum) = kernels.add_norm_for(&x, &x, &scale, 0.0, &[&weight]).unwrap();
+            let gated = kernels.gate_for(&x, None, Activation::Relu, &[&weight]).unwrap();
+            for operand in [normed, sum, gated] {
+                assert_eq!(operand.pairs().len(), count, "{ty:?}");
+            }
+        }
+    }
 
     #[test]
     fn numbers_are_narrowed_as_half_does_it() {

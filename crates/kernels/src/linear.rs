@@ -9,6 +9,7 @@
 mod on_card;
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use candle_core::Tensor;
 use half::f16;
@@ -17,13 +18,13 @@ use crate::Kernels;
 use crate::dense::{dense, paired, side};
 use crate::elementwise::{Activate, Activation, stretches};
 use crate::error::{Error, Result};
-use crate::factor::{Pair, Round};
+use crate::factor::{Pair, Pairing};
 use crate::flat::{Flat, dims, equal, known, room, tensor, written};
 use crate::formats::WeightType;
 use crate::integer::Integer;
 use crate::isa::Found;
 use crate::lanes::LANES;
-use crate::operand::Operand;
+use crate::operand::{Form, Operand};
 use crate::pool::Parts;
 use crate::quantise::{BLOCK, Block, Quantise, TILE};
 use crate::weight::Weight;
@@ -107,8 +108,7 @@ impl Kernels {
         if let Some(card) = self.card() {
             return on_card::linears(card, x, weights);
         }
-        let x = x.whole()?;
-        let results = self.products(x, weights, None)?.into_iter().zip(weights);
+        let results = self.products(x, weights, &|_, _| {})?.into_iter().zip(weights);
         let results: Vec<_> = results.map(|(out, w)| tensor(out, &[m, w.n()])).collect::<Result<_>>()?;
         // As many results as weights: the conversion cannot fail.
         results.try_into().map_err(|_| Error::shape("products and weights differ in number"))
@@ -121,7 +121,7 @@ impl Kernels {
     pub fn linear_values(&self, x: &Tensor, w: &Weight) -> Result<Vec<f32>> {
         let [_, k] = dims("x", x)?;
         equal("the width of x", k, w.k())?;
-        Ok(self.products(x, [w], None)?.remove(0))
+        Ok(self.products(&x.clone().into(), [w], &|_, _| {})?.remove(0))
     }
 
     /// activation(x · wᵀ) for products with `weights`, as one job: the first half of a feed-forward layer without a gate. The
@@ -129,10 +129,6 @@ impl Kernels {
     ///
     /// # Errors
     /// As [`Kernels::linear`].
-    #[cfg_attr(
-        not(feature = "card"),
-        expect(unused_variables, reason = "the CPU's products take numbers as they are")
-    )]
     pub fn activated(
         &self,
         x: &Operand,
@@ -147,24 +143,40 @@ impl Kernels {
             let [y] = self.linears_of(x, [w])?;
             return self.gate_for(&y, None, activation, weights);
         }
-        let out = self.products(x.whole()?, [w], Some(activation))?.remove(0);
-        Ok(tensor(out, &[m, w.n()])?.into())
+        let n = w.n();
+        let mut pairs = self.pairs_of(weights, m, n)?;
+        let pairing = Pairing::new(&mut pairs, n);
+        let mut outs = self.products(x, [w], &|product, columns| {
+            for row in 0..m {
+                // SAFETY: the columns are of this task's panels, which it has stored for every row.
+                let x = unsafe { known(product.out.part(row * n + columns.start, columns.len())) };
+                self.found().run(Activate { x, activation });
+                if let Some(pairing) = &pairing {
+                    // SAFETY: as above.
+                    unsafe { pairing.put(self.found(), row, columns.start, x) };
+                }
+            }
+        })?;
+        let out = tensor(outs.remove(0), &[m, n])?;
+        // SAFETY: the tasks have every column of every row.
+        Ok(Operand(Form::Whole(out, unsafe { written(pairs) })))
     }
 
-    /// As many products as weights, whose widths are that of `x`, and what an activation makes of them.
+    /// As many products as weights, whose widths are that of `x`; `after` each task, for its product and its columns of every
+    /// row.
     fn products<const N: usize>(
         &self,
-        x: &Tensor,
+        x: &Operand,
         weights: [&Weight; N],
-        activation: Option<Activation>,
+        after: &(dyn Fn(&Product<'_>, Range<usize>) + Sync),
     ) -> Result<Vec<Vec<f32>>> {
-        let [m, k] = dims("x", x)?;
-        let x = Flat::new("x", x)?;
-        let x = x.values();
+        let [m, k] = x.dims()?;
+        let values = Flat::new("x", x.whole()?)?;
+        let (x, pairs) = (values.values(), x.pairs());
         let any = |wanted: fn(WeightType) -> bool| weights.iter().any(|w| wanted(w.ty()));
         let blocks = if any(|ty| !ty.is_dense()) { self.blocks(x, m, k)? } else { Vec::new() };
-        let pairs =
-            if self.rounds && any(|ty| ty == WeightType::Bf16) { self.pairs(x, m, k)? } else { Vec::new() };
+        let made = if pairs.is_empty() { self.pairs(x, &weights, m, k)? } else { Vec::new() };
+        let pairs = if pairs.is_empty() { &made } else { pairs };
         let halves = if self.rounds && any(|ty| ty == WeightType::F16) { halved(x, k) } else { Vec::new() };
 
         let mut outs = Vec::with_capacity(N);
@@ -180,20 +192,12 @@ impl Kernels {
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
             match product.weight.ty() {
-                WeightType::Bf16 if self.rounds => paired(self.found(), product, &pairs, m, first, count),
+                WeightType::Bf16 if self.rounds => paired(self.found(), product, pairs, m, first, count),
                 WeightType::F16 if self.rounds => dense(self.found(), product, &halves, m, first, count),
                 ty if ty.is_dense() => dense(self.found(), product, x, m, first, count),
                 _ => integer(self.found(), product, &blocks, first, count),
             }
-            if let Some(activation) = activation {
-                let n = product.weight.n();
-                let columns = first * LANES..n.min((first + count) * LANES);
-                for row in 0..m {
-                    // SAFETY: these panels are this task's, which has stored them for every row.
-                    let x = unsafe { known(product.out.part(row * n + columns.start, columns.len())) };
-                    self.found().run(Activate { x, activation });
-                }
-            }
+            after(product, first * LANES..product.weight.n().min((first + count) * LANES));
         };
         let work = weights.iter().map(|w| w.n()).sum::<usize>() * k * (m + READING);
         if work < ALONE {
@@ -226,20 +230,26 @@ impl Kernels {
         Ok(unsafe { written(blocks) })
     }
 
-    /// Rounds `x`, `[m, k]`, to pairs of bfloat16: some columns a task, as [`Kernels::blocks`] does.
-    fn pairs(&self, x: &[f32], m: usize, k: usize) -> Result<Vec<Pair>> {
-        let width = k.div_ceil(2);
-        let mut pairs = room(m * width)?;
-        let parts = Parts::new(&mut pairs);
-        let (count, step) = stretches(width, 2 * m, self.threads());
-        self.pool().run(count, &|i| {
-            let columns = i * step..width.min((i + 1) * step);
-            for (row, x) in x.chunks_exact(k.max(1)).enumerate() {
-                // SAFETY: stretches of columns are disjoint.
-                let out = unsafe { parts.part(row * width + columns.start, columns.len()) };
-                self.found().run(Round { x, columns: columns.clone(), out });
-            }
-        })?;
+    /// Room for the pairs of activations, `[m, k / 2]`; none where products with `weights` take none.
+    pub(crate) fn pairs_of(&self, weights: &[&Weight], m: usize, k: usize) -> Result<Vec<MaybeUninit<Pair>>> {
+        let taken = self.rounds && weights.iter().any(|w| w.ty() == WeightType::Bf16);
+        room(if taken { m * k.div_ceil(2) } else { 0 })
+    }
+
+    /// Rounds `x`, `[m, k]`, to pairs of bfloat16 where products with `weights` take them: some columns a task, as
+    /// [`Kernels::blocks`] does.
+    fn pairs(&self, x: &[f32], weights: &[&Weight], m: usize, k: usize) -> Result<Vec<Pair>> {
+        let mut pairs = self.pairs_of(weights, m, k)?;
+        if let Some(pairing) = Pairing::new(&mut pairs, k) {
+            let (count, step) = stretches(k.div_ceil(2), 2 * m, self.threads());
+            self.pool().run(count, &|i| {
+                let columns = 2 * i * step..k.min(2 * (i + 1) * step);
+                for (row, x) in x.chunks_exact(k).enumerate() {
+                    // SAFETY: stretches of columns are disjoint.
+                    unsafe { pairing.put(self.found(), row, columns.start, &x[columns.clone()]) };
+                }
+            })?;
+        }
         // SAFETY: the stretches have every column of every row.
         Ok(unsafe { written(pairs) })
     }
@@ -253,7 +263,8 @@ impl Kernels {
     ) -> impl Iterator<Item = (&'a Product<'a>, usize, usize)> {
         let panels = product.weight.n().div_ceil(LANES);
         let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads())).max(1);
-        let step = if product.weight.ty().is_dense() { step.next_multiple_of(side(m)) } else { step };
+        let pairs = self.rounds && product.weight.ty() == WeightType::Bf16;
+        let step = if product.weight.ty().is_dense() { step.next_multiple_of(side(m, pairs)) } else { step };
         (0..panels).step_by(step).map(move |first| (product, first, step.min(panels - first)))
     }
 

@@ -9,15 +9,17 @@ use crate::Kernels;
 use crate::card::{Arg, Card, address, address_mut, count};
 use crate::elementwise::{same, stretches};
 use crate::error::{Error, Result};
+use crate::factor::{Pair, Pairing};
 use crate::flat::{Flat, dims, equal, known, room, tensor, written};
 use crate::isa::Work;
 use crate::lanes::{LANES, Lanes};
-use crate::operand::Operand;
+use crate::operand::{Form, Operand};
 #[cfg(feature = "card")]
 use crate::operand::{Handed, Kind};
 use crate::pool::Parts;
 use crate::weight::Weight;
 
+/// Normalises a row.
 struct Norm<'a> {
     x: &'a [f32],
     weight: &'a [f32],
@@ -25,15 +27,12 @@ struct Norm<'a> {
     out: &'a mut [MaybeUninit<f32>],
 }
 
-impl Work for Norm<'_> {
-    type Output = ();
+impl<'a> Work for Norm<'a> {
+    type Output = &'a [f32];
 
     #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let width = self.weight.len();
-        for (x, out) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
-            normalise(l, x, self.weight, self.eps, out);
-        }
+    fn run<L: Lanes>(self, l: L) -> &'a [f32] {
+        normalise(l, self.x, self.weight, self.eps, self.out)
     }
 }
 
@@ -47,28 +46,29 @@ struct AddNorm<'a> {
     out: &'a mut [MaybeUninit<f32>],
 }
 
-impl Work for AddNorm<'_> {
-    type Output = ();
+impl<'a> Work for AddNorm<'a> {
+    type Output = &'a [f32];
 
     #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let width = self.weight.len();
-        let rows = self.x.chunks_exact(width).zip(self.y.chunks_exact(width));
-        let outs = self.sum.chunks_exact_mut(width).zip(self.out.chunks_exact_mut(width));
-        for ((x, y), (sum, out)) in rows.zip(outs) {
-            for ((sum, x), y) in sum.iter_mut().zip(x).zip(y) {
-                sum.write(x + y);
-            }
-            // SAFETY: x and y are as long as the sum, so that it has all been written.
-            let sum = unsafe { known(sum) };
-            normalise(l, sum, self.weight, self.eps, out);
+    fn run<L: Lanes>(self, l: L) -> &'a [f32] {
+        for ((sum, x), y) in self.sum.iter_mut().zip(self.x).zip(self.y) {
+            sum.write(x + y);
         }
+        // SAFETY: x and y are as long as the sum, so that it has all been written.
+        let sum = unsafe { known(self.sum) };
+        normalise(l, sum, self.weight, self.eps, self.out)
     }
 }
 
-/// One row.
+/// * `x`, `weight`, `out`: as long
 #[inline(always)]
-fn normalise<L: Lanes>(l: L, x: &[f32], weight: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) {
+fn normalise<'a, L: Lanes>(
+    l: L,
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    out: &'a mut [MaybeUninit<f32>],
+) -> &'a [f32] {
     let mut squares = l.splat(0.0);
     let (chunks, tail) = x.as_chunks::<LANES>();
     for chunk in chunks {
@@ -83,6 +83,8 @@ fn normalise<L: Lanes>(l: L, x: &[f32], weight: &[f32], eps: f32, out: &mut [May
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         out.write(x * scale * weight);
     }
+    // SAFETY: as long as x and the weight, so that all of it has been written.
+    unsafe { known(out) }
 }
 
 impl Kernels {
@@ -94,27 +96,14 @@ impl Kernels {
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the last dimensions differ or are zero.
     pub fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-        let width = normalised(x, weight)?;
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
+            let width = normalised(x, weight)?;
             let out = Handed::new(card, Kind::Whole, x.elem_count() / width, width)?;
             hand_over(card, x, weight, eps, &out)?;
             return Ok(out.operand().whole()?.reshape(x.dims())?);
         }
-        let (values, weight) = (Flat::new("x", x)?, Flat::new("the norm's weight", weight)?);
-        let (values, weight) = (values.values(), weight.values());
-        let mut out = room(values.len())?;
-        let parts = Parts::new(&mut out);
-        let rows = values.len() / width;
-        let (count, step) = stretches(rows, width, self.threads());
-        self.pool().run(count, &|i| {
-            let (from, to) = (i * step * width, rows.min((i + 1) * step) * width);
-            // SAFETY: stretches of rows are disjoint.
-            let out = unsafe { parts.part(from, to - from) };
-            self.found().run(Norm { x: &values[from..to], weight, eps, out });
-        })?;
-        // SAFETY: the stretches have every row.
-        tensor(unsafe { written(out) }, x.dims())
+        Ok(self.normed(x, weight, eps, &[])?.0)
     }
 
     /// [`Kernels::rms_norm`] for products with `weights`.
@@ -124,10 +113,6 @@ impl Kernels {
     ///
     /// # Errors
     /// As there.
-    #[cfg_attr(
-        not(feature = "card"),
-        expect(unused_variables, reason = "the CPU's products take numbers as they are")
-    )]
     pub fn norm_for(&self, x: &Tensor, weight: &Tensor, eps: f32, weights: &[&Weight]) -> Result<Operand> {
         #[cfg(feature = "card")]
         if let Some(card) = self.card() {
@@ -136,7 +121,39 @@ impl Kernels {
             hand_over(card, x, weight, eps, &handed)?;
             return Ok(handed.operand());
         }
-        self.rms_norm(x, weight, eps).map(Operand::from)
+        let (out, pairs) = self.normed(x, weight, eps, weights)?;
+        Ok(Operand(Form::Whole(out, pairs)))
+    }
+
+    /// Normalised rows on this CPU, and their pairs where products with `weights` take them.
+    fn normed(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        eps: f32,
+        weights: &[&Weight],
+    ) -> Result<(Tensor, Vec<Pair>)> {
+        let width = normalised(x, weight)?;
+        let (values, weight) = (Flat::new("x", x)?, Flat::new("the norm's weight", weight)?);
+        let (values, weight) = (values.values(), weight.values());
+        let rows = values.len() / width;
+        let (mut out, mut pairs) = (room(values.len())?, self.pairs_of(weights, rows, width)?);
+        let (parts, pairing) = (Parts::new(&mut out), Pairing::new(&mut pairs, width));
+        let (count, step) = stretches(rows, width, self.threads());
+        self.pool().run(count, &|i| {
+            for row in i * step..rows.min((i + 1) * step) {
+                // SAFETY: tasks own disjoint rows.
+                let out = unsafe { parts.part(row * width, width) };
+                let x = &values[row * width..][..width];
+                let out = self.found().run(Norm { x, weight, eps, out });
+                if let Some(pairing) = &pairing {
+                    // SAFETY: as above.
+                    unsafe { pairing.put(self.found(), row, 0, out) };
+                }
+            }
+        })?;
+        // SAFETY: the tasks have every row.
+        Ok((tensor(unsafe { written(out) }, x.dims())?, unsafe { written(pairs) }))
     }
 
     /// x + y, and its normalisation for products with `weights`: [`Kernels::add`] and [`Kernels::norm_for`].
@@ -146,10 +163,6 @@ impl Kernels {
     ///
     /// # Errors
     /// As theirs.
-    #[cfg_attr(
-        not(feature = "card"),
-        expect(unused_variables, reason = "the CPU's products take numbers as they are")
-    )]
     pub fn add_norm_for(
         &self,
         x: &Tensor,
@@ -170,18 +183,26 @@ impl Kernels {
         let weight = Flat::new("the norm's weight", weight)?;
         let (x, y, weight) = (x.values(), y.values(), weight.values());
         let (mut sum, mut out) = (room(x.len())?, room(x.len())?);
+        let mut pairs = self.pairs_of(weights, m, width)?;
         let (sums, outs) = (Parts::new(&mut sum), Parts::new(&mut out));
+        let pairing = Pairing::new(&mut pairs, width);
         let (count, step) = stretches(m, width, self.threads());
         self.pool().run(count, &|i| {
-            let (from, to) = (i * step * width, m.min((i + 1) * step) * width);
-            let (x, y) = (&x[from..to], &y[from..to]);
-            // SAFETY: stretches of rows are disjoint.
-            let (sum, out) = unsafe { (sums.part(from, to - from), outs.part(from, to - from)) };
-            self.found().run(AddNorm { x, y, weight, eps, sum, out });
+            for row in i * step..m.min((i + 1) * step) {
+                let (from, to) = (row * width, (row + 1) * width);
+                // SAFETY: tasks own disjoint rows.
+                let (sum, out) = unsafe { (sums.part(from, width), outs.part(from, width)) };
+                let (x, y) = (&x[from..to], &y[from..to]);
+                let out = self.found().run(AddNorm { x, y, weight, eps, sum, out });
+                if let Some(pairing) = &pairing {
+                    // SAFETY: as above.
+                    unsafe { pairing.put(self.found(), row, 0, out) };
+                }
+            }
         })?;
-        // SAFETY: the stretches have every row.
-        let (sum, out) = unsafe { (written(sum), written(out)) };
-        Ok((tensor(sum, &[m, width])?, tensor(out, &[m, width])?.into()))
+        // SAFETY: the tasks have every row.
+        let (sum, out, pairs) = unsafe { (written(sum), written(out), written(pairs)) };
+        Ok((tensor(sum, &[m, width])?, Operand(Form::Whole(tensor(out, &[m, width])?, pairs))))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::card::{Arg, Buffer, Card, count, start_mut};
 #[cfg(feature = "card")]
 use crate::error::Error;
 use crate::error::Result;
+use crate::factor::Pair;
 use crate::flat::dims;
 #[cfg(feature = "card")]
 use crate::formats::WeightType;
@@ -33,8 +34,8 @@ impl std::fmt::Debug for Operand {
 
 /// The form that they have.
 pub(crate) enum Form {
-    /// Numbers, from which products make what they take.
-    Whole(Tensor),
+    /// Numbers, from which products make what they take, and their pairs where that was made already.
+    Whole(Tensor, Vec<Pair>),
     /// What products on a card take.
     #[cfg(feature = "card")]
     Made(Made),
@@ -70,7 +71,7 @@ pub(crate) enum Kind {
 
 impl From<Tensor> for Operand {
     fn from(whole: Tensor) -> Self {
-        Self(Form::Whole(whole))
+        Self(Form::Whole(whole, Vec::new()))
     }
 }
 
@@ -78,7 +79,7 @@ impl Operand {
     /// Rows, and their numbers.
     pub(crate) fn dims(&self) -> Result<[usize; 2]> {
         match &self.0 {
-            Form::Whole(whole) => dims("x", whole),
+            Form::Whole(whole, _) => dims("x", whole),
             #[cfg(feature = "card")]
             Form::Made(made) => Ok([made.m, made.k]),
         }
@@ -91,9 +92,18 @@ impl Operand {
     )]
     pub(crate) fn whole(&self) -> Result<&Tensor> {
         match &self.0 {
-            Form::Whole(whole) => Ok(whole),
+            Form::Whole(whole, _) => Ok(whole),
             #[cfg(feature = "card")]
             Form::Made(_) => Err(Error::shape("activations that were made for a card")),
+        }
+    }
+
+    /// Their pairs: none where they were not made.
+    pub(crate) fn pairs(&self) -> &[Pair] {
+        match &self.0 {
+            Form::Whole(_, pairs) => pairs,
+            #[cfg(feature = "card")]
+            Form::Made(_) => &[],
         }
     }
 }
@@ -176,7 +186,7 @@ impl Handed {
     /// What was handed over, when its kernel has been launched.
     pub(crate) fn operand(self) -> Operand {
         Operand(match self {
-            Self::Whole(whole) => Form::Whole(whole),
+            Self::Whole(whole) => Form::Whole(whole, Vec::new()),
             Self::Made(made) => Form::Made(made),
         })
     }

@@ -98,7 +98,10 @@ fn every_isa_gives_the_portable_bits() {
         let rows = (1..=20).map(|m| (17, depths(ty)[1], m));
         // Panels that are walked four at a time, and what is left of them.
         let wide = (1..=9).flat_map(|m| [64, 95, 99, 127].map(|n| (n, depths(ty)[0], m)));
-        for (n, k, m) in shapes.chain(deep).chain(rows).chain(wide) {
+        // More inputs than are walked at a time, in one tile of rows, in a few and in more than a band.
+        let dense = ty.block_elements() == 1;
+        let long = [(49, 767, 3), (49, 768, 7), (64, 769, 17), (33, 1537, 67)].into_iter().filter(|_| dense);
+        for (n, k, m) in shapes.chain(deep).chain(rows).chain(wide).chain(long) {
             let (weight, x) = (sample.weight(&portable, ty, n, k), sample.tensor(&[m, k]));
             let expected = bits(&portable.linear(&x, &weight).unwrap());
             for kernels in &isas {
@@ -144,7 +147,7 @@ fn every_isa_rounds_to_the_portable_bits() {
     let ty = WeightType::Bf16;
     let few = (1..=20).map(|m| (m, 17 + m % 3 * 50, 100 + m % 2));
     for (m, n, k) in
-        few.chain([(1, 129, 1), (9, 33, 383), (17, 48, 384), (64, 31, 385), (67, 17, 769), (130, 49, 400)])
+        few.chain([(1, 129, 1), (9, 33, 767), (17, 48, 768), (64, 31, 769), (67, 17, 1537), (130, 49, 400)])
     {
         let (weight, x) = (sample.weight(&portable, ty, n, k), sample.tensor(&[m, k]));
         let alone = |i| bits(&portable.linear(&pick(&x, &[i]), &weight).unwrap());

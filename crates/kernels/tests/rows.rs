@@ -9,7 +9,7 @@ mod sample;
 
 use candle_core::{Device, Tensor};
 use sample::{Sample, all, bits, pick, values};
-use trefoil_kernels::{Activation, ErrorKind, Isa, Kernels, Rope, Turns, Weight, WeightType};
+use trefoil_kernels::{Activation, ErrorKind, Isa, Kernels, Operand, Rope, Turns, Weight, WeightType};
 
 #[test]
 fn norm_is_right_and_row_by_row() {
@@ -132,6 +132,41 @@ fn a_product_is_activated_as_a_gate_does_it() {
     let error =
         kernels.activated(&sample.tensor(&[1, 3]).into(), &weight, Activation::Relu, &[]).unwrap_err();
     assert_eq!(error.to_string(), "the width of x is 3; 2 is needed");
+}
+
+/// Kernels that round have pairs made by what writes the numbers: products must find those that they make themselves.
+#[test]
+fn what_is_made_for_products_is_what_they_make() {
+    let mut sample = Sample::new(14);
+    for (m, width) in [(1, 1), (3, 7), (2, 64), (9, 531), (5, 4099)] {
+        let (x, y, scale) = (sample.tensor(&[m, width]), sample.tensor(&[m, width]), sample.tensor(&[width]));
+        let (first, second) = (
+            sample.weight_bytes(WeightType::Bf16, width, width % 100),
+            sample.weight_bytes(WeightType::Bf16, 21, width),
+        );
+        for kernels in all(2).iter().map(Kernels::rounding) {
+            let next = Weight::pack(&kernels, WeightType::Bf16, 21, width, &second).unwrap();
+            let same = |name: &str, operand: &Operand, whole: &Tensor| {
+                let [found] = kernels.linears_of(operand, [&next]).unwrap();
+                let expected = kernels.linear(whole, &next).unwrap();
+                assert_eq!(bits(&found), bits(&expected), "{name} {kernels:?} [{m}, {width}]");
+            };
+            let normed = kernels.norm_for(&x, &scale, 1e-5, &[&next]).unwrap();
+            same("a norm", &normed, &kernels.rms_norm(&x, &scale, 1e-5).unwrap());
+            let (sum, normed) = kernels.add_norm_for(&x, &y, &scale, 1e-5, &[&next]).unwrap();
+            same("a sum's norm", &normed, &kernels.rms_norm(&sum, &scale, 1e-5).unwrap());
+            for up in [None, Some(&y)] {
+                let gated = kernels.gate_for(&x, up, Activation::Silu, &[&next]).unwrap();
+                same("a gate", &gated, &kernels.gate(&x, up, Activation::Silu).unwrap());
+            }
+            let first = Weight::pack(&kernels, WeightType::Bf16, width, width % 100, &first).unwrap();
+            let from = x.narrow(1, 0, width % 100).unwrap().contiguous().unwrap();
+            let activated =
+                kernels.activated(&from.clone().into(), &first, Activation::Relu, &[&next]).unwrap();
+            let product = kernels.linear(&from, &first).unwrap();
+            same("a product", &activated, &kernels.gate(&product, None, Activation::Relu).unwrap());
+        }
+    }
 }
 
 #[test]

@@ -314,7 +314,7 @@ pub(super) fn linears<const N: usize>(
     weights: [&Weight; N],
 ) -> Result<[Tensor; N]> {
     let mut operands = match &x.0 {
-        Form::Whole(whole) => {
+        Form::Whole(whole, _) => {
             let [m, k] = dims("x", whole)?;
             Operands { card, whole: Some(whole), m, k, made: Vec::new() }
         }
