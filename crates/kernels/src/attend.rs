@@ -181,12 +181,12 @@ impl<T: Stored> Walk for Attend<'_, T> {
                     }
                     step.page(page, self.head)
                 } else {
-                    gathered.hold(step, row, tile, self.head);
+                    gathered.hold(l, step, row, tile, self.head);
                     while end < self.count
                         && !step.is_page(self.first + end, tile)
                         && gathered.admits(step, self.first + end, tile)
                     {
-                        gathered.hold(step, self.first + end, tile, self.head);
+                        gathered.hold(l, step, self.first + end, tile, self.head);
                         end += 1;
                     }
                     [gathered.k.as_slice(), gathered.v.as_slice()]

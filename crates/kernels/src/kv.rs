@@ -15,7 +15,8 @@ use crate::Kernels;
 use crate::card::{Card, Change, LAYERS, start, start_mut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{check, dims, equal, tensor, zeros};
-use crate::lanes::LANES;
+use crate::isa::{Found, Work};
+use crate::lanes::{LANES, Lanes};
 use crate::stored::{CacheType, Stored};
 
 /// Positions a page.
@@ -110,20 +111,41 @@ pub(crate) enum Side {
 
 impl Side {
     /// Puts a position's numbers, `[d]`, into a slot of a tile, rounded to what the tile keeps.
-    pub(crate) fn put<T: Stored>(self, x: &[f32], tile: &mut [T], slot: usize) {
-        match self {
-            Self::Keys => {
-                let mut kept = [T::default(); LANES];
-                for (x, channels) in x.chunks(LANES).zip(tile.chunks_mut(LANES * PAGE)) {
-                    let kept = &mut kept[..x.len()];
-                    T::narrow(x, kept);
-                    for (kept, to) in kept.iter().zip(channels[slot..].iter_mut().step_by(PAGE)) {
+    #[inline(always)]
+    pub(crate) fn put<L: Lanes, T: Stored>(self, l: L, x: &[f32], tile: &mut [T], slot: usize) {
+        for (at, some) in (0..).step_by(LANES).zip(x.chunks(LANES)) {
+            let mut vector = [0.0; LANES];
+            let vector = some.first_chunk().unwrap_or_else(|| {
+                vector[..some.len()].copy_from_slice(some);
+                &vector
+            });
+            let kept = &T::narrow(l, vector)[..some.len()];
+            match self {
+                Self::Keys => {
+                    for (kept, to) in kept.iter().zip(tile[at * PAGE + slot..].iter_mut().step_by(PAGE)) {
                         *to = *kept;
                     }
                 }
+                Self::Values => tile[slot * x.len() + at..][..kept.len()].copy_from_slice(kept),
             }
-            Self::Values => T::narrow(x, &mut tile[slot * x.len()..][..x.len()]),
         }
+    }
+}
+
+/// [`Side::put`], by itself.
+pub(crate) struct Put<'a, T> {
+    pub(crate) side: Side,
+    pub(crate) x: &'a [f32],
+    pub(crate) tile: &'a mut [T],
+    pub(crate) slot: usize,
+}
+
+impl<T: Stored> Work for Put<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        self.side.put(l, self.x, self.tile, self.slot);
     }
 }
 
@@ -166,9 +188,9 @@ impl Write<'_> {
         for at in self.moves {
             let (row, page, offset) = (at.row as usize, at.page as usize, at.offset as usize);
             for h in 0..heads {
-                let source = &staged[(row * heads + h) * d..][..d];
-                let target = &mut store[(page * heads + h) * d * PAGE..][..d * PAGE];
-                self.side.put(source, target, offset);
+                let x = &staged[(row * heads + h) * d..][..d];
+                let tile = &mut store[(page * heads + h) * d * PAGE..][..d * PAGE];
+                Found::best().run(Put { side: self.side, x, tile, slot: offset });
             }
         }
         Ok(())

@@ -9,7 +9,8 @@
 //!
 //! A value of a lanes type proves that the CPU has the instructions, so the methods are safe.
 
-use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 /// Pairs of bfloat16 as two vectors, for lanes without an instruction for them.
 macro_rules! pairs_apart {
@@ -121,6 +122,14 @@ pub(crate) trait Lanes: Copy + Send + Sync {
 
     /// Integer-valued lanes from -127 to 127 as bytes.
     fn to_bytes(self, v: Self::F) -> [i8; LANES];
+    /// The nearest numbers in half precision, ties to even.
+    #[inline(always)]
+    fn to_half(self, v: Self::F) -> [f16; LANES] {
+        let (mut x, mut out) = ([0.0; LANES], [f16::ZERO; LANES]);
+        self.store(v, &mut x);
+        out.convert_from_f32_slice(&x);
+        out
+    }
 
     /// The sum of the lanes, as a tree over lane distances 8, 4, 2, 1.
     #[inline(always)]

@@ -23,7 +23,7 @@ use crate::cut::{Cut, Walk};
 use crate::error::{Error, Result};
 use crate::flat::{Flat, dims, equal, filled, room, tensor, written};
 use crate::isa::Work;
-use crate::kv::{PAGE, Side};
+use crate::kv::{PAGE, Put, Side};
 use crate::lanes::Lanes;
 use crate::pool::Parts;
 use crate::stored::{CacheType, Stored};
@@ -208,7 +208,8 @@ impl Kernels {
                 // SAFETY: heads are disjoint.
                 let to = filled(unsafe { to.part(head * tiles * tile, tiles * tile) }, T::default());
                 for (position, x) in from.chunks_exact(d).skip(head).step_by(heads).enumerate() {
-                    side.put(x, &mut to[position / PAGE * tile..], position % PAGE);
+                    let (to, slot) = (&mut to[position / PAGE * tile..][..tile], position % PAGE);
+                    self.found().run(Put { side: *side, x, tile: to, slot });
                 }
             }
         })?;

@@ -1,7 +1,6 @@
 //! Numbers as a cache keeps them: whole, or rounded to half the bytes.
 
 use candle_core::{CpuStorage, DType, WithDType};
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
@@ -49,8 +48,8 @@ impl CacheType {
 
 /// A number that a cache keeps. Zero bytes are zero.
 pub(crate) trait Stored: WithDType + Default {
-    /// The nearest kept numbers, ties to even; `to` is as long as `x`.
-    fn narrow(x: &[f32], to: &mut [Self]);
+    /// The nearest kept numbers, ties to even.
+    fn narrow<L: Lanes>(l: L, x: &[f32; LANES]) -> [Self; LANES];
     fn wide(self) -> f32;
     /// Sixteen of them, widened.
     fn lanes<L: Lanes>(l: L, x: &[Self; LANES]) -> L::F;
@@ -59,8 +58,9 @@ pub(crate) trait Stored: WithDType + Default {
 }
 
 impl Stored for f32 {
-    fn narrow(x: &[f32], to: &mut [Self]) {
-        to.copy_from_slice(x);
+    #[inline(always)]
+    fn narrow<L: Lanes>(_: L, x: &[f32; LANES]) -> [Self; LANES] {
+        *x
     }
     #[inline(always)]
     fn wide(self) -> f32 {
@@ -76,8 +76,9 @@ impl Stored for f32 {
 }
 
 impl Stored for f16 {
-    fn narrow(x: &[f32], to: &mut [Self]) {
-        to.convert_from_f32_slice(x);
+    #[inline(always)]
+    fn narrow<L: Lanes>(l: L, x: &[f32; LANES]) -> [Self; LANES] {
+        l.to_half(l.load(x))
     }
     #[inline(always)]
     fn wide(self) -> f32 {
@@ -93,8 +94,9 @@ impl Stored for f16 {
 }
 
 impl Stored for bf16 {
-    fn narrow(x: &[f32], to: &mut [Self]) {
-        to.convert_from_f32_slice(x);
+    #[inline(always)]
+    fn narrow<L: Lanes>(_: L, x: &[f32; LANES]) -> [Self; LANES] {
+        x.map(Self::from_f32)
     }
     #[inline(always)]
     fn wide(self) -> f32 {

@@ -2,6 +2,7 @@
 
 use super::Step;
 use crate::kv::{PAGE, Side};
+use crate::lanes::Lanes;
 use crate::stored::Stored;
 
 /// A tile in a page's layout that holds staged rows, rounded as a page would keep them.
@@ -21,7 +22,8 @@ impl<T: Stored> Gathered<T> {
     }
 
     /// Makes the tile hold everything that `row` sees of it.
-    pub(super) fn hold(&mut self, step: &Step<'_, T>, row: usize, tile: usize, head: usize) {
+    #[inline(always)]
+    pub(super) fn hold<L: Lanes>(&mut self, l: L, step: &Step<'_, T>, row: usize, tile: usize, head: usize) {
         let d = step.d;
         let committed = step.sight.committed(row).saturating_sub(tile * PAGE);
         let branch = step.sight.branch_of(row);
@@ -45,8 +47,8 @@ impl<T: Stored> Gathered<T> {
         for (slot, &staged) in (committed + common..).zip(&path[common..]) {
             let at = (staged as usize * step.kv_heads + head) * d;
             let [k, v] = step.staged.map(|rows| &rows[at..at + d]);
-            Side::Keys.put(k, &mut self.k, slot);
-            Side::Values.put(v, &mut self.v, slot);
+            Side::Keys.put(l, k, &mut self.k, slot);
+            Side::Values.put(l, v, &mut self.v, slot);
             self.path.push(staged);
         }
     }

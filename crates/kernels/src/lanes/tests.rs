@@ -61,6 +61,7 @@ impl Work for Everything<'_> {
         }
         let whole = l.round(l.mul(l.signed(quarter), l.splat(0.99)));
         bits.extend(l.to_bytes(whole).map(|byte| byte as u32));
+        bits.extend(l.to_half(a).map(|half| u32::from(half.to_bits())));
         bits.push(l.sum(a).to_bits());
         bits.push(l.highest(b).to_bits());
         bits
