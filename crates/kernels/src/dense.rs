@@ -16,16 +16,15 @@ use crate::units::{unit_bytes, unit_inputs};
 /// starts two each cycle.
 const SIDE: usize = 4;
 
-/// Panels that are walked side by side by more rows: as many as have registers, and fewer of pairs, which are done twice as
-/// fast and so wait for memory, where small tasks are better.
-const SOME: usize = 3;
-const PAIRS: usize = 2;
-
 /// Rows that are few: four panels' sums, their weights and a factor fit in registers, with some to spare for the compiler.
 const FEW: usize = 4;
 
-/// Rows whose sums stay in registers, at most.
-const TALL: usize = 8;
+/// Panels that are walked side by side by more rows, and the rows whose sums stay in registers at most: as many sums as fit.
+/// Pairs are multiplied twice as fast and so wait for memory, where small tasks are better.
+const WHOLE_SIDE: usize = 3;
+const WHOLE_TALL: usize = 8;
+const PAIR_SIDE: usize = 2;
+const PAIR_TALL: usize = 12;
 
 /// Inputs that are walked at a time, for one tile of rows after the other: their weights stay in a second-level cache, as
 /// do the next ones, which come there meanwhile. As few as stay in a first-level one would have a tile begin too often.
@@ -36,7 +35,7 @@ const DEEP: usize = 768;
 const AHEAD: usize = 64;
 
 /// Rows of tiles that are walked in turn: their sums stay there too.
-const BAND: usize = 64;
+const BAND: usize = 72;
 
 /// So many bytes before they are multiplied with more than a few rows, a panel's weights come on to a first-level cache: the
 /// hardware does not look that far then.
@@ -50,8 +49,12 @@ const SOON: usize = 4;
 const EASY: usize = 1;
 
 /// Rows of a tile, at most.
-const fn tall<L: Lanes>() -> usize {
-    if L::WIDE { TALL } else { TALL / 2 }
+const fn tall<L: Lanes, X: Factor>() -> usize {
+    match (L::WIDE, X::NUMBERS) {
+        (false, _) => FEW,
+        (true, 2) => PAIR_TALL,
+        (true, _) => WHOLE_TALL,
+    }
 }
 
 /// The rows of a tile: about as many for each.
@@ -64,8 +67,8 @@ fn tile(m: usize, tiles: usize, tile: usize) -> Range<usize> {
 pub(crate) fn side(m: usize, pairs: bool) -> usize {
     match (m, pairs) {
         (..=FEW, _) => SIDE,
-        (_, true) => PAIRS,
-        (_, false) => SOME,
+        (_, true) => PAIR_SIDE,
+        (_, false) => WHOLE_SIDE,
     }
 }
 
@@ -88,10 +91,10 @@ impl<X: Factor, const TY: usize> Work for Dense<'_, X, TY> {
         match (self.m, L::WIDE) {
             (0, _) => {}
             (..=FEW, true) => self.groups::<L, SIDE, FEW>(l),
-            (..=TALL, true) if X::NUMBERS == 2 => self.groups::<L, PAIRS, TALL>(l),
-            (..=TALL, true) => self.groups::<L, SOME, TALL>(l),
-            (_, true) if X::NUMBERS == 2 => self.groups::<L, PAIRS, BAND>(l),
-            (_, true) => self.groups::<L, SOME, BAND>(l),
+            (..=PAIR_TALL, true) if X::NUMBERS == 2 => self.groups::<L, PAIR_SIDE, PAIR_TALL>(l),
+            (_, true) if X::NUMBERS == 2 => self.groups::<L, PAIR_SIDE, BAND>(l),
+            (..=WHOLE_TALL, true) => self.groups::<L, WHOLE_SIDE, WHOLE_TALL>(l),
+            (_, true) => self.groups::<L, WHOLE_SIDE, BAND>(l),
             (..=2, false) => self.groups::<L, 2, FEW>(l),
             (..=FEW, false) => self.groups::<L, 1, FEW>(l),
             (_, false) => self.groups::<L, 1, BAND>(l),
@@ -136,11 +139,11 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
     fn group<L: Lanes, const S: usize, const ROWS: usize>(&self, l: L, at: usize) {
         let (m, k) = (self.m, self.product.weight.k());
         let width = k.div_ceil(X::NUMBERS);
-        let tiles = m.div_ceil(tall::<L>());
+        let tiles = m.div_ceil(tall::<L, X>());
         let (bytes, inputs) = const { shape::<TY>() };
         let sides = self.sides::<S>(at);
         let last = at + S >= self.product.weight.n().div_ceil(LANES);
-        let band = const { ROWS.div_ceil(tall::<L>()) };
+        let band = const { ROWS.div_ceil(tall::<L, X>()) };
         // Each stretch fetches the next, which is about as long; few rows have one as long as can be, which fetches itself
         // and then the next panels.
         let (deep, ahead) = if ROWS > FEW {
@@ -198,7 +201,7 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
         macro_rules! rows {
             ($($r:literal)*) => {
                 match rows.len() {
-                    $($r if const { $r <= tall::<L>() && (S <= SOME || $r <= FEW) } => {
+                    $($r if const { $r <= tall::<L, X>() && (S <= WHOLE_SIDE || $r <= FEW) } => {
                         let x = std::array::from_fn::<_, $r, _>(|r| &x[r * width..][..depth]);
                         multiply::<L, X, TY, $r, S>(l, x, depth, stretch, sums);
                     })*
@@ -206,7 +209,7 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
                 }
             };
         }
-        rows!(1 2 3 4 5 6 7 8);
+        rows!(1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
     /// The bytes of `S` panels from panel `at` on, none of those behind the last.
@@ -278,7 +281,7 @@ unsafe fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usi
     if const { R * LANES * shape::<TY>().1 > EASY * shape::<TY>().0 } || stretch.depth <= AHEAD {
         for (panel, next) in panels.iter().zip(next) {
             l.prefetch(next.wrapping_add(unit * bytes));
-            if S <= SOME {
+            if S <= WHOLE_SIDE {
                 l.prefetch_near(panel.as_ptr().wrapping_add(unit * bytes + NEAR));
             }
         }
