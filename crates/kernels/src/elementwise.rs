@@ -221,6 +221,7 @@ impl Kernels {
                 hand_over(card, [gate, up.unwrap_or(gate)], up.is_some(), activation, &to)?;
                 return Ok(to.operand());
             }
+            return self.gate(gate, up, activation).map(Operand::from);
         }
         let (out, pairs) = self.gated(gate, up, activation, weights)?;
         Ok(Operand(Form::Whole(out, pairs)))
