@@ -215,13 +215,13 @@ impl Kernels {
             let [m, width] = dims("the gate", gate)?;
             let kind = Kind::of_all(weights, m);
             // A row in half precision is known when all of it is.
-            if kind != Kind::F16 {
-                up.map_or(Ok(()), |up| same("the gate", gate, up))?;
-                let to = Handed::new(card, kind, m, width)?;
-                hand_over(card, [gate, up.unwrap_or(gate)], up.is_some(), activation, &to)?;
-                return Ok(to.operand());
+            if kind == Kind::F16 {
+                return self.gate(gate, up, activation).map(Operand::from);
             }
-            return self.gate(gate, up, activation).map(Operand::from);
+            up.map_or(Ok(()), |up| same("the gate", gate, up))?;
+            let to = Handed::new(card, kind, m, width)?;
+            hand_over(card, [gate, up.unwrap_or(gate)], up.is_some(), activation, &to)?;
+            return Ok(to.operand());
         }
         let (out, pairs) = self.gated(gate, up, activation, weights)?;
         Ok(Operand(Form::Whole(out, pairs)))
@@ -270,7 +270,7 @@ impl Kernels {
                 let up = up.map(|up| &up[from..to]);
                 let out = self.found().run(Gate { x: &values[from..to], up, activation, out });
                 if let Some(pairing) = &pairing {
-                    // SAFETY: as above.
+                    // SAFETY: as above, and they begin at whole vectors.
                     unsafe { pairing.put(self.found(), row, columns.start, out) };
                 }
             }

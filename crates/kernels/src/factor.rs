@@ -88,14 +88,13 @@ impl<'a> Pairing<'a> {
         (!room.is_empty()).then(|| Self { pairs: Parts::new(room), k })
     }
 
-    /// Makes those of some activations of a row, from `column` on, which is even; another part of the row begins at an even
-    /// one too.
+    /// Makes those of some activations of a row, from `column` on.
     ///
     /// # Safety
-    /// No other thread has these activations.
+    /// No other thread has these activations, and every part of the row begins at an even column: no pair is shared.
     pub(crate) unsafe fn put(&self, found: Found, row: usize, column: usize, x: &[f32]) {
         let at = row * self.k.div_ceil(2) + column / 2;
-        // SAFETY: the caller's promise, and no pair has activations of two parts.
+        // SAFETY: the caller's promise.
         let out = unsafe { self.pairs.part(at, x.len().div_ceil(2)) };
         found.run(Round { x, out });
     }

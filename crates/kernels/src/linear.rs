@@ -152,7 +152,7 @@ impl Kernels {
                 let x = unsafe { known(product.out.part(row * n + columns.start, columns.len())) };
                 self.found().run(Activate { x, activation });
                 if let Some(pairing) = &pairing {
-                    // SAFETY: as above.
+                    // SAFETY: as above, and a panel's columns are an even number.
                     unsafe { pairing.put(self.found(), row, columns.start, x) };
                 }
             }
@@ -245,7 +245,7 @@ impl Kernels {
             self.pool().run(count, &|i| {
                 let columns = 2 * i * step..k.min(2 * (i + 1) * step);
                 for (row, x) in x.chunks_exact(k).enumerate() {
-                    // SAFETY: stretches of columns are disjoint.
+                    // SAFETY: stretches of columns are disjoint, and begin at even ones.
                     unsafe { pairing.put(self.found(), row, columns.start, &x[columns.clone()]) };
                 }
             })?;
