@@ -35,6 +35,8 @@ const HEARD_MORE: f64 = 0.25;
 pub struct Costs {
     /// Rows and seconds, both growing; at least two.
     points: Vec<(usize, f64)>,
+    /// Whether real steps have spoken of each.
+    heard: Vec<bool>,
 }
 
 impl Costs {
@@ -50,12 +52,22 @@ impl Costs {
         for at in (1..points.len()).rev() {
             points[at - 1].1 = points[at - 1].1.min(points[at].1);
         }
-        Some(Self { points })
+        Some(Self { heard: vec![false; points.len()], points })
     }
 
     /// Costs at which no draft pays, for a model that can't be timed: every row costs as much as the first.
     pub fn linear() -> Self {
-        Self { points: vec![(1, 1.0), (2, 2.0)] }
+        Self { points: vec![(1, 1.0), (2, 2.0)], heard: vec![false; 2] }
+    }
+
+    /// The same with the least that either knows of every number of rows: other programs only ever add.
+    #[must_use]
+    pub fn least(self, other: &Self) -> Self {
+        let least = self.points.iter().map(|&(rows, seconds)| {
+            let known = other.points.iter().find(|known| known.0 == rows);
+            (rows, known.map_or(seconds, |known| seconds.min(known.1)))
+        });
+        Self::new(least.collect()).unwrap_or(self)
     }
 
     /// Times steps of `model` on a branch of its own, behind a text as long as `kv` has free pages for, up to
@@ -73,7 +85,8 @@ impl Costs {
     }
 
     /// Takes in what a real step took. A step of one row says how fast the machine is now, and how long the text: all
-    /// costs follow it. A larger one says what its rows cost beyond that.
+    /// costs follow it. A larger one says what its rows cost beyond that, and as long as nothing was heard of others, theirs
+    /// follow: the moment when all were timed was as busy for them.
     pub fn hear(&mut self, rows: usize, seconds: f64) {
         let first = self.points[0].0;
         let weight = if rows <= first { HEARD } else { HEARD_MORE };
@@ -82,9 +95,10 @@ impl Costs {
         let exact = self.points[right].0 == rows;
         for (at, (known, cost)) in self.points.iter_mut().enumerate() {
             let near = at == right || (!exact && at + 1 == right);
-            if rows <= first || (near && *known > first) {
+            if rows <= first || (*known > first && (near || !self.heard[at])) {
                 *cost *= change;
             }
+            self.heard[at] |= near;
         }
         for at in 1..self.points.len() {
             self.points[at].1 = self.points[at].1.max(self.points[at - 1].1);
@@ -164,9 +178,21 @@ mod tests {
         (0..200).for_each(|_| costs.hear(3, 6.0));
         close(costs.of(3), 6.0);
         close(costs.of(1), 2.0);
+        close(costs.of(8), 18.0 * 6.0 / 5.0);
+        (0..200).for_each(|_| costs.hear(8, 18.0));
+        close(costs.of(8), 18.0);
+        (0..200).for_each(|_| costs.hear(3, 5.0));
         close(costs.of(8), 18.0);
         (0..200).for_each(|_| costs.hear(2, 9.0));
         assert!(costs.of(4) >= costs.of(2), "a row more is never a gain");
+    }
+
+    #[test]
+    fn two_measurements_are_worth_their_least() {
+        let busy = Costs::new(vec![(1, 1.0), (2, 1.6), (4, 1.8)]).unwrap();
+        let calm = Costs::new(vec![(1, 1.1), (2, 1.2), (4, 1.5)]).unwrap();
+        assert_eq!(busy.clone().least(&calm).points(), [(1, 1.0), (2, 1.2), (4, 1.5)]);
+        assert_eq!(busy.clone().least(&Costs::linear()).points(), [(1, 1.0), (2, 1.6), (4, 1.8)]);
     }
 
     #[test]

@@ -254,7 +254,10 @@ impl Session {
         self.host += before.elapsed();
         let before = Instant::now();
         let scores = model.score(&self.draft, kv)?;
-        self.strategy.timed(self.draft.len(), before.elapsed().as_secs_f64());
+        // The last tokens of a prompt are not scored: such rows say nothing of what drafted ones cost.
+        if leads.iter().all(Vec::is_empty) {
+            self.strategy.timed(self.draft.len(), before.elapsed().as_secs_f64());
+        }
         let before = Instant::now();
         let roots: Vec<(usize, RowId)> = live.iter().map(|live| (live.branch, live.root)).collect();
         for ((number, root), lead) in roots.into_iter().zip(leads) {

@@ -105,7 +105,7 @@ pub trait Strategy: Send {
         sampler: &Sampler,
     ) -> Result<Verdict>;
 
-    /// Hears how long the model took for the step's rows.
+    /// Hears how long the model took for the rows of a step that read nothing of a prompt.
     fn timed(&mut self, _rows: usize, _seconds: f64) {}
 
     /// Hears that a branch gives its cache back for now.

@@ -5,14 +5,14 @@
 
 mod scripted;
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use scripted::{Break, Scripted, Task, Took, Written, write};
 use trefoil_decode::{
-    Auto, AutoGround, Bild, BildSettings, Costs, Jacobi, Lookahead, LookaheadSettings, Plain, Rule, Sampling,
-    Strategy,
+    Auto, AutoGround, Bild, BildSettings, Costs, Jacobi, Live, Lookahead, LookaheadSettings, Plain, Result,
+    Rule, Sampler, Sampling, Strategy, Verdict,
 };
-use trefoil_models::{CausalLm, Sharded, Token};
+use trefoil_models::{CausalLm, Draft, Scores, Sharded, Token};
 
 struct Random(u64);
 
@@ -215,4 +215,38 @@ fn a_branch_writes_alone_what_it_writes_in_company() {
             assert_eq!(alone[branch], together[branch], "round {round}, branch {branch}");
         }
     }
+}
+
+/// Plain decoding that tells how many rows it was timed for.
+struct Timed(mpsc::Sender<usize>);
+
+impl Strategy for Timed {
+    fn propose(&mut self, live: &[Live<'_>], draft: &mut Draft) -> Result<()> {
+        Plain.propose(live, draft)
+    }
+
+    fn judge(
+        &mut self,
+        live: &Live<'_>,
+        draft: &Draft,
+        scores: &Scores,
+        sampler: &Sampler,
+    ) -> Result<Verdict> {
+        Plain.judge(live, draft, scores, sampler)
+    }
+
+    fn timed(&mut self, rows: usize, _seconds: f64) {
+        self.0.send(rows).unwrap();
+    }
+}
+
+#[test]
+fn a_step_that_reads_a_prompt_too_is_not_timed() {
+    let model = Scripted::new(1);
+    let (sender, heard) = mpsc::channel();
+    let task = Task { prompt: vec![1, 2, 3, 4, 5], limit: 6 };
+    let strategy = Box::new(Timed(sender));
+    let (_, took) = write(&model, &mut model.kv(64), strategy, Sampling::default(), &[task], &[]);
+    let heard: Vec<usize> = heard.iter().collect();
+    assert_eq!(heard, vec![1; took[0].tally.steps - 1], "all but the first");
 }

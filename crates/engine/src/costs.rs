@@ -1,9 +1,10 @@
-//! What steps cost on this machine: timed when a model loads, and kept in a file for the next time.
+//! What steps cost on this machine: timed when a model loads, and kept in a file after a few times.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use trefoil_decode::Costs;
 use trefoil_kernels::Devices;
 use trefoil_models::{CausalLm, Kv, Token};
@@ -16,11 +17,23 @@ use crate::options::LoadOptions;
 /// Models that the file remembers, at most.
 const REMEMBERED: usize = 64;
 
+/// Loads that time a model: where a program begins the machine is often busy, and that must not be remembered for good.
+const LOADS: usize = 3;
+
 /// Tokens of the text that an encoder-decoder model is timed on.
 const SOURCE: [Token; 16] = [0; 16];
 
 /// Points of a cost curve: rows and seconds.
 type Points = Vec<(usize, f64)>;
+
+/// What the file remembers of a model.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Known {
+    /// Loads that have timed it.
+    loads: usize,
+    /// The least that these found of the model, and of its draft model if it has one.
+    curves: Vec<Points>,
+}
 
 /// The costs of a model's steps and of its draft model's.
 #[derive(Clone)]
@@ -45,29 +58,43 @@ impl StepCosts {
     ) -> Result<Self> {
         let file = options.cost_cache.as_deref();
         let key = key(options, devices);
-        let mut known = file.map(read).unwrap_or_default();
-        let costs = |points: Option<&Points>| points.and_then(|points| Costs::new(points.clone()));
-        if let Some(points) = known.get(&key)
-            && let Some(model) = costs(points.first())
+        let mut all = file.map(read).unwrap_or_default();
+        let Known { mut loads, curves } = all.remove(&key).unwrap_or_default();
+        let known: Option<Vec<Costs>> = curves.into_iter().map(Costs::new).collect();
+        let known = known.filter(|known| known.len() == 1 + usize::from(draft.is_some()));
+        if loads >= LOADS
+            && let Some(known) = known
         {
-            let little = costs(points.get(1));
-            if little.is_some() == draft.is_some() {
-                return Ok(Self { model, little: little.map(Arc::new) });
-            }
+            return Ok(Self::from(known));
         }
         let source = lm.encode(&SOURCE)?;
-        let model = Costs::measure(decoder, kv, source.as_ref())?.unwrap_or_else(Costs::linear);
-        let little = draft.map(|draft| draft.measure(&SOURCE, source.as_ref())).transpose()?;
-        let little = little.map(|costs| costs.unwrap_or_else(Costs::linear));
-        let points = std::iter::once(&model).chain(&little).map(|costs| costs.points().to_vec());
-        known.insert(key, points.collect());
-        while known.len() > REMEMBERED {
-            known.pop_first();
+        let mut found = vec![Costs::measure(decoder, kv, source.as_ref())?];
+        if let Some(draft) = draft {
+            found.push(draft.measure(&SOURCE, source.as_ref())?);
+        }
+        let mut found: Vec<Costs> =
+            found.into_iter().map(|costs| costs.unwrap_or_else(Costs::linear)).collect();
+        if let Some(known) = known {
+            found = found.into_iter().zip(&known).map(|(found, known)| found.least(known)).collect();
+        } else {
+            loads = 0;
         }
         if let Some(file) = file {
-            write(file, &known);
+            while all.len() >= REMEMBERED {
+                all.pop_first();
+            }
+            let curves = found.iter().map(|costs| costs.points().to_vec()).collect();
+            all.insert(key, Known { loads: loads + 1, curves });
+            write(file, &all);
         }
-        Ok(Self { model, little: little.map(Arc::new) })
+        Ok(Self::from(found))
+    }
+}
+
+impl From<Vec<Costs>> for StepCosts {
+    fn from(costs: Vec<Costs>) -> Self {
+        let mut costs = costs.into_iter();
+        Self { model: costs.next().unwrap_or_else(Costs::linear), little: costs.next().map(Arc::new) }
     }
 }
 
@@ -83,12 +110,12 @@ fn key(options: &LoadOptions, devices: &Devices) -> String {
     format!("{version} {host} {devices:?} {workers} {dtype:?} {draft:?} {} {seconds}", source.display())
 }
 
-fn read(file: &Path) -> BTreeMap<String, Vec<Points>> {
+fn read(file: &Path) -> BTreeMap<String, Known> {
     std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 /// Writes the file whole or not at all.
-fn write(file: &Path, known: &BTreeMap<String, Vec<Points>>) {
+fn write(file: &Path, known: &BTreeMap<String, Known>) {
     let Ok(text) = serde_json::to_vec(known) else { return };
     let Some(folder) = file.parent() else { return };
     let part: PathBuf = folder.join(format!("costs.{}.part", std::process::id()));
