@@ -65,7 +65,7 @@ export interface LoadOptions {
   memoryLimit?: number
   /** Bytes of documents to keep although nobody holds them any more, so that reading them again is free; 256 MiB by default. */
   documentCache?: number
-  /** The file that remembers what steps cost on this machine, timed on three loads, for `auto`; by default `costs.json` in the cache folder. */
+  /** The file that remembers what steps cost on this machine for `auto`; by default `costs.json` in the cache folder. */
   costCache?: string
   /** Never ask the hub: a model that is not on this machine is a `DownloadError`. */
   offline?: boolean

@@ -7,7 +7,7 @@
 //! A Jacobi window was left out: on a CPU its rows cost more than the n-grams that it finds are worth.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trefoil_models::{Draft, RowId, Scores, Token};
 
@@ -38,8 +38,8 @@ const CHAIN: usize = 8;
 
 /// What [`Auto`] stands on.
 pub struct AutoGround {
-    /// Seconds of the model's steps.
-    pub costs: Costs,
+    /// Seconds of the model's steps, which all sessions correct.
+    pub costs: Arc<Mutex<Costs>>,
     /// The draft model and the seconds of its steps.
     pub little: Option<(Little, Arc<Costs>)>,
     /// What the texts are about: tokens that they may copy.
@@ -124,7 +124,7 @@ impl Auto {
     /// The tokens that the draft model had best write for each of `due`; 0 where its writing would not pay.
     fn chain(&mut self, due: &[Due<'_>]) -> usize {
         let Some((_, little)) = &self.ground.little else { return 0 };
-        let (costs, count) = (&self.ground.costs, due.len());
+        let (costs, count) = (lock(&self.ground.costs), due.len());
         self.nodes.clear();
         for (place, due) in due.iter().enumerate() {
             if let Some(branch) = self.branches.get(&due.branch) {
@@ -132,7 +132,7 @@ impl Auto {
             }
         }
         let sizes = [count, self.ground.rows];
-        let (_, without) = best(&mut order(&self.nodes), sizes, costs, self.ledger.balance(), &self.nodes);
+        let (_, without) = best(&mut order(&self.nodes), sizes, &costs, self.ledger.balance(), &self.nodes);
         let hit = self.odds.of(Origin::Little, 0);
         let (mut length, mut rate) = (0, without * MARGIN);
         let (mut tokens, mut sure) = (1.0, 1.0);
@@ -147,6 +147,11 @@ impl Auto {
         }
         length
     }
+}
+
+fn lock(costs: &Mutex<Costs>) -> MutexGuard<'_, Costs> {
+    // Whoever panicked left costs that are at worst a step behind.
+    costs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Adds what `guesses` say to the nodes of one branch, as a trie.
@@ -204,7 +209,7 @@ fn best(
 
 impl Strategy for Auto {
     fn timed(&mut self, rows: usize, seconds: f64) {
-        self.ground.costs.hear(rows, seconds);
+        lock(&self.ground.costs).hear(rows, seconds);
     }
 
     fn prefill(&mut self, due: &[Due<'_>]) -> Result<bool> {
@@ -254,8 +259,8 @@ impl Strategy for Auto {
             }
         }
         let mut chosen = order(nodes);
-        let (costs, roots) = (&ground.costs, live.len());
-        best(&mut chosen, [roots, ground.rows], costs, ledger.balance(), nodes);
+        let (costs, roots) = (lock(&ground.costs), live.len());
+        best(&mut chosen, [roots, ground.rows], &costs, ledger.balance(), nodes);
         let sure = chosen.iter().filter(|&&at| nodes[at].little).count();
         ledger.spend((costs.of(roots + chosen.len()) - costs.of(roots + sure)) / costs.of(roots));
         for at in chosen {

@@ -30,13 +30,21 @@ const HEARD: f64 = 0.1;
 /// Weight of a larger one: a machine that others use makes rows dearer long before it makes steps slower.
 const HEARD_MORE: f64 = 0.25;
 
+/// Steps after which nothing was heard of some rows for so long that half of what they cost beyond one is doubted: what was
+/// timed or heard in a busy moment would else keep them from being tried ever again.
+const SILENT: u32 = 100;
+const DOUBT: f64 = 0.5;
+
+/// Weight of a step of rows that were silent for as long.
+const HEARD_ANEW: f64 = 0.75;
+
 /// Seconds of a model's step by its rows, all of them scored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
     /// Rows and seconds, both growing; at least two.
     points: Vec<(usize, f64)>,
-    /// Whether real steps have spoken of each.
-    heard: Vec<bool>,
+    /// Steps since a real one spoke of each.
+    silent: Vec<u32>,
 }
 
 impl Costs {
@@ -52,22 +60,12 @@ impl Costs {
         for at in (1..points.len()).rev() {
             points[at - 1].1 = points[at - 1].1.min(points[at].1);
         }
-        Some(Self { heard: vec![false; points.len()], points })
+        Some(Self { silent: vec![0; points.len()], points })
     }
 
     /// Costs at which no draft pays, for a model that can't be timed: every row costs as much as the first.
     pub fn linear() -> Self {
-        Self { points: vec![(1, 1.0), (2, 2.0)], heard: vec![false; 2] }
-    }
-
-    /// The same with the least that either knows of every number of rows: other programs only ever add.
-    #[must_use]
-    pub fn least(self, other: &Self) -> Self {
-        let least = self.points.iter().map(|&(rows, seconds)| {
-            let known = other.points.iter().find(|known| known.0 == rows);
-            (rows, known.map_or(seconds, |known| seconds.min(known.1)))
-        });
-        Self::new(least.collect()).unwrap_or(self)
+        Self { points: vec![(1, 1.0), (2, 2.0)], silent: vec![0; 2] }
     }
 
     /// Times steps of `model` on a branch of its own, behind a text as long as `kv` has free pages for, up to
@@ -85,20 +83,21 @@ impl Costs {
     }
 
     /// Takes in what a real step took. A step of one row says how fast the machine is now, and how long the text: all
-    /// costs follow it. A larger one says what its rows cost beyond that, and as long as nothing was heard of others, theirs
-    /// follow: the moment when all were timed was as busy for them.
+    /// costs follow it. A larger one says what its rows cost beyond that.
     pub fn hear(&mut self, rows: usize, seconds: f64) {
         let first = self.points[0].0;
-        let weight = if rows <= first { HEARD } else { HEARD_MORE };
-        let change = 1.0 + weight * ((seconds / self.of(rows)).clamp(0.5, 2.0) - 1.0);
         let right = self.points.iter().position(|&(known, _)| known >= rows).unwrap_or(self.points.len() - 1);
         let exact = self.points[right].0 == rows;
+        let anew = HEARD_MORE + (HEARD_ANEW - HEARD_MORE) * self.silence(right);
+        let weight = if rows <= first { HEARD } else { anew };
+        let known = self.line(rows, |at| self.points[at].1);
+        let change = 1.0 + weight * ((seconds / known).clamp(0.5, 2.0) - 1.0);
         for (at, (known, cost)) in self.points.iter_mut().enumerate() {
             let near = at == right || (!exact && at + 1 == right);
-            if rows <= first || (*known > first && (near || !self.heard[at])) {
+            if rows <= first || (near && *known > first) {
                 *cost *= change;
             }
-            self.heard[at] |= near;
+            self.silent[at] = if near { 0 } else { SILENT.min(self.silent[at] + 1) };
         }
         for at in 1..self.points.len() {
             self.points[at].1 = self.points[at].1.max(self.points[at - 1].1);
@@ -110,12 +109,25 @@ impl Costs {
         &self.points
     }
 
-    /// Seconds of a step of `rows` rows: on a line between neighbours, and on the last line beyond them.
+    /// Seconds of a step of `rows` rows as far as they are believed: on a line between neighbours, and on the last line beyond
+    /// them.
     pub fn of(&self, rows: usize) -> f64 {
+        let one = self.points[0].1;
+        self.line(rows, |at| one + (self.points[at].1 - one) * (1.0 - DOUBT * self.silence(at)))
+    }
+
+    fn line(&self, rows: usize, cost: impl Fn(usize) -> f64) -> f64 {
         let last = self.points.len() - 1;
         let right = self.points.iter().position(|&(known, _)| known >= rows).unwrap_or(last).max(1);
-        let ((a, from), (b, to)) = (self.points[right - 1], self.points[right]);
+        let (a, b) = (self.points[right - 1].0, self.points[right].0);
+        let from = cost(right - 1);
+        let to = cost(right).max(from);
         from + (to - from) * (rows as f64 - a as f64) / (b - a) as f64
+    }
+
+    /// How long nothing was heard of a point, as a share of what is long.
+    fn silence(&self, at: usize) -> f64 {
+        f64::from(self.silent[at]) / f64::from(SILENT)
     }
 }
 
@@ -171,28 +183,21 @@ mod tests {
         let close =
             |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 0.01, "{found}, {expected}");
         (0..200).for_each(|_| costs.hear(1, 2.0));
-        [1, 2, 4, 8]
-            .into_iter()
-            .zip([2.0, 3.0, 7.0, 18.0])
-            .for_each(|(rows, cost)| close(costs.of(rows), cost));
+        for (&(rows, cost), (known, more)) in
+            costs.points().iter().zip([(1, 0.0), (2, 0.5), (4, 2.5), (8, 8.0)])
+        {
+            assert_eq!(rows, known);
+            close(cost, 2.0 * (1.0 + more));
+            close(costs.of(rows), 2.0 * (1.0 + more * DOUBT));
+        }
+        costs.hear(8, costs.points()[3].1);
+        close(costs.of(8), 18.0);
         (0..200).for_each(|_| costs.hear(3, 6.0));
         close(costs.of(3), 6.0);
         close(costs.of(1), 2.0);
-        close(costs.of(8), 18.0 * 6.0 / 5.0);
-        (0..200).for_each(|_| costs.hear(8, 18.0));
-        close(costs.of(8), 18.0);
-        (0..200).for_each(|_| costs.hear(3, 5.0));
-        close(costs.of(8), 18.0);
+        close(costs.points()[3].1, 18.0);
         (0..200).for_each(|_| costs.hear(2, 9.0));
         assert!(costs.of(4) >= costs.of(2), "a row more is never a gain");
-    }
-
-    #[test]
-    fn two_measurements_are_worth_their_least() {
-        let busy = Costs::new(vec![(1, 1.0), (2, 1.6), (4, 1.8)]).unwrap();
-        let calm = Costs::new(vec![(1, 1.1), (2, 1.2), (4, 1.5)]).unwrap();
-        assert_eq!(busy.clone().least(&calm).points(), [(1, 1.0), (2, 1.2), (4, 1.5)]);
-        assert_eq!(busy.clone().least(&Costs::linear()).points(), [(1, 1.0), (2, 1.6), (4, 1.8)]);
     }
 
     #[test]

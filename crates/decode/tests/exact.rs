@@ -5,7 +5,7 @@
 
 mod scripted;
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use scripted::{Break, Scripted, Task, Took, Written, write};
 use trefoil_decode::{
@@ -114,7 +114,7 @@ fn strategy(random: &mut Random, setting: &Setting) -> (String, Box<dyn Strategy
         };
         let little = (random.below(2) == 1).then(|| Scripted::little(random.below(9) as u64, 64).0);
         let ground = AutoGround {
-            costs: costs(random),
+            costs: Arc::new(Mutex::new(costs(random))),
             little: little.map(|little| (little, costs(random).into())),
             about: setting.tasks[0].prompt.clone(),
             shared: 0,

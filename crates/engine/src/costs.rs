@@ -1,10 +1,10 @@
-//! What steps cost on this machine: timed when a model loads, and kept in a file after a few times.
+//! What steps cost on this machine: timed when a model loads for the first time, corrected by every step of `auto`, and kept in a
+//! file for the next time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use trefoil_decode::Costs;
 use trefoil_kernels::Devices;
 use trefoil_models::{CausalLm, Kv, Token};
@@ -17,29 +17,21 @@ use crate::options::LoadOptions;
 /// Models that the file remembers, at most.
 const REMEMBERED: usize = 64;
 
-/// Loads that time a model: where a program begins the machine is often busy, and that must not be remembered for good.
-const LOADS: usize = 3;
-
 /// Tokens of the text that an encoder-decoder model is timed on.
 const SOURCE: [Token; 16] = [0; 16];
 
 /// Points of a cost curve: rows and seconds.
 type Points = Vec<(usize, f64)>;
 
-/// What the file remembers of a model.
-#[derive(Clone, Default, Serialize, Deserialize)]
-struct Known {
-    /// Loads that have timed it.
-    loads: usize,
-    /// The least that these found of the model, and of its draft model if it has one.
-    curves: Vec<Points>,
-}
-
 /// The costs of a model's steps and of its draft model's.
-#[derive(Clone)]
 pub(crate) struct StepCosts {
-    pub(crate) model: Costs,
+    /// What sessions go by, and correct.
+    pub(crate) model: Arc<Mutex<Costs>>,
     pub(crate) little: Option<Arc<Costs>>,
+    /// The model's when it was loaded.
+    found: Costs,
+    /// The file, and the key there.
+    place: Option<(PathBuf, String)>,
 }
 
 impl StepCosts {
@@ -56,45 +48,53 @@ impl StepCosts {
         kv: &mut Kv,
         draft: Option<&DraftModel>,
     ) -> Result<Self> {
-        let file = options.cost_cache.as_deref();
-        let key = key(options, devices);
-        let mut all = file.map(read).unwrap_or_default();
-        let Known { mut loads, curves } = all.remove(&key).unwrap_or_default();
-        let known: Option<Vec<Costs>> = curves.into_iter().map(Costs::new).collect();
-        let known = known.filter(|known| known.len() == 1 + usize::from(draft.is_some()));
-        if loads >= LOADS
-            && let Some(known) = known
-        {
-            return Ok(Self::from(known));
+        let place = options.cost_cache.clone().map(|file| (file, key(options, devices)));
+        let known = place.as_ref().and_then(|(file, key)| read(file).remove(key)).unwrap_or_default();
+        let known: Option<Vec<Costs>> = known.into_iter().map(Costs::new).collect();
+        let new = |model: Costs, little: Option<Costs>| Self {
+            model: Arc::new(Mutex::new(model.clone())),
+            little: little.map(Arc::new),
+            found: model,
+            place,
+        };
+        match (known.as_deref(), draft) {
+            (Some([model]), None) => return Ok(new(model.clone(), None)),
+            (Some([model, little]), Some(_)) => return Ok(new(model.clone(), Some(little.clone()))),
+            _ => {}
         }
         let source = lm.encode(&SOURCE)?;
-        let mut found = vec![Costs::measure(decoder, kv, source.as_ref())?];
-        if let Some(draft) = draft {
-            found.push(draft.measure(&SOURCE, source.as_ref())?);
-        }
-        let mut found: Vec<Costs> =
-            found.into_iter().map(|costs| costs.unwrap_or_else(Costs::linear)).collect();
-        if let Some(known) = known {
-            found = found.into_iter().zip(&known).map(|(found, known)| found.least(known)).collect();
-        } else {
-            loads = 0;
-        }
-        if let Some(file) = file {
-            while all.len() >= REMEMBERED {
-                all.pop_first();
-            }
-            let curves = found.iter().map(|costs| costs.points().to_vec()).collect();
-            all.insert(key, Known { loads: loads + 1, curves });
-            write(file, &all);
-        }
-        Ok(Self::from(found))
+        let model = Costs::measure(decoder, kv, source.as_ref())?;
+        let little = draft.map(|draft| draft.measure(&SOURCE, source.as_ref())).transpose()?;
+        let little = little.map(|costs| costs.unwrap_or_else(Costs::linear));
+        let found = new(model.unwrap_or_else(Costs::linear), little);
+        found.write();
+        Ok(found)
     }
-}
 
-impl From<Vec<Costs>> for StepCosts {
-    fn from(costs: Vec<Costs>) -> Self {
-        let mut costs = costs.into_iter();
-        Self { model: costs.next().unwrap_or_else(Costs::linear), little: costs.next().map(Arc::new) }
+    /// Keeps in the file what steps have corrected.
+    pub(crate) fn keep(&self) {
+        if self.now().points() != self.found.points() {
+            self.write();
+        }
+    }
+
+    fn now(&self) -> Costs {
+        // Whoever panicked left costs that are at worst a step behind.
+        self.model.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn write(&self) {
+        let Some((file, key)) = &self.place else { return };
+        let mut known = read(file);
+        let model = self.now();
+        let points =
+            std::iter::once(&model).chain(self.little.as_deref()).map(|costs| costs.points().to_vec());
+        known.remove(key);
+        while known.len() >= REMEMBERED {
+            known.pop_first();
+        }
+        known.insert(key.clone(), points.collect());
+        write(file, &known);
     }
 }
 
@@ -110,12 +110,12 @@ fn key(options: &LoadOptions, devices: &Devices) -> String {
     format!("{version} {host} {devices:?} {workers} {dtype:?} {draft:?} {} {seconds}", source.display())
 }
 
-fn read(file: &Path) -> BTreeMap<String, Known> {
+fn read(file: &Path) -> BTreeMap<String, Vec<Points>> {
     std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 /// Writes the file whole or not at all.
-fn write(file: &Path, known: &BTreeMap<String, Known>) {
+fn write(file: &Path, known: &BTreeMap<String, Vec<Points>>) {
     let Ok(text) = serde_json::to_vec(known) else { return };
     let Some(folder) = file.parent() else { return };
     let part: PathBuf = folder.join(format!("costs.{}.part", std::process::id()));

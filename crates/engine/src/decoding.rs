@@ -167,7 +167,7 @@ impl Decoding {
                 let (about, shared) =
                     if ground.shares_prefix() { (&*ground.tokens, ground.tokens.len()) } else { (about, 0) };
                 let ground = AutoGround {
-                    costs: loaded.costs.model.clone(),
+                    costs: Arc::clone(&loaded.costs.model),
                     little: little.zip(loaded.costs.little.clone()),
                     about: about.to_vec(),
                     shared,

@@ -249,6 +249,7 @@ fn serve(mut loaded: Loaded, inbox: Receiver<Command>, disposals: &Disposals) {
         Err(_) => Error::internal("the engine stopped unexpectedly"),
     };
     desk.close(&mut loaded, &error);
+    loaded.costs.keep();
     drop(loaded);
     for command in inbox.try_iter() {
         command.refuse(error.clone());
