@@ -2,17 +2,15 @@
 
 use trefoil_models::{CacheType, KvShape, ModelConfig};
 
+use crate::decoding::SCORED_ROWS;
 use crate::draft::DraftFiles;
 use crate::error::{Error, ErrorKind, Result};
-use crate::loaded::Files;
+use crate::files::Files;
 use crate::options::LoadOptions;
 use crate::place::Place;
 
 /// Full contexts that the cache has room for, where memory allows: generations beyond that wait their turn.
 const CONTEXTS: usize = 4;
-
-/// Rows whose logits a step may hold at once, for the memory budget.
-pub(crate) const SCORED_ROWS: usize = 64;
 
 /// What a model takes on its device, in bytes.
 #[derive(Clone, Copy)]

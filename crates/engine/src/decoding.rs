@@ -1,17 +1,12 @@
 //! Which decoding runs, and with what parameters.
 
-use std::sync::Arc;
+use trefoil_decode::{AUTO_REACH, BildSettings, LookaheadSettings, Rule};
 
-use trefoil_decode::{
-    AUTO_REACH, Auto, AutoGround, Bild, BildSettings, Jacobi, Lookahead, LookaheadSettings, Plain, Rule,
-    Strategy,
-};
-
-use crate::budget::SCORED_ROWS;
 use crate::error::{Error, Result};
-use crate::loaded::Loaded;
 use crate::raw::{Raw, Reader};
-use crate::seats::Ground;
+
+/// Rows whose logits a step may hold at once, which memory is kept for.
+pub(crate) const SCORED_ROWS: usize = 64;
 
 /// Rows that a lookahead step may have, at most: beyond that a step costs more than any draft gains.
 const ROWS: usize = 4096;
@@ -138,52 +133,6 @@ impl Decoding {
             Self::Auto => 1,
             other => other.reach(),
         }
-    }
-
-    /// Checks that the model has what the decoding needs.
-    pub(crate) fn check(self, loaded: &Loaded) -> Result<()> {
-        match self {
-            Self::Bild(_) if loaded.draft.is_none() => Err(Error::option(format!(
-                "options.decoding is '{}' and the model was loaded without draft; allowed: 'auto', 'plain', \
-                 'lookahead' or 'jacobi'",
-                self.name()
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// A strategy for one session, and how often an encoder ran to make it.
-    ///
-    pub(crate) fn strategy(self, ground: &Ground, loaded: &Loaded) -> Result<(Box<dyn Strategy>, usize)> {
-        let (about, source) = ground.about();
-        Ok(match (self, &loaded.draft) {
-            (Self::Auto, draft) => {
-                // A draft model has no prefix that branches share: each would have to read the document alone.
-                let draft = draft.as_ref().filter(|_| !ground.shares_prefix());
-                let (little, runs) = match draft {
-                    Some(draft) => draft.little(about, source).map(|(little, runs)| (Some(little), runs))?,
-                    None => (None, 0),
-                };
-                let (about, shared) =
-                    if ground.shares_prefix() { (&*ground.tokens, ground.tokens.len()) } else { (about, 0) };
-                let ground = AutoGround {
-                    costs: Arc::clone(&loaded.costs.model),
-                    little: little.zip(loaded.costs.little.clone()),
-                    about: about.to_vec(),
-                    shared,
-                    rows: SCORED_ROWS,
-                    ends: Arc::clone(&loaded.ends),
-                };
-                (Box::new(Auto::new(ground)), runs)
-            }
-            (Self::Bild(settings), Some(draft)) => {
-                let (little, runs) = draft.little(about, source)?;
-                (Box::new(Bild::new(settings, little, loaded.ends.clone())), runs)
-            }
-            (Self::Lookahead(settings), _) => (Box::new(Lookahead::new(settings, about)), 0),
-            (Self::Jacobi(block), _) => (Box::new(Jacobi::new(block)), 0),
-            (Self::Plain | Self::Bild(_), _) => (Box::new(Plain), 0),
-        })
     }
 }
 

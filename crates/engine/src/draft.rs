@@ -10,8 +10,8 @@ use trefoil_kernels::Devices;
 use trefoil_models::{CacheType, CrossKv, Kv, KvShape, ModelConfig, Token};
 
 use crate::error::{Error, Result};
+use crate::files::Files;
 use crate::lm::Lm;
-use crate::loaded::Files;
 use crate::options::DraftSource;
 
 /// What a draft model is made from, before any weights are read.

@@ -20,7 +20,7 @@ use crate::options::{GenerateOptions, LoadOptions};
 use crate::outbox::{Event, Generation, channel};
 use crate::prompt::Prompt;
 use crate::raw::Raw;
-use crate::reading::Reading;
+use crate::reading::{Reading, Reply};
 use crate::usage::Usage;
 use crate::writing::Writing;
 
@@ -29,8 +29,6 @@ const COMMANDS: usize = 1024;
 
 /// Prompts that one call may ask.
 const PROMPTS: usize = 1 << 16;
-
-pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
 enum Command {
     Write(Box<Request>),

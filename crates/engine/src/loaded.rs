@@ -1,53 +1,21 @@
 //! A model in memory: weights, tokenizer, template, cache, and the limits that follow from the budget.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use trefoil_kernels::{Graphs, Kernels};
-use trefoil_models::{CausalLm, Kv, ModelConfig, Token, Weights};
+use trefoil_models::{CausalLm, Kv, ModelConfig, Token};
 
 use crate::budget::budget;
 use crate::costs::StepCosts;
 use crate::decoding::BildDefaults;
 use crate::draft::{DraftFiles, DraftModel};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files::Files;
 use crate::library::Library;
 use crate::lm::Lm;
-use crate::options::{DEFAULT_CONTEXT, Dtype, LoadOptions};
+use crate::options::{DEFAULT_CONTEXT, LoadOptions};
 use crate::place::{self, Place};
 use crate::text::{Template, Tokenizer};
-
-/// A model's files, open and checked, with no weights read yet.
-pub(crate) struct Files {
-    pub(crate) weights: Weights,
-    pub(crate) config: ModelConfig,
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) dtype: Dtype,
-    template: Option<Template>,
-}
-
-impl Files {
-    /// Opens the model at `source`.
-    pub(crate) fn open(source: &Path, dtype: Dtype) -> Result<Self> {
-        let mut weights = Weights::open(source)?;
-        if let Some(ty) = dtype.dense() {
-            weights.read_dense_as(ty);
-        }
-        let config = ModelConfig::read(source, &weights)?;
-        let (tokenizer, template) = match weights.metadata() {
-            Some(metadata) => (Tokenizer::from_gguf(metadata)?, Template::from_gguf(metadata)?),
-            None => (Tokenizer::from_folder(source)?, Template::from_folder(source)?),
-        };
-        if tokenizer.vocabulary() > config.vocabulary() {
-            return Err(Error::load(format!(
-                "the tokenizer has {} tokens; the model's vocabulary has {}",
-                tokenizer.vocabulary(),
-                config.vocabulary()
-            )));
-        }
-        Ok(Self { weights, config, tokenizer, dtype, template })
-    }
-}
 
 /// What callers may know about a loaded model.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,18 +146,6 @@ impl Loaded {
         let costs =
             StepCosts::find(options, &place.devices, (&lm, decoder.as_ref()), &mut kv, draft.as_ref())?;
         Ok(Self { lm, decoder, kv, draft, costs, library, tokenizer, template, ends, info })
-    }
-}
-
-impl Dtype {
-    fn dense(self) -> Option<trefoil_kernels::WeightType> {
-        match self {
-            Self::Auto => None,
-            Self::F32 => Some(trefoil_kernels::WeightType::F32),
-            Self::Bf16 => Some(trefoil_kernels::WeightType::Bf16),
-            Self::F16 => Some(trefoil_kernels::WeightType::F16),
-            Self::Q8_0 => Some(trefoil_kernels::WeightType::Q8_0),
-        }
     }
 }
 

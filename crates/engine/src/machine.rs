@@ -1,9 +1,6 @@
 //! What this machine has for models to run on.
 
-use trefoil_kernels::{Cards, Isa};
-
-use crate::error::Result;
-use crate::place::Place;
+use trefoil_kernels::Isa;
 
 /// What this engine is and what its machine has, before anything is loaded.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,33 +24,6 @@ impl Machine {
             threads: threads(),
             memory: memory(),
         }
-    }
-}
-
-/// What a card that was tried out is good for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Usable {
-    /// Bytes that a model may take.
-    pub memory: u64,
-    /// Why small steps start launch by launch there, where they do not start as one.
-    pub graph_failure: Option<String>,
-}
-
-/// Tries a card out: gives the driver and its cards, where there are any, and what the card of this ordinal is good for, or
-/// why it can't be used (`Device`).
-///
-/// A driver that is broken can end the process, so this runs in one that may end.
-pub fn probe(ordinal: usize) -> (Option<Cards>, Result<Usable>) {
-    let tried = || {
-        let place = Place::card(ordinal)?;
-        let kernels = &place.devices.each()[0];
-        kernels.try_graphs()?;
-        let graph_failure = kernels.graphs().failure().map(str::to_owned);
-        Ok(Usable { memory: place.memory.unwrap_or_default(), graph_failure })
-    };
-    match Cards::find() {
-        Ok(cards) => (Some(cards), tried()),
-        Err(error) => (None, Err(error.into())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a model runs: devices that are there, and have room for it.
 
-use trefoil_kernels::{Devices, Graphs, Kernels};
+use trefoil_kernels::{Cards, Devices, Graphs, Kernels};
 
 use crate::device::Device;
 use crate::error::{Error, ErrorKind, Result};
@@ -119,6 +119,33 @@ pub(crate) fn cpu(threads: usize, pinned: bool, dtype: Dtype) -> Result<Kernels>
     let made = if pinned { Kernels::cpu_pinned(threads) } else { Kernels::cpu(threads) };
     let kernels = made.map_err(|error| Error::internal("no kernels").because(&error))?;
     Ok(if dtype == Dtype::Bf16 { kernels.rounding() } else { kernels })
+}
+
+/// What a card that was tried out is good for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Usable {
+    /// Bytes that a model may take.
+    pub memory: u64,
+    /// Why small steps start launch by launch there, where they do not start as one.
+    pub graph_failure: Option<String>,
+}
+
+/// Tries a card out: gives the driver and its cards, where there are any, and what the card of this ordinal is good for, or
+/// why it can't be used (`Device`).
+///
+/// A driver that is broken can end the process, so this runs in one that may end.
+pub fn probe(ordinal: usize) -> (Option<Cards>, Result<Usable>) {
+    let tried = || {
+        let place = Place::card(ordinal)?;
+        let kernels = &place.devices.each()[0];
+        kernels.try_graphs()?;
+        let graph_failure = kernels.graphs().failure().map(str::to_owned);
+        Ok(Usable { memory: place.memory.unwrap_or_default(), graph_failure })
+    };
+    match Cards::find() {
+        Ok(cards) => (Some(cards), tried()),
+        Err(error) => (None, Err(error.into())),
+    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use trefoil_decode::fill;
 use trefoil_models::{BranchId, Draft, Token};
 
-use crate::engine::Reply;
 use crate::error::{Error, ErrorKind, Result};
 use crate::library::{Body, Document};
 use crate::lm::Lm;
 use crate::loaded::Loaded;
+
+/// Answers a caller, on the thread of the engine.
+pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
 type Wake = Arc<dyn Fn() + Send + Sync>;
 

@@ -14,8 +14,7 @@ use trefoil_decode::{Sampling, Session};
 use trefoil_kernels::PAGE;
 use trefoil_models::{BranchId, CrossKv, Kv, Token};
 
-use crate::budget::SCORED_ROWS;
-use crate::decoding::Decoding;
+use crate::decoding::{Decoding, SCORED_ROWS};
 use crate::error::{Error, Result};
 use crate::library::{Body, Document, Library};
 use crate::loaded::Loaded;

@@ -16,6 +16,11 @@ const ITEM: usize = size_of::<Value>();
 /// How deep lists and maps may nest. Whatever takes a value apart recurses as deep, down to freeing it.
 const NESTING: usize = 64;
 
+/// The error of what a template may not do.
+pub(super) fn refused(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.into())
+}
+
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(bytes)))
@@ -24,7 +29,7 @@ impl Budget {
     /// Takes `bytes` out, or fails where fewer are left. Called before they are allocated.
     pub(super) fn draw(&self, bytes: usize) -> Result<(), Error> {
         let drawn = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        drawn.map(|_| ()).map_err(|_| Error::new(ErrorKind::InvalidOperation, "it makes too much text"))
+        drawn.map(|_| ()).map_err(|_| refused("it makes too much text"))
     }
 
     /// Takes out what a result takes. A list that is yet to be computed is computed, or a template could pile up
@@ -76,8 +81,7 @@ impl Budget {
         let mut text = Bounded { text: String::new(), budget: self };
         for value in values {
             self.walk(value)?;
-            write(&mut text, value)
-                .map_err(|_| Error::new(ErrorKind::InvalidOperation, "it makes too much text"))?;
+            write(&mut text, value).map_err(|_| refused("it makes too much text"))?;
         }
         Ok(text.text)
     }

@@ -4,12 +4,8 @@ use minijinja::value::{Kwargs, Rest};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, functions, tests};
 use minijinja_contrib::pycompat;
 
-use super::budget::Budget;
+use super::budget::{Budget, refused};
 use super::operators::{add_containers, add_operators};
-
-pub(super) fn refused(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, what.into())
-}
 
 /// Fills an empty environment.
 pub(super) fn add_all(environment: &mut Environment<'_>, budget: &Budget) {

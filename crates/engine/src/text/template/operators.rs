@@ -5,8 +5,7 @@
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, State, Value, tests};
 
-use super::budget::Budget;
-use super::filters::refused;
+use super::budget::{Budget, refused};
 
 pub(super) fn add_operators(environment: &mut Environment<'_>, budget: &Budget) {
     let own = budget.clone();
