@@ -20,6 +20,9 @@ const REMEMBERED: usize = 64;
 /// Tokens of the text that an encoder-decoder model is timed on.
 const SOURCE: [Token; 16] = [0; 16];
 
+/// Held while a file is read and written anew: models that are disposed together lose nothing of each other's.
+static WRITES: Mutex<()> = Mutex::new(());
+
 /// Points of a cost curve: rows and seconds.
 type Points = Vec<(usize, f64)>;
 
@@ -85,6 +88,7 @@ impl StepCosts {
 
     fn write(&self) {
         let Some((file, key)) = &self.place else { return };
+        let _alone = WRITES.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = read(file);
         let model = self.now();
         let points =
