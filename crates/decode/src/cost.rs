@@ -83,7 +83,7 @@ impl Costs {
     }
 
     /// Takes in what a real step took. A step of one row says how fast the machine is now, and how long the text: all
-    /// costs follow it. A larger one says what its rows cost beyond that.
+    /// costs follow it. A larger one says what its rows cost beyond that, the more so the longer nothing was heard of them.
     pub fn hear(&mut self, rows: usize, seconds: f64) {
         let first = self.points[0].0;
         let right = self.points.iter().position(|&(known, _)| known >= rows).unwrap_or(self.points.len() - 1);
