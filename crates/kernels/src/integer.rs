@@ -8,7 +8,7 @@
 use crate::formats::{Scaling, WeightType};
 use crate::isa::Work;
 use crate::lanes::{LANES, LINE, Lanes};
-use crate::linear::Product;
+use crate::product::Product;
 use crate::quantise::{BLOCK, Block, TILE};
 use crate::units::{GROUP, UnitLayout};
 

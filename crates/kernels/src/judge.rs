@@ -36,6 +36,11 @@ pub struct Look {
 }
 
 impl Look {
+    /// Whether it has the likeliest tokens by the model's own scores.
+    pub fn is_raw(&self) -> bool {
+        self.penalty == 1.0 && self.temperature > 0.0
+    }
+
     /// Whether more than the best token is wanted.
     fn orders(&self) -> bool {
         self.temperature > 0.0

@@ -16,6 +16,7 @@ use half::{bf16, f16};
 macro_rules! pairs_apart {
     () => {
         type Pairs = [Self::F; 2];
+        const PAIRED: bool = false;
 
         #[inline(always)]
         fn pairs(self, x: &[u8; 64]) -> Self::Pairs {
@@ -61,6 +62,8 @@ pub(crate) trait Lanes: Copy + Send + Sync {
 
     /// Whether some twenty vectors fit in registers; otherwise it is six.
     const WIDE: bool;
+    /// Whether one instruction multiplies pairs.
+    const PAIRED: bool;
 
     /// Says that what lies at an address will be loaded soon: it comes to a second-level cache. Any address will do, for
     /// nothing is read.

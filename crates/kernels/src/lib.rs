@@ -44,6 +44,7 @@ mod norm;
 mod operand;
 mod pass;
 mod pool;
+mod product;
 mod quantise;
 mod rope;
 mod shared;

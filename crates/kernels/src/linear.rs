@@ -15,7 +15,7 @@ use candle_core::Tensor;
 use half::f16;
 
 use crate::Kernels;
-use crate::dense::{dense, paired, side};
+use crate::dense::{dense, paired};
 use crate::elementwise::{Activate, Activation, stretches};
 use crate::error::{Error, Result};
 use crate::factor::{Pair, Pairing};
@@ -26,7 +26,9 @@ use crate::isa::Found;
 use crate::lanes::LANES;
 use crate::operand::{Form, Operand};
 use crate::pool::Parts;
+use crate::product::Product;
 use crate::quantise::{BLOCK, Block, Quantise, TILE};
+use crate::units::BUNDLE;
 use crate::weight::Weight;
 use crate::words::Words;
 
@@ -41,34 +43,6 @@ const READING: usize = 4;
 
 /// Below so many multiplications, a microsecond, calling the other threads costs more than they give.
 const ALONE: usize = 100_000;
-
-/// One product, seen from a task.
-pub(crate) struct Product<'a> {
-    pub(crate) weight: &'a Weight,
-    pub(crate) out: Parts<'a, MaybeUninit<f32>>,
-}
-
-impl Product<'_> {
-    /// Stores a panel's lanes for one row, without the padding of the last panel.
-    ///
-    /// # Safety
-    /// No other thread writes this panel.
-    #[inline(always)]
-    pub(crate) unsafe fn store(&self, row: usize, panel: usize, lanes: &[f32; LANES]) {
-        let n = self.weight.n();
-        let width = LANES.min(n - panel * LANES);
-        // SAFETY: panels are disjoint columns, and the caller owns this one.
-        let out = unsafe { self.out.part(row * n + panel * LANES, width) };
-        // A size that the compiler knows is one store.
-        if let Some(out) = out.first_chunk_mut::<LANES>() {
-            *out = lanes.map(MaybeUninit::new);
-        } else {
-            for (to, x) in out.iter_mut().zip(lanes) {
-                to.write(*x);
-            }
-        }
-    }
-}
 
 impl Kernels {
     /// y = x · wᵀ.
@@ -188,7 +162,7 @@ impl Kernels {
             .zip(weights)
             .map(|(out, weight)| Product { weight, out: Parts::new(out) })
             .collect();
-        let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product, m)).collect();
+        let tasks: Vec<_> = products.iter().flat_map(|product| self.stretches(product)).collect();
         let task = |i: usize| {
             let (product, first, count) = tasks[i];
             match product.weight.ty() {
@@ -259,12 +233,10 @@ impl Kernels {
     fn stretches<'a>(
         &self,
         product: &'a Product<'a>,
-        m: usize,
     ) -> impl Iterator<Item = (&'a Product<'a>, usize, usize)> {
         let panels = product.weight.n().div_ceil(LANES);
         let step = (CHUNK / product.weight.panel_bytes()).min(panels / (8 * self.threads())).max(1);
-        let pairs = self.rounds && product.weight.ty() == WeightType::Bf16;
-        let step = if product.weight.ty().is_dense() { step.next_multiple_of(side(m, pairs)) } else { step };
+        let step = if product.weight.ty().is_dense() { step.next_multiple_of(BUNDLE) } else { step };
         (0..panels).step_by(step).map(move |first| (product, first, step.min(panels - first)))
     }
 

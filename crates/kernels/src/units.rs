@@ -25,6 +25,9 @@ use crate::quantise::BLOCK;
 /// Bytes of one dot-product operand: sixteen outputs, four inputs.
 pub(crate) const GROUP: usize = 4 * LANES;
 
+/// Panels of a dense weight that take turns in memory, unit by unit, so that a thread's share of a product is one line.
+pub(crate) const BUNDLE: usize = 3;
+
 /// Where the parts of a unit lie.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UnitLayout {

@@ -7,7 +7,8 @@
 //! Memory stays within three per cent of the file's. Expanding to bytes would be simpler and was
 //! rejected: a single row is bound by memory, and bytes are twice as many.
 //!
-//! Dense panels are `[k][16]`, and `[k / 2][16][2]` in bfloat16.
+//! Dense panels are `[k][16]`, and `[k / 2][16][2]` in bfloat16. Three of them are a *bundle* and take turns, unit by unit, so
+//! that a thread that walks them side by side reads one line of memory too; the last bundle may have fewer.
 //!
 //! A card holds the same panels of quantised weights: there, sixteen threads are the lanes. Of dense
 //! weights it holds those of sixteen bits in pieces of eight outputs and 64 inputs (round.cu), and
@@ -25,7 +26,7 @@ use crate::lanes::LANES;
 #[cfg(feature = "card")]
 use crate::linear::{PIECE, ROWS, STEP};
 use crate::pool::Parts;
-use crate::units::{get, put, unit_bytes, unit_inputs};
+use crate::units::{BUNDLE, get, put, unit_bytes, unit_inputs};
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -114,7 +115,7 @@ impl Weight {
         let (ty, n, row_bytes, panel_bytes) = (self.ty, self.n, self.row_bytes(), self.panel_bytes());
         let rows = bytes.len() / row_bytes;
         let end = first.saturating_add(rows);
-        let whole = first.is_multiple_of(LANES) && (rows.is_multiple_of(LANES) || end == n);
+        let whole = first.is_multiple_of(Self::ROWS) && (rows.is_multiple_of(Self::ROWS) || end == n);
         if !whole || end > n || !bytes.len().is_multiple_of(row_bytes) {
             let message = format!(
                 "{} bytes are no rows from row {first} on of a {ty:?} weight [{n}, {}]",
@@ -126,13 +127,16 @@ impl Weight {
         let unit_blocks = unit_inputs(ty) / ty.block_elements();
         let pack = |panels: &mut [u8]| {
             let out = Parts::new(panels);
-            kernels.pool().run(rows.div_ceil(LANES), &|p| {
-                // SAFETY: panels are disjoint.
-                let panel = unsafe { out.part(p * panel_bytes, panel_bytes) };
-                for (lane, row) in bytes.chunks_exact(row_bytes).skip(p * LANES).take(LANES).enumerate() {
-                    let units = panel.chunks_exact_mut(unit_bytes(ty));
-                    for (unit, block) in units.zip(row.chunks(unit_blocks * ty.block_bytes())) {
-                        put(ty, unit, lane, block);
+            let beside = beside(ty);
+            kernels.pool().run(rows.div_ceil(beside * LANES), &|at| {
+                let count = beside.min(rows.div_ceil(LANES) - at * beside);
+                // SAFETY: bundles are disjoint.
+                let bundle = unsafe { out.part(at * beside * panel_bytes, count * panel_bytes) };
+                let rows = bytes.chunks_exact(row_bytes).skip(at * beside * LANES).take(count * LANES);
+                for (row, inputs) in rows.enumerate() {
+                    let units = bundle.chunks_exact_mut(unit_bytes(ty)).skip(row / LANES).step_by(count);
+                    for (unit, block) in units.zip(inputs.chunks(unit_blocks * ty.block_bytes())) {
+                        put(ty, unit, row % LANES, block);
                     }
                 }
             })
@@ -168,8 +172,8 @@ impl Weight {
         }
     }
 
-    /// Rows that are packed together.
-    pub const ROWS: usize = LANES;
+    /// Rows that are packed together, at most.
+    pub const ROWS: usize = BUNDLE * LANES;
 
     /// Bytes of a row in a file.
     fn row_bytes(&self) -> usize {
@@ -209,14 +213,18 @@ impl Weight {
             return Err(Error::range(format!("row {i} of a weight with {} rows", self.n)));
         }
         let mut out = vec![0.0; self.k];
-        let read = |unit_bytes, lane, panel: &[u8], out: &mut [f32]| {
-            let units = panel.chunks(unit_bytes);
+        let read = |unit_bytes, apart, lane, panel: &[u8], out: &mut [f32]| {
+            let units = panel.chunks(unit_bytes).step_by(apart);
             for (unit, out) in units.zip(out.chunks_mut(unit_inputs(self.ty))) {
                 get(self.ty, unit, lane, out);
             }
         };
         match &self.place {
-            Place::Here(_) => read(unit_bytes(self.ty), i % LANES, self.panels(i / LANES, 1), &mut out),
+            Place::Here(_) => {
+                let (bundle, count) = self.bundle(i / LANES);
+                let at = i / LANES % beside(self.ty) * unit_bytes(self.ty);
+                read(unit_bytes(self.ty), count, i % LANES, &bundle[at..], &mut out);
+            }
             #[cfg(feature = "card")]
             Place::Card(card, buffer) if self.ty.is_dense() => {
                 let row = if self.ty == WeightType::F32 {
@@ -227,13 +235,13 @@ impl Weight {
                     let halves = (0..self.row_bytes().div_ceil(HALF_BYTES)).map(|half| place(half, i % ROWS));
                     halves.flat_map(|from| pieces[from..from + HALF_BYTES].to_vec()).collect()
                 };
-                read(unit_bytes(self.ty) / LANES, 0, &row[..self.row_bytes()], &mut out);
+                read(unit_bytes(self.ty) / LANES, 1, 0, &row[..self.row_bytes()], &mut out);
             }
             #[cfg(feature = "card")]
             Place::Card(card, buffer) => {
                 let bytes = self.panel_bytes();
                 let panel = card.download(buffer, i / LANES * bytes, bytes)?;
-                read(unit_bytes(self.ty), i % LANES, &panel, &mut out);
+                read(unit_bytes(self.ty), 1, i % LANES, &panel, &mut out);
             }
         }
         Ok(out)
@@ -252,7 +260,16 @@ impl Weight {
         self.k.div_ceil(unit_inputs(self.ty)) * unit_bytes(self.ty)
     }
 
-    /// The bytes of `count` panels from panel `first` on; none where they are on a card.
+    /// The bytes of the bundle that panel `at` is in, and its panels: they take turns, unit by unit. None where they are on a
+    /// card.
+    pub(crate) fn bundle(&self, at: usize) -> (&[u8], usize) {
+        let beside = beside(self.ty);
+        let first = at / beside * beside;
+        let count = beside.min(self.n.div_ceil(LANES) - first);
+        (self.panels(first, count), count)
+    }
+
+    /// The bytes of `count` panels from panel `first` on, whole bundles; none where they are on a card.
     pub(crate) fn panels(&self, first: usize, count: usize) -> &[u8] {
         let bytes = self.panel_bytes();
         match &self.place {
@@ -261,6 +278,11 @@ impl Weight {
             Place::Card(..) => &[],
         }
     }
+}
+
+/// Panels that take turns in memory.
+fn beside(ty: WeightType) -> usize {
+    if ty.is_dense() { BUNDLE } else { 1 }
 }
 
 /// Bytes of eight outputs of `k` inputs in pieces.

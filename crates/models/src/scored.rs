@@ -49,7 +49,7 @@ impl Draws {
                 repeated,
             });
         }
-        let is_ranked = self.looks.last().is_some_and(|look| look.row == place && is_raw(look));
+        let is_ranked = self.looks.last().is_some_and(|look| look.row == place && look.is_raw());
         if entry.ranked && !is_ranked {
             self.looks.push(Look { row: place, temperature: 1.0, penalty: 1.0, repeated: [0..0, 0..0] });
         }
@@ -74,11 +74,6 @@ impl Draws {
         self.repeated.extend(tokens);
         from..self.repeated.len() as u32
     }
-}
-
-/// Whether a look has the likeliest tokens by the model's own scores.
-pub(crate) fn is_raw(look: &Look) -> bool {
-    look.penalty == 1.0 && look.temperature > 0.0
 }
 
 impl Rows {

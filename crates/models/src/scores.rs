@@ -7,7 +7,6 @@ use trefoil_kernels::{Further, Judged, Kernels, Lease, Look, Looked, TOP, Wanted
 
 use crate::draft::{Draft, RowId, Token};
 use crate::error::{Error, Result};
-use crate::scored::is_raw;
 
 /// Logits of a draft's scored rows.
 #[derive(Clone, Debug)]
@@ -247,7 +246,7 @@ impl Probabilities<'_> {
     pub fn from(&self, least: f64) -> Result<Vec<(f64, Token)>> {
         let odds = |score: f32| f64::from(score - self.highest).exp() / self.mass;
         let lowest = (f64::from(self.highest) + (least * self.mass).ln()) as f32;
-        if let Some(view) = self.logits.view(is_raw) {
+        if let Some(view) = self.logits.view(Look::is_raw) {
             let mut known = view.seen().top.clone();
             let mut is_all = !known.is_empty() && known.len() < TOP;
             while !is_all && known.last().is_none_or(|&(last, _)| last >= lowest) {

@@ -11,7 +11,6 @@
 mod cast;
 mod file;
 pub mod gguf;
-mod names;
 mod random;
 mod safetensors;
 mod stored;

@@ -44,6 +44,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     type Pairs = __m512i;
 
     const WIDE: bool = true;
+    const PAIRED: bool = BF16;
 
     #[inline(always)]
     fn prefetch(self, at: *const u8) {

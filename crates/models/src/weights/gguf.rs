@@ -9,6 +9,7 @@
 
 mod cursor;
 mod metadata;
+mod names;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,7 +17,6 @@ use std::path::Path;
 pub use metadata::{Array, Metadata, Value};
 
 use super::file::ModelFile;
-use super::names;
 use super::stored::{ALLOWED, Stored, ggml_type};
 use super::{Entry, Weights};
 use crate::error::{Error, Result};

@@ -3,8 +3,8 @@
 //! # Source
 //! `gguf-py/gguf/constants.py` and `tensor_mapping.py` of llama.cpp, for the architectures llama, qwen2, qwen3 and t5.
 
-use super::Rows;
-use super::gguf::Metadata;
+use super::metadata::{Metadata, Value};
+use crate::weights::Rows;
 
 /// The published name of a GGUF tensor; a name that is not known stays as it is.
 ///
@@ -48,7 +48,7 @@ pub(super) fn embedding(architecture: &str) -> &'static str {
 /// The order of a tensor's rows: the llama architecture alone stores q and k for interleaved rotary embeddings.
 pub(super) fn rows(architecture: &str, published: &str, metadata: &Metadata) -> Rows {
     let part = published.rsplit_once('.').map_or(published, |(stem, _)| stem);
-    let heads = |key| metadata.get(key).and_then(super::gguf::Value::unsigned);
+    let heads = |key| metadata.get(key).and_then(Value::unsigned);
     let query_heads = heads("llama.attention.head_count");
     let heads = match part.rsplit_once('.') {
         Some((_, "q_proj")) if architecture == "llama" => query_heads,
