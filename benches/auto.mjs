@@ -4,9 +4,10 @@
  *   TREFOIL_DATA=FOLDER npm run bench -- auto [--model smollm2] [--kinds chat,code] [--prompts 120] [--tokens 96]
  *                       [--rounds 2] [--threads 2]
  *
- * Both write the same prompt back to back and who goes first alternates, so that a ratio is taken between neighbours in
+ * Plain writes the same prompt before and after auto, and their mean counts, so that a ratio is taken between neighbours in
  * time; a prompt's ratio is the median of its rounds. Where auto looks slower the prompt is measured anew, with more
- * rounds and without the first ones, which were picked for how they look. The texts must be equal.
+ * rounds and without the first ones, which were picked for how they look. How far plain is from itself, the first time to
+ * the second, says how much the machine wavers. The texts must be equal.
  */
 import { readFile } from 'node:fs/promises'
 import { gunzipSync } from 'node:zlib'
@@ -80,11 +81,12 @@ async function readPrompts(folder, kind, count) {
 /** One prompt by both decodings. */
 async function pair(model, prompt, maxTokens, rounds) {
   const first = await turns(model, prompt, maxTokens, rounds)
-  const { ratio, plain, auto } = first.ratio < 1 ? await turns(model, prompt, maxTokens, rounds * PATIENCE) : first
+  const { ratio, itself, plain, auto } = first.ratio < 1 ? await turns(model, prompt, maxTokens, rounds * PATIENCE) : first
   if (plain.tokens.join() !== auto.tokens.join()) throw new Error(`the texts differ: ${JSON.stringify(prompt)}`)
   return {
     tokens: plain.tokens.length,
     ratio,
+    itself,
     tokensPerStep: auto.stats.tokensPerStep,
     accepted: auto.stats.acceptedTokens,
     drafted: auto.stats.draftedTokens,
@@ -92,17 +94,20 @@ async function pair(model, prompt, maxTokens, rounds) {
   }
 }
 
-/** The median ratio of some rounds, and what each decoding wrote. */
+/** The median ratios of some rounds, auto's and plain's to itself, and what each decoding wrote. */
 async function turns(model, prompt, maxTokens, rounds) {
-  const results = {}
-  const ratios = []
+  const write = (decoding) => model.generate(prompt, { decoding, maxTokens }).result
+  const [ratios, itself] = [[], []]
+  let plain
+  let auto
   for (let round = 0; round < rounds; round += 1) {
-    for (const decoding of round % 2 === 0 ? ['plain', 'auto'] : ['auto', 'plain']) {
-      results[decoding] = await model.generate(prompt, { decoding, maxTokens }).result
-    }
-    ratios.push(results.plain.stats.decodeMs / results.auto.stats.decodeMs)
+    const before = await write('plain')
+    auto = await write('auto')
+    plain = await write('plain')
+    ratios.push((before.stats.decodeMs + plain.stats.decodeMs) / 2 / auto.stats.decodeMs)
+    itself.push(before.stats.decodeMs / plain.stats.decodeMs)
   }
-  return { ratio: median(ratios), ...results }
+  return { ratio: median(ratios), itself: median(itself), plain, auto }
 }
 
 function median(values) {
@@ -114,20 +119,21 @@ function median(values) {
 function summarise(kind, figures) {
   // A text of a few tokens takes less time than the clock and the machine waver.
   const kept = figures.filter((figure) => (kind === 'all' || figure.kind === kind) && figure.tokens >= 16)
-  const ratios = kept.map(({ ratio }) => ratio).toSorted((a, b) => a - b)
   if (kept.length === 0) return { prompts: 0 }
+  const ratios = kept.map(({ ratio }) => ratio).toSorted((a, b) => a - b)
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length
   return {
     prompts: kept.length,
     meanRatio: mean(ratios),
     medianRatio: median(ratios),
     worstRatio: ratios[0],
+    itselfThere: kept.find(({ ratio }) => ratio === ratios[0]).itself,
     tokensPerStep: mean(kept.map(({ tokensPerStep }) => tokensPerStep))
   }
 }
 
 function print(kind, figures) {
-  const { prompts, meanRatio, medianRatio, worstRatio, tokensPerStep } = summarise(kind, figures)
-  const numbers = [meanRatio, medianRatio, worstRatio, tokensPerStep].map((value) => value?.toFixed(2) ?? '–')
-  console.log(`${kind.padEnd(12)} ${prompts} prompts  to plain: mean ${numbers[0]}, median ${numbers[1]}, worst ${numbers[2]}; ${numbers[3]} tokens a step`)
+  const { prompts, meanRatio, medianRatio, worstRatio, itselfThere, tokensPerStep } = summarise(kind, figures)
+  const numbers = [meanRatio, medianRatio, worstRatio, itselfThere, tokensPerStep].map((value) => value?.toFixed(2) ?? '–')
+  console.log(`${kind.padEnd(12)} ${prompts} prompts  to plain: mean ${numbers[0]}, median ${numbers[1]}, worst ${numbers[2]} where plain is ${numbers[3]} to itself; ${numbers[4]} tokens a step`)
 }
