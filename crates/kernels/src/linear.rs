@@ -228,8 +228,8 @@ impl Kernels {
         Ok(unsafe { written(pairs) })
     }
 
-    /// Cuts a product of `m` rows into tasks: stretches of panels, each as its first panel and their number, where the
-    /// product is a dense one in groups that are walked side by side.
+    /// Cuts a product into tasks: stretches of panels, each as its first panel and their number; whole bundles where the
+    /// weight is a dense one.
     fn stretches<'a>(
         &self,
         product: &'a Product<'a>,
