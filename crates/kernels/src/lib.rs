@@ -40,6 +40,7 @@ mod judge;
 mod kv;
 mod lanes;
 mod linear;
+mod lines;
 mod norm;
 mod operand;
 mod pass;

@@ -20,17 +20,14 @@ use std::sync::Arc;
 use crate::Kernels;
 #[cfg(feature = "card")]
 use crate::card::{Buffer, Card};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::formats::WeightType;
 use crate::lanes::LANES;
 #[cfg(feature = "card")]
 use crate::linear::{PIECE, ROWS, STEP};
+use crate::lines::Lines;
 use crate::pool::Parts;
 use crate::units::{BUNDLE, get, put, unit_bytes, unit_inputs};
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
 
 /// An `[n, k]` weight in panels of sixteen outputs.
 pub struct Weight {
@@ -42,7 +39,7 @@ pub struct Weight {
 
 /// Where the panels are.
 enum Place {
-    Here(Vec<Line>),
+    Here(Lines),
     #[cfg(feature = "card")]
     Card(Arc<Card>, Buffer),
 }
@@ -59,8 +56,8 @@ impl Weight {
     /// * `bytes`: `n` rows of `k` elements in `ty`'s blocks, row after row
     ///
     /// # Errors
-    /// [`ErrorKind::Shape`] if `n` or `k` is 0, `k` is not a whole number of blocks, or `bytes`
-    /// has another length than [`WeightType::bytes`]; [`ErrorKind::Memory`] if there is no room.
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if `n` or `k` is 0, `k` is not a whole number of blocks, or `bytes` has
+    /// another length than [`WeightType::bytes`]; [`ErrorKind::Memory`](crate::ErrorKind::Memory) if there is no room.
     pub fn pack(kernels: &Kernels, ty: WeightType, n: usize, k: usize, bytes: &[u8]) -> Result<Self> {
         let mut weight = Self::zeros(kernels, ty, n, k)?;
         let wanted = weight.row_bytes() * n;
@@ -76,8 +73,8 @@ impl Weight {
     /// A weight of zeros, to be packed some rows at a time, so that a file's bytes are never in memory as a whole.
     ///
     /// # Errors
-    /// [`ErrorKind::Shape`] if `n` or `k` is 0, `k` is not a whole number of blocks or the bytes cannot be counted;
-    /// [`ErrorKind::Memory`] if there is no room.
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if `n` or `k` is 0, `k` is not a whole number of blocks or the bytes
+    /// cannot be counted; [`ErrorKind::Memory`](crate::ErrorKind::Memory) if there is no room.
     #[cfg_attr(not(feature = "card"), expect(unused_variables, reason = "every weight is here"))]
     pub fn zeros(kernels: &Kernels, ty: WeightType, n: usize, k: usize) -> Result<Self> {
         let block = ty.block_elements();
@@ -100,8 +97,7 @@ impl Weight {
             };
             return Ok(Self { ty, n, k, place: Place::Card(Arc::clone(card), card.zeros(bytes)?) });
         }
-        let lines = zeroed(bytes.div_ceil(size_of::<Line>()))?;
-        Ok(Self { ty, n, k, place: Place::Here(lines) })
+        Ok(Self { ty, n, k, place: Place::Here(Lines::zeroed(bytes)?) })
     }
 
     /// Packs rows into panels of zeros.
@@ -110,7 +106,7 @@ impl Weight {
     /// * `bytes`: whole rows as [`Weight::pack`] takes them; a multiple of [`Weight::ROWS`] rows, but at the end
     ///
     /// # Errors
-    /// [`ErrorKind::Shape`] for other rows.
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) for other rows.
     pub fn pack_rows(&mut self, kernels: &Kernels, first: usize, bytes: &[u8]) -> Result<()> {
         let (ty, n, row_bytes, panel_bytes) = (self.ty, self.n, self.row_bytes(), self.panel_bytes());
         let rows = bytes.len() / row_bytes;
@@ -142,7 +138,7 @@ impl Weight {
             })
         };
         match &mut self.place {
-            Place::Here(lines) => pack(&mut line_bytes_mut(lines)[first / LANES * panel_bytes..]),
+            Place::Here(lines) => pack(&mut lines[first / LANES * panel_bytes..]),
             #[cfg(feature = "card")]
             Place::Card(card, buffer) if ty == WeightType::F32 => {
                 card.upload(buffer, first * row_bytes, bytes)
@@ -198,7 +194,7 @@ impl Weight {
     /// Bytes that it keeps in memory.
     pub fn bytes(&self) -> usize {
         match &self.place {
-            Place::Here(lines) => size_of_val(lines.as_slice()),
+            Place::Here(lines) => lines.len(),
             #[cfg(feature = "card")]
             Place::Card(_, buffer) => buffer.len(),
         }
@@ -207,7 +203,7 @@ impl Weight {
     /// Row `i`, `[k]`, in single precision.
     ///
     /// # Errors
-    /// [`ErrorKind::Range`] if `i` is not below `n`.
+    /// [`ErrorKind::Range`](crate::ErrorKind::Range) if `i` is not below `n`.
     pub fn row(&self, i: usize) -> Result<Vec<f32>> {
         if i >= self.n {
             return Err(Error::range(format!("row {i} of a weight with {} rows", self.n)));
@@ -273,7 +269,7 @@ impl Weight {
     pub(crate) fn panels(&self, first: usize, count: usize) -> &[u8] {
         let bytes = self.panel_bytes();
         match &self.place {
-            Place::Here(lines) => &line_bytes(lines)[first * bytes..(first + count) * bytes],
+            Place::Here(lines) => &lines[first * bytes..(first + count) * bytes],
             #[cfg(feature = "card")]
             Place::Card(..) => &[],
         }
@@ -299,27 +295,4 @@ const HALF_BYTES: usize = PIECE / 2 / ROWS;
 #[cfg(feature = "card")]
 fn place(half: usize, at: usize) -> usize {
     (half * ROWS + at) * HALF_BYTES
-}
-
-/// Zeroed lines, or an error where the allocator would abort.
-fn zeroed(count: usize) -> Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    lines.try_reserve_exact(count).map_err(|_| {
-        Error::new(
-            ErrorKind::Memory,
-            format!("no memory for a weight of {} bytes", count * size_of::<Line>()),
-        )
-    })?;
-    lines.resize(count, Line([0; 64]));
-    Ok(lines)
-}
-
-fn line_bytes(lines: &[Line]) -> &[u8] {
-    // SAFETY: a `Line` is 64 plain bytes, without padding.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
-}
-
-fn line_bytes_mut(lines: &mut [Line]) -> &mut [u8] {
-    // SAFETY: a `Line` is 64 plain bytes, without padding, and any byte is valid in it.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }
