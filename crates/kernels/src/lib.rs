@@ -95,6 +95,7 @@ const PACKING: usize = 8;
 pub struct Kernels {
     device: Device,
     pool: Arc<pool::Pool>,
+    store: Arc<lines::Store>,
     found: isa::Found,
     /// Its number among devices that work together.
     rank: usize,
@@ -141,6 +142,7 @@ impl Kernels {
         Ok(Self {
             device: Device::Cpu,
             pool: Arc::new(pool::Pool::new(threads)?),
+            store: Arc::default(),
             found,
             rank: 0,
             rounds: false,

@@ -75,7 +75,6 @@ impl Weight {
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if `n` or `k` is 0, `k` is not a whole number of blocks or the bytes
     /// cannot be counted; [`ErrorKind::Memory`](crate::ErrorKind::Memory) if there is no room.
-    #[cfg_attr(not(feature = "card"), expect(unused_variables, reason = "every weight is here"))]
     pub fn zeros(kernels: &Kernels, ty: WeightType, n: usize, k: usize) -> Result<Self> {
         let block = ty.block_elements();
         if n == 0 || k == 0 || !k.is_multiple_of(block) {
@@ -97,7 +96,7 @@ impl Weight {
             };
             return Ok(Self { ty, n, k, place: Place::Card(Arc::clone(card), card.zeros(bytes)?) });
         }
-        Ok(Self { ty, n, k, place: Place::Here(Lines::zeroed(bytes)?) })
+        Ok(Self { ty, n, k, place: Place::Here(kernels.store.zeros(bytes)?) })
     }
 
     /// Packs rows into panels of zeros.
