@@ -83,10 +83,18 @@ impl<X: Factor, const TY: usize> Work for Dense<'_, X, TY> {
     }
 }
 
-/// Room for a band's sums, of which a vector lies in one cache line. All of it filled with zeros would take as long as some
-/// products.
+/// Room for the sums of [`BAND`] rows, of which a vector lies in one cache line. All of it filled with zeros would take as long
+/// as some products.
 #[repr(align(64))]
-struct Sums<const ROWS: usize>([MaybeUninit<[[f32; LANES]; BUNDLE]>; ROWS]);
+struct Room([MaybeUninit<[[f32; LANES]; BUNDLE]>; BAND]);
+
+/// Where a tile's sums come from, and go to.
+enum Sums<'a> {
+    /// They rest here, one bundle's a row, until the next inputs are added.
+    Resting(&'a mut [[[f32; LANES]; BUNDLE]]),
+    /// They begin with zeros, and the outputs of this bundle take them.
+    Whole { first_panel: usize },
+}
 
 /// Some inputs of a bundle, or of one panel of it.
 #[derive(Clone, Copy)]
@@ -105,73 +113,78 @@ struct Stretch<'a> {
     step: usize,
 }
 
+impl Stretch<'_> {
+    /// The first panel, where `S` are walked side by side: of a whole bundle the compiler knows it.
+    #[inline(always)]
+    fn panel_of<const S: usize>(&self) -> usize {
+        if S == BUNDLE { 0 } else { self.panel }
+    }
+}
+
 impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
-    /// All panels, `S` of a bundle side by side; `ROWS`: as many as a band has, at most.
+    /// All panels, `S` of a bundle side by side; `ROWS`: as many as a tile that has them all can have, or a band.
     #[inline(always)]
     fn bundles<L: Lanes, const S: usize, const ROWS: usize>(&self, l: L) {
         for at in (self.first..self.first + self.count).step_by(BUNDLE) {
             let (bytes, panels) = self.product.weight.bundle(at);
-            if panels == S {
-                self.bundle::<L, S, ROWS>(l, at, bytes, panels);
-            } else {
-                self.bundle::<L, 1, ROWS>(l, at, bytes, panels);
+            match (const { ROWS <= TALL }, panels == S) {
+                (true, true) => self.few::<L, S, ROWS>(l, at, bytes, panels),
+                (true, false) => self.few::<L, 1, ROWS>(l, at, bytes, panels),
+                (false, true) => self.many::<L, S>(l, at, bytes, panels),
+                (false, false) => self.many::<L, 1>(l, at, bytes, panels),
             }
         }
     }
 
-    /// The `panels` from panel `at` on: some inputs' weights are multiplied with one tile of a band after the other. Sums
-    /// rest in memory between, which rounds nothing. Each tile unpacks the weights anew: to keep them unpacked would cost a
-    /// store a vector, which is more.
+    /// The `panels` from panel `at` on for the few rows of one tile: its sums stay in registers until they are outputs.
     #[inline(always)]
-    fn bundle<L: Lanes, const S: usize, const ROWS: usize>(
-        &self,
-        l: L,
-        at: usize,
-        bundle: &[u8],
-        panels: usize,
-    ) {
+    fn few<L: Lanes, const S: usize, const ROWS: usize>(&self, l: L, at: usize, bytes: &[u8], panels: usize) {
+        let k = self.product.weight.k();
+        let apart = panels * const { shape::<TY>().0 };
+        let next = bytes.as_ptr().wrapping_add(AHEAD[usize::from(ROWS > FEW)] * panels);
+        let width = k.div_ceil(X::NUMBERS);
+        for panel in (0..panels).step_by(S) {
+            let stretch = Stretch { first: 0, depth: k, panel, bytes, apart, width, next, step: apart };
+            self.tile::<L, S, true>(l, 0..self.m, stretch, Sums::Whole { first_panel: at });
+        }
+    }
+
+    /// The `panels` from panel `at` on for many rows: some inputs' weights are multiplied with one tile of a band after the
+    /// other. Sums rest in memory between, which rounds nothing. Each tile unpacks the weights anew: to keep them unpacked
+    /// would cost a store a vector, which is more.
+    #[inline(always)]
+    fn many<L: Lanes, const S: usize>(&self, l: L, at: usize, bundle: &[u8], panels: usize) {
         let (m, k) = (self.m, self.product.weight.k());
         let width = k.div_ceil(X::NUMBERS);
         let tiles = m.div_ceil(tall::<L, X>());
         let (bytes, inputs) = const { shape::<TY>() };
         let apart = panels * bytes;
-        let band = const { ROWS.div_ceil(tall::<L, X>()) };
+        let band = const { BAND / tall::<L, X>() };
         // What comes next lies behind, in this task or the thread's next one. Each stretch fetches the one that follows, which
-        // is about as long; where a tile has all rows, it is one stretch that fetches itself.
-        let (deep, ahead) = if const { ROWS > TALL } {
-            let deep = k.div_ceil(k.div_ceil(DEEP).max(1)).next_multiple_of(inputs);
-            (deep, deep / inputs * apart)
-        } else {
-            (k.next_multiple_of(inputs), AHEAD[usize::from(ROWS > FEW)] * panels)
-        };
+        // is about as long.
+        let deep = k.div_ceil(k.div_ceil(DEEP).max(1)).next_multiple_of(inputs);
         let is_last = at + panels >= self.product.weight.n().div_ceil(LANES);
         for low in (0..tiles).step_by(band) {
             let band = low..tiles.min(low + band);
             let (start, end) = (tile(m, tiles, low).start, tile(m, tiles, band.end - 1).end);
-            let mut sums = Sums([const { MaybeUninit::uninit() }; ROWS]);
-            let sums = filled(&mut sums.0[..end - start], [[0.0; LANES]; BUNDLE]);
+            let mut room = Room([const { MaybeUninit::uninit() }; BAND]);
+            let sums = filled(&mut room.0[..end - start], [[0.0; LANES]; BUNDLE]);
             for first in (0..k).step_by(deep) {
                 let depth = deep.min(k - first);
                 let bytes = &bundle[first / inputs * apart..];
-                let is_nothing_next = low > 0 || is_last && first + deep >= k && ROWS > TALL;
-                let ahead = if is_nothing_next { 0 } else { ahead };
+                let is_nothing_next = low > 0 || is_last && first + deep >= k;
+                let ahead = if is_nothing_next { 0 } else { deep / inputs * apart };
                 // Each tile and panel fetches as much as the others, so that memory is as busy with each.
                 let shares = panels / S * band.len();
                 let mut share = 0;
                 for panel in (0..panels).step_by(S) {
                     for rows in band.clone().map(|at| tile(m, tiles, at)) {
-                        let from =
-                            if const { ROWS > TALL } { ahead + share * (ahead / shares) } else { ahead };
-                        let next = bytes.as_ptr().wrapping_add(from);
+                        let next = bytes.as_ptr().wrapping_add(ahead + share * (ahead / shares));
                         share += 1;
                         let step = apart / shares;
                         let stretch = Stretch { first, depth, panel, bytes, apart, width, next, step };
-                        let sums = &mut sums[rows.start - start..rows.end - start];
-                        if const { ROWS > TALL } {
-                            self.tile::<L, S, false>(l, rows, stretch, sums);
-                        } else {
-                            self.tile::<L, S, true>(l, rows, stretch, sums);
-                        }
+                        let sums = Sums::Resting(&mut sums[rows.start - start..rows.end - start]);
+                        self.tile::<L, S, false>(l, rows, stretch, sums);
                     }
                 }
             }
@@ -184,25 +197,44 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
         }
     }
 
-    /// Goes on with the sums of a tile; `ALL`: whether it has all rows.
+    /// Multiplies a tile; `ALL`: whether it has all rows.
     #[inline(always)]
     fn tile<L: Lanes, const S: usize, const ALL: bool>(
         &self,
         l: L,
         rows: Range<usize>,
         stretch: Stretch<'_>,
-        sums: &mut [[[f32; LANES]; BUNDLE]],
+        sums: Sums<'_>,
     ) {
         let width = stretch.width;
         let x = &self.x[rows.start * width + stretch.first / X::NUMBERS..];
         let depth = stretch.depth.div_ceil(X::NUMBERS);
+        let panel = stretch.panel_of::<S>();
         macro_rules! rows {
             ($($r:literal)*) => {
                 match rows.len() {
                     // Where there are several, none has less than half of what is most.
                     $($r if const { $r <= tall::<L, X>() && (ALL || 2 * $r + 1 >= tall::<L, X>()) } => {
                         let x = std::array::from_fn::<_, $r, _>(|r| &x[r * width..][..depth]);
-                        multiply::<L, X, TY, $r, S, ALL>(l, x, depth, stretch, sums);
+                        match sums {
+                            Sums::Resting(sums) => {
+                                // Sizes that the compiler knows keep the sums in registers.
+                                let Some(resting) = sums.first_chunk_mut::<$r>() else { return };
+                                let mut sums = load(l, resting, panel);
+                                multiply::<L, X, TY, $r, S, ALL>(l, x, depth, &stretch, &mut sums);
+                                for (sums, resting) in sums.iter().zip(resting) {
+                                    for (sum, resting) in sums.iter().zip(&mut resting[panel..]) {
+                                        l.store(*sum, resting);
+                                    }
+                                }
+                            }
+                            Sums::Whole { first_panel } => {
+                                let mut sums = [[l.splat(0.0); S]; $r];
+                                multiply::<L, X, TY, $r, S, ALL>(l, x, depth, &stretch, &mut sums);
+                                // SAFETY: tasks own disjoint panels.
+                                unsafe { self.product.store_tile(l, first_panel + panel, &sums) };
+                            }
+                        }
                     })*
                     rows => debug_assert!(false, "a tile of {rows} rows"),
                 }
@@ -212,24 +244,32 @@ impl<X: Factor, const TY: usize> Dense<'_, X, TY> {
     }
 }
 
-/// Goes on with the sums of a tile of `R` rows by `depth` factors of each.
+/// The sums of a tile's panels that rest in memory.
+#[inline(always)]
+fn load<L: Lanes, const R: usize, const S: usize>(
+    l: L,
+    resting: &[[[f32; LANES]; BUNDLE]; R],
+    panel: usize,
+) -> [[L::F; S]; R] {
+    let mut sums = [[l.splat(0.0); S]; R];
+    for (sums, resting) in sums.iter_mut().zip(resting) {
+        for (sum, resting) in sums.iter_mut().zip(&resting[panel..]) {
+            *sum = l.load(resting);
+        }
+    }
+    sums
+}
+
+/// Adds to the sums of a tile of `R` rows the products with `depth` factors of each.
 #[inline(always)]
 fn multiply<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize, const ALL: bool>(
     l: L,
     x: [&[X]; R],
     depth: usize,
-    stretch: Stretch<'_>,
-    sums: &mut [[[f32; LANES]; BUNDLE]],
+    stretch: &Stretch<'_>,
+    sums: &mut [[L::F; S]; R],
 ) {
-    // Sizes that the compiler knows keep the sums in registers.
-    let Some(sums) = sums.first_chunk_mut::<R>() else { return };
-    let panel = if S == BUNDLE { 0 } else { stretch.panel };
-    let mut kept = [[l.splat(0.0); S]; R];
-    for (kept, sums) in kept.iter_mut().zip(&*sums) {
-        for (kept, sum) in kept.iter_mut().zip(&sums[panel..]) {
-            *kept = l.load(sum);
-        }
-    }
+    let panel = stretch.panel_of::<S>();
     let (bytes, factors) = const { (shape::<TY>().0, met::<X, TY>()) };
     let whole = depth / factors;
     // Rows that the compiler knows to be as far apart as each other it reads together, and has no registers left for sums.
@@ -241,16 +281,11 @@ fn multiply<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usize
     assert!(units == 0 || stretch.bytes.len() >= (units - 1) * apart + (panel + S) * bytes, "{units} units");
     for unit in 0..whole {
         // SAFETY: rows have `depth` factors and panels as many units as that needs, as was seen above.
-        unsafe { add::<L, X, TY, R, S, ALL>(l, x, &stretch, unit, factors, &mut kept) };
+        unsafe { add::<L, X, TY, R, S, ALL>(l, x, stretch, unit, factors, sums) };
     }
     if whole * factors < depth {
         // SAFETY: as above; the last unit has one factor.
-        unsafe { add::<L, X, TY, R, S, ALL>(l, x, &stretch, whole, 1, &mut kept) };
-    }
-    for (kept, sums) in kept.iter().zip(sums) {
-        for (kept, sum) in kept.iter().zip(&mut sums[panel..]) {
-            l.store(*kept, sum);
-        }
+        unsafe { add::<L, X, TY, R, S, ALL>(l, x, stretch, whole, 1, sums) };
     }
 }
 
@@ -271,7 +306,7 @@ unsafe fn add<L: Lanes, X: Factor, const TY: usize, const R: usize, const S: usi
     let weights = stretch.bytes;
     // One that the compiler knows, where it can.
     let apart = if S == BUNDLE { BUNDLE * bytes } else { stretch.apart };
-    let at = unit * apart + if S == BUNDLE { 0 } else { stretch.panel * bytes };
+    let at = unit * apart + stretch.panel_of::<S>() * bytes;
     // Up to some multiplications a byte the hardware follows a line in memory alone.
     if const { !ALL || R * LANES * shape::<TY>().1 > EASY * shape::<TY>().0 } {
         let (from, lines) = if ALL { (at, S) } else { (unit * stretch.step, S.div_ceil(2)) };

@@ -22,7 +22,7 @@ use crate::weight::Weight;
 use crate::words::Words;
 
 /// Numbers up to which another core costs more than it gives.
-const GRAIN: usize = 4096;
+const GRAIN: usize = 2048;
 
 /// How many tasks `rows` of `width` numbers are cut into, as many for each thread that has some, and rows a task.
 pub(crate) fn stretches(rows: usize, width: usize, threads: usize) -> (usize, usize) {

@@ -323,6 +323,15 @@ impl<'a, T> Parts<'a, T> {
         Self { start: buffer.as_mut_ptr(), len: buffer.len(), buffer: PhantomData }
     }
 
+    /// The first of `len` elements at least.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub(crate) fn start_of(&self, len: usize) -> *mut T {
+        assert!(len <= self.len, "{len} elements of {}", self.len);
+        self.start
+    }
+
     /// Elements `from..from + len`.
     ///
     /// # Safety

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use crate::lanes::LANES;
+use crate::lanes::{LANES, Lanes};
 use crate::pool::Parts;
 use crate::weight::Weight;
 
@@ -29,6 +29,46 @@ impl Product<'_> {
         } else {
             for (to, x) in out.iter_mut().zip(lanes) {
                 to.write(*x);
+            }
+        }
+    }
+
+    /// Stores the sums of all `R` rows for the `S` panels from `first` on: straight from registers where no panel is padded. A
+    /// store waits until its core owns the line, which another core has read, and whatever is stored meanwhile waits in turn.
+    ///
+    /// # Safety
+    /// No other thread writes these panels.
+    #[inline(always)]
+    pub(crate) unsafe fn store_tile<L: Lanes, const R: usize, const S: usize>(
+        &self,
+        l: L,
+        first: usize,
+        sums: &[[L::F; S]; R],
+    ) {
+        let n = self.weight.n();
+        if (first + S) * LANES <= n {
+            // One assertion for all of them.
+            let out = self.out.start_of(R * n);
+            for (r, sums) in sums.iter().enumerate() {
+                for (s, sum) in sums.iter().enumerate() {
+                    // SAFETY: in bounds, since there are `R` rows of `n`; the caller owns these panels.
+                    l.store(*sum, unsafe { &mut *out.add(r * n + (first + s) * LANES).cast() });
+                }
+            }
+            return;
+        }
+        // What is stored one by one is in memory first: loops with assertions stay loops, and what they index would be there
+        // from the beginning.
+        let mut lanes = [[[0.0; LANES]; S]; R];
+        for (lanes, sums) in lanes.iter_mut().zip(sums) {
+            for (lanes, sum) in lanes.iter_mut().zip(sums) {
+                l.store(*sum, lanes);
+            }
+        }
+        for (r, lanes) in lanes.iter().enumerate() {
+            for (s, lanes) in lanes.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { self.store(r, first + s, lanes) };
             }
         }
     }
