@@ -13,6 +13,7 @@ const BENCHES = {
   plain: './plain.mjs',
   auto: './auto.mjs',
   kernels: './kernels.mjs',
+  memory: './memory.mjs',
   lookahead: './lookahead.mjs',
   bild: './bild.mjs',
   'bild-checks': './bild-checks.mjs',
