@@ -44,6 +44,8 @@ mod lines;
 mod norm;
 mod operand;
 mod pass;
+#[cfg(feature = "card")]
+mod pieces;
 mod pool;
 mod product;
 mod quantise;

@@ -33,7 +33,7 @@ use crate::weight::Weight;
 use crate::words::Words;
 
 #[cfg(feature = "card")]
-pub(crate) use on_card::{FEW, PIECE, ROWS, STEP, scratch};
+pub(crate) use on_card::scratch;
 
 /// Bytes of panels that a task walks for every tile of rows: half of a small second-level cache.
 const CHUNK: usize = 128 << 10;

@@ -17,11 +17,15 @@ use crate::flat::dims;
 #[cfg(feature = "card")]
 use crate::formats::WeightType;
 #[cfg(feature = "card")]
-use crate::linear::{FEW, ROWS, STEP};
+use crate::pieces::{ROWS, STEP};
 #[cfg(feature = "card")]
 use crate::quantise::{BLOCK, Block, TILE};
 #[cfg(feature = "card")]
 use crate::weight::Weight;
+
+/// Rows whose products read weights straight from a card's memory.
+#[cfg(feature = "card")]
+pub(crate) const FEW: usize = 16;
 
 /// Activations, `[m, k]`, that products with certain weights multiply.
 pub struct Operand(pub(crate) Form);

@@ -13,6 +13,17 @@ template <class T> DEVICE T kept(float x) {
   return stored;
 }
 
+// Eight numbers as the cache keeps them, side by side; `at` gives each.
+template <class At> DEVICE uint4 eight(At at) {
+  unsigned words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const unsigned low = to_bits(at(2 * i)), high = to_bits(at(2 * i + 1));
+    words[i] = low | high << 16;
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
 // A path's word: a staged row, and above it the place in its tile where those who see it find it.
 DEVICE uint32_t row_of(uint32_t word) { return word & 0xffffffu; }
 DEVICE int place_of(uint32_t word) { return (int)(word >> 24); }
@@ -40,18 +51,10 @@ template <class T> struct Text {
     const int position = tile * PAGE + slot;
     if (position < committed && d % 8 == 0) return channel < d ? *(const uint4 *)(from + channel) : uint4{0, 0, 0, 0};
     const float *const staged_key = position < committed ? nullptr : staged_k + staged(position);
-    unsigned words[4];
-#pragma unroll
-    for (int i = 0; i < 8; i += 2) {
-      unsigned bits[2];
-#pragma unroll
-      for (int j = 0; j < 2; j++) {
-        const int at = channel + i + j;
-        bits[j] = at >= d ? 0 : to_bits(staged_key ? kept<T>(staged_key[at]) : from[at]);
-      }
-      words[i / 2] = bits[0] | bits[1] << 16;
-    }
-    return {words[0], words[1], words[2], words[3]};
+    return eight([&](int i) {
+      const int at = channel + i;
+      return at >= d ? kept<T>(0.0f) : staged_key ? kept<T>(staged_key[at]) : from[at];
+    });
   }
 
   // Eight slots of a channel's values, where the tile is committed.
@@ -62,18 +65,10 @@ template <class T> struct Text {
   DEVICE_METHOD uint4 any_value(uint32_t page, int tile, int slot, int channel) const {
     if (channel >= d) return {0, 0, 0, 0};
     const T *const from = v + page * page_apart + channel * PAGE + slot;
-    unsigned words[4];
-#pragma unroll
-    for (int i = 0; i < 8; i += 2) {
-      unsigned bits[2];
-#pragma unroll
-      for (int j = 0; j < 2; j++) {
-        const int position = tile * PAGE + slot + i + j;
-        bits[j] = to_bits(position < committed ? from[i + j] : kept<T>(staged_v[staged(position) + channel]));
-      }
-      words[i / 2] = bits[0] | bits[1] << 16;
-    }
-    return {words[0], words[1], words[2], words[3]};
+    return eight([&](int i) {
+      const int position = tile * PAGE + slot + i;
+      return position < committed ? from[i] : kept<T>(staged_v[staged(position) + channel]);
+    });
   }
 };
 

@@ -23,9 +23,9 @@ use crate::card::{Buffer, Card};
 use crate::error::{Error, Result};
 use crate::formats::WeightType;
 use crate::lanes::LANES;
-#[cfg(feature = "card")]
-use crate::linear::{PIECE, ROWS, STEP};
 use crate::lines::Lines;
+#[cfg(feature = "card")]
+use crate::pieces;
 use crate::pool::Parts;
 use crate::units::{BUNDLE, get, put, unit_bytes, unit_inputs};
 
@@ -91,7 +91,7 @@ impl Weight {
         if let Some(card) = kernels.card() {
             let bytes = match ty {
                 WeightType::F32 => n * k * ty.block_bytes(),
-                WeightType::F16 | WeightType::Bf16 => n.div_ceil(ROWS) * piece_row_bytes(k),
+                WeightType::F16 | WeightType::Bf16 => n.div_ceil(pieces::ROWS) * pieces::eight_bytes(k),
                 _ => bytes,
             };
             return Ok(Self { ty, n, k, place: Place::Card(Arc::clone(card), card.zeros(bytes)?) });
@@ -144,19 +144,18 @@ impl Weight {
             }
             #[cfg(feature = "card")]
             Place::Card(card, buffer) if ty.is_dense() => {
-                let eight_bytes = piece_row_bytes(self.k);
-                let mut pieces = vec![0; rows.div_ceil(ROWS) * eight_bytes];
-                let out = Parts::new(&mut pieces);
-                kernels.pool().run(rows.div_ceil(ROWS), &|eight| {
+                let (eights, eight_bytes) = (rows.div_ceil(pieces::ROWS), pieces::eight_bytes(self.k));
+                let mut packed = vec![0; eights * eight_bytes];
+                let out = Parts::new(&mut packed);
+                kernels.pool().run(eights, &|eight| {
                     // SAFETY: eights of rows are disjoint.
                     let to = unsafe { out.part(eight * eight_bytes, eight_bytes) };
-                    for (at, row) in bytes.chunks_exact(row_bytes).skip(eight * ROWS).take(ROWS).enumerate() {
-                        for (half, inputs) in row.chunks(HALF_BYTES).enumerate() {
-                            to[place(half, at)..][..inputs.len()].copy_from_slice(inputs);
-                        }
+                    let rows = bytes.chunks_exact(row_bytes).skip(eight * pieces::ROWS).take(pieces::ROWS);
+                    for (at, row) in rows.enumerate() {
+                        pieces::put_row(to, at, row);
                     }
                 })?;
-                card.upload(buffer, first / ROWS * eight_bytes, &pieces)
+                card.upload(buffer, first / pieces::ROWS * eight_bytes, &packed)
             }
             #[cfg(feature = "card")]
             Place::Card(card, buffer) => {
@@ -225,12 +224,11 @@ impl Weight {
                 let row = if self.ty == WeightType::F32 {
                     card.download(buffer, i * self.row_bytes(), self.row_bytes())?
                 } else {
-                    let bytes = piece_row_bytes(self.k);
-                    let pieces = card.download(buffer, i / ROWS * bytes, bytes)?;
-                    let halves = (0..self.row_bytes().div_ceil(HALF_BYTES)).map(|half| place(half, i % ROWS));
-                    halves.flat_map(|from| pieces[from..from + HALF_BYTES].to_vec()).collect()
+                    let bytes = pieces::eight_bytes(self.k);
+                    let packed = card.download(buffer, i / pieces::ROWS * bytes, bytes)?;
+                    pieces::row(&packed, i % pieces::ROWS, self.row_bytes())
                 };
-                read(unit_bytes(self.ty) / LANES, 1, 0, &row[..self.row_bytes()], &mut out);
+                read(unit_bytes(self.ty) / LANES, 1, 0, &row, &mut out);
             }
             #[cfg(feature = "card")]
             Place::Card(card, buffer) => {
@@ -278,20 +276,4 @@ impl Weight {
 /// Panels that take turns in memory.
 fn beside(ty: WeightType) -> usize {
     if ty.is_dense() { BUNDLE } else { 1 }
-}
-
-/// Bytes of eight outputs of `k` inputs in pieces.
-#[cfg(feature = "card")]
-fn piece_row_bytes(k: usize) -> usize {
-    k.div_ceil(STEP) * PIECE
-}
-
-/// Bytes of a row that stand together in a piece.
-#[cfg(feature = "card")]
-const HALF_BYTES: usize = PIECE / 2 / ROWS;
-
-/// Where half piece `half` of the row at `at` of eight begins among their pieces.
-#[cfg(feature = "card")]
-fn place(half: usize, at: usize) -> usize {
-    (half * ROWS + at) * HALF_BYTES
 }

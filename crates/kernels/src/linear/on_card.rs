@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::flat::dims;
 use crate::formats::WeightType;
 use crate::lanes::LANES;
-use crate::operand::{Form, Handed, Kind, Made, Operand};
+use crate::operand::{FEW, Form, Handed, Kind, Made, Operand};
+use crate::pieces::{PIECE, ROWS, STEP};
 use crate::quantise::{BLOCK, TILE};
 use crate::units::UnitLayout;
 use crate::weight::Weight;
@@ -247,14 +248,6 @@ pub(crate) fn scratch() -> usize {
 
 /// Products of one launch.
 const PRODUCTS: usize = 4;
-
-/// Rows whose products read weights straight from memory.
-pub(crate) const FEW: usize = 16;
-
-/// Inputs of a piece, and its rows or outputs, where weights have sixteen bits; and its bytes.
-pub(crate) const STEP: usize = 64;
-pub(crate) const ROWS: usize = 8;
-pub(crate) const PIECE: usize = STEP * ROWS * 2;
 
 /// Warps of a block, and pieces of each one's ring.
 const WARPS: usize = 8;
