@@ -8,6 +8,7 @@
  * all. Prefill is 512 tokens. Figures are medians over rounds; c(m) is t(m) / t(1). The decoder of T5-base's shape, with random weights
  * and a source of 64 tokens, is measured against the roofline: its weights read once, or its arithmetic done, at what the
  * memory and the cores gave in the same round, and the figure is the median of the rounds' ratios; in bfloat16 once more as `dtype: 'bf16'`, with its own arithmetic. A plot of the products' arithmetic against the roofline goes to benches/results/kernels.svg.
+ * Parts and models that a call leaves out keep their figures.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { mkdir, writeFile } from 'node:fs/promises'
@@ -23,29 +24,31 @@ const ROWS = [1, 2, 4, 8, 16, 32, 64]
 const PREFIX = 64
 const LONG = 3500
 const PREFILL = 512
+const PARTS = ['products', 'models', 'long', 't5']
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
-export async function run(args) {
+export async function run(args, machine) {
   const { values } = parseArgs({
     args,
     options: {
       models: { type: 'string', default: 'smollm2,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b' },
       rounds: { type: 'string', default: '7' },
       threads: { type: 'string', default: '2' },
-      parts: { type: 'string', default: 'products,models,long,t5' }
+      parts: { type: 'string', default: PARTS.join() }
     }
   })
   const [rounds, threads] = [values.rounds, values.threads].map(Number)
   const example = (crate, name) => ['run', '--release', '--quiet', '-p', crate, '--example', name, '--']
   const parts = values.parts.split(',')
-  const result = { shape: { rounds, threads, prefix: PREFIX, long: LONG, prefill: PREFILL } }
+  const shape = { rounds, threads }
+  const result = {}
   if (parts.includes('products')) {
     const table = execFileSync('cargo', [...example('trefoil-kernels', 'roofline'), String(threads), '--json'], {
       cwd: ROOT,
       encoding: 'utf8',
       maxBuffer: 1 << 24
     })
-    result.products = JSON.parse(table)
+    result.products = { machine, ...JSON.parse(table) }
     printProducts(result.products)
     await mkdir(new URL('./results/', import.meta.url), { recursive: true })
     await writeFile(new URL('./results/kernels.svg', import.meta.url), plot(roofline(result.products)))
@@ -63,31 +66,38 @@ export async function run(args) {
       if (part === 'models') {
         runs.push({ name: 'prefill', ours: () => ours.time(`prefill ${PREFILL}`), theirs: () => theirs?.prefill(PREFILL) })
       }
-      result[part][name] = await compare(runs, rounds)
+      const times = await compare(runs, rounds)
       ours.end()
       await theirs?.dispose()
-      printModel(`${name} behind ${prefix} tokens`, result[part][name])
+      result[part][name] = { machine, shape: { ...shape, prefix, prefill: PREFILL }, times }
+      printModel(`${name} behind ${prefix} tokens`, times)
     }
   }
   if (parts.includes('t5')) {
     result.t5 = {}
-    const machine = await openSteps([...example('trefoil-kernels', 'roofline'), String(threads), '--serve'])
+    const limits = await openSteps([...example('trefoil-kernels', 'roofline'), String(threads), '--serve'])
     // What is stored, and what the engine's `dtype` makes of it.
     for (const [type, dtype] of [['bf16', 'auto'], ['bf16', 'bf16'], ['f32', 'auto']]) {
       const name = dtype === 'auto' ? type : `${type}, dtype ${dtype}`
       const model = await randomT5('t5-base', type)
       const ours = await openSteps([...example('trefoil-models', 'steps'), model, String(threads), String(PREFIX), dtype])
-      result.t5[name] = await againstRoofline(ours, machine, { type, peak: dtype === 'bf16' ? 'bf16' : 'f32' }, rounds)
+      const times = await againstRoofline(ours, limits, { type, peak: dtype === 'bf16' ? 'bf16' : 'f32' }, rounds)
       ours.end()
-      printSteps(name, result.t5[name])
+      result.t5[name] = { machine, shape: { ...shape, prefix: PREFIX }, ...times }
+      printSteps(name, times)
     }
-    machine.end()
+    limits.end()
   }
   return result
 }
 
+/** What a run has measured, beside what earlier ones have. */
+export function keep(earlier, figures) {
+  return Object.fromEntries(PARTS.map((part) => [part, { ...earlier[part], ...figures[part] }]))
+}
+
 /** Steps of T5-base's decoder beside the least that its products can take on the machine of these very rounds. */
-async function againstRoofline(ours, machine, { type, peak }, rounds) {
+async function againstRoofline(ours, limits, { type, peak }, rounds) {
   const { d_model, d_kv, d_ff, layers, heads } = SHAPES['t5-base']
   const numbers = layers * (6 * heads * d_kv * d_model + 2 * d_model * d_ff) + VOCABULARY * d_model
   const product = { type, peak, n: numbers, k: 1, bytes: numbers * (type === 'bf16' ? 2 : 4) }
@@ -99,8 +109,8 @@ async function againstRoofline(ours, machine, { type, peak }, rounds) {
       await ours.time(rows)
       const steps = []
       for (let step = 0; step < 3; step += 1) steps.push(await ours.time(rows))
-      const memory = await machine.time('memory')
-      const arithmetic = await machine.time(peak)
+      const memory = await limits.time('memory')
+      const arithmetic = await limits.time(peak)
       if (round < 0) continue
       const ms = median(steps)
       times[at].ms.push(ms)
