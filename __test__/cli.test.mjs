@@ -1,8 +1,10 @@
 /** The command line as a user runs it. */
 import { spawn } from 'node:child_process'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { once } from 'node:events'
+import { mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import test from 'ava'
 import { load } from '../esm/index.js'
 import { DIALOGUES, LARGE, ROOT, SMALL } from './support/models.mjs'
@@ -122,7 +124,7 @@ test('extract fills a schema from a document', async (t) => {
     [[context, join(folder, 'none.json')], /none.json/],
     [[context, await file('broken.json', '{')], /broken.json is no JSON/],
     [[context, await file('text.json', '"hotel"')], /schema is no object/],
-    [[context, narrow], /'price' can't be 'expensive': expected one of 'cheap'/]
+    [[context, narrow], /'price' can't be 'expensive': expected 'cheap'/]
   ]) {
     const { code, stdout, stderr } = await trefoil(['extract', DIALOGUES, ...args])
     t.deepEqual([code, stdout], [1, ''])
@@ -174,6 +176,28 @@ test('an interrupt ends the text with exit code 130', async (t) => {
   const { code, stderr } = await trefoil(['generate', LARGE, SENTENCE, ...LONG], { onOutput })
   t.is(code, 130)
   t.is(stderr, '')
+})
+
+test('Ctrl-C ends the wait for standard input', async (t) => {
+  const child = spawn(process.execPath, [CLI, 'generate', LARGE], { cwd: ROOT })
+  // Nothing comes, and nothing says when it listens.
+  const knock = setInterval(() => child.kill('SIGINT'), 500)
+  const [code, signal] = await once(child, 'close')
+  clearInterval(knock)
+  t.true(code === 130 || signal === 'SIGINT')
+})
+
+test('what can’t be read or written is said', async (t) => {
+  const folder = await trefoil(['tune', LARGE, ROOT, '--draft', SMALL])
+  t.is(folder.code, 1)
+  t.regex(folder.stderr, /^trefoil: .+ can't be read: EISDIR/)
+  if (process.platform !== 'linux') return
+  const full = await open('/dev/full', 'w')
+  const child = spawn(process.execPath, [CLI, '--help'], { stdio: ['ignore', full.fd, 'pipe'] })
+  const [said, [code]] = await Promise.all([text(child.stderr), once(child, 'close')])
+  await full.close()
+  t.is(code, 1)
+  t.regex(said, /^trefoil: can't write to standard output: ENOSPC/)
 })
 
 test('a reader that has seen enough ends it quietly', async (t) => {

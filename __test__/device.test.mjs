@@ -1,5 +1,7 @@
 /** Where models run: cards that work, cards that don't, and drivers that take their process with them. */
+import { spawn } from 'node:child_process'
 import { createRequire } from 'node:module'
+import { text } from 'node:stream/consumers'
 import test from 'ava'
 import { AbortedError, DeviceError, load, ModelLoadError } from '../esm/index.js'
 import { probeBy } from '../esm/probe.js'
@@ -173,6 +175,17 @@ test.serial('an engine that finds the card wanting is heard', async (t) => {
   const error = await t.throwsAsync(loadWith(t, folder, { device: 'cuda:1' }), { instanceOf: DeviceError })
   t.is(error.message, `options.device is 'cuda:1'; this build has no CUDA`)
   t.is(error.reason, 'build')
+})
+
+test.serial('a probe that nobody waits for any more is ended', async (t) => {
+  const { folder } = await pretend(t, 'while (true);')
+  const script = `
+    import { load } from ${JSON.stringify(new URL('../esm/index.js', import.meta.url).href)}
+    await load(${JSON.stringify(TINY)}, { signal: AbortSignal.timeout(500) }).catch(({ code }) => console.log(code))`
+  const start = performance.now()
+  const child = spawn(process.execPath, ['--input-type=module', '--eval', script], { env: { ...process.env, TREFOIL_CUDA_PACKAGE: folder } })
+  t.is(await text(child.stdout), 'ABORTED\n')
+  t.true(performance.now() - start < 10_000)
 })
 
 test.serial('a load that is aborted does not wait for the card', async (t) => {

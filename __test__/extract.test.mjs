@@ -109,7 +109,12 @@ test('every type is read from text', async (t) => {
     [{ anyOf: [{ const: 'a' }, { const: 2 }] }, '2', 2],
     [{ anyOf: [{ type: 'integer' }, { type: 'string' }] }, '12', 12],
     [{ anyOf: [{ type: 'integer' }, { type: 'string' }] }, 'twelve', 'twelve'],
+    [{ anyOf: [{ type: 'integer', maximum: 5 }, { type: 'string' }] }, '12', '12'],
+    [{ type: 'number', anyOf: [{ minimum: 3 }, { maximum: 1 }] }, '4', 4],
+    [{ allOf: [{ type: 'integer' }, { maximum: 5 }] }, '4', 4],
     [{ type: ['integer', 'null'] }, 'none', null],
+    [{ enum: ['a', null] }, 'none', null],
+    [{ enum: ['a', null] }, 'A', 'a'],
     [{ anyOf: [{ type: 'string' }, { type: 'null' }] }, '', null],
     [{ type: 'string', format: 'date' }, '2024-02-29', '2024-02-29'],
     [{ type: 'string', format: 'date-time' }, '2026-05-01T10:00:00Z', '2026-05-01T10:00:00Z'],
@@ -136,17 +141,26 @@ test('text that is no value of its field is refused with field and text', async 
     [{ type: 'integer' }, '1.5', /whole number/],
     [{ type: 'boolean' }, 'maybe', /yes or no/],
     [{ enum: ['a', 2] }, 'c', /one of 'a', '2'/],
-    [{ type: 'string', format: 'date' }, '2026-02-30', /a date/],
-    [{ type: 'string', format: 'time' }, '25:00', /a time/],
+    [{ type: 'string', format: 'date' }, '2026-02-30', /format "date"/],
+    [{ type: 'string', format: 'time' }, '25:00', /format "time"/],
     [{ type: 'string', pattern: '^a+$' }, 'ab', /\^a\+\$/],
-    [{ type: 'string', maxLength: 2 }, '🍀🍀🍀', /at most 2 characters/],
-    [{ type: 'number', minimum: 3 }, '2', /at least 3/],
-    [{ type: 'number', exclusiveMaximum: 3 }, '3', /less than 3/],
-    [{ type: 'number', exclusiveMinimum: 3 }, '3', /more than 3/],
+    [{ type: 'string', maxLength: 2 }, '🍀🍀🍀', /more than 2 characters/],
+    [{ type: 'number', minimum: 3 }, '2', />= 3/],
+    [{ type: 'number', exclusiveMaximum: 3 }, '3', /< 3/],
+    [{ type: 'number', exclusiveMinimum: 3 }, '3', /> 3/],
     [{ type: 'number', multipleOf: 0.1 }, '0.35', /multiple of 0.1/],
-    [{ type: 'array', items: { type: 'integer' }, minItems: 2 }, '1', /at least 2 items/],
-    [{ type: 'array', items: { type: 'integer' }, uniqueItems: true }, '1,1', /twice/],
-    [{ type: 'array', items: { type: 'integer' } }, '1, two', /a number/]
+    [{ type: 'array', items: { type: 'integer' }, minItems: 2 }, '1', /fewer than 2 items/],
+    [{ type: 'array', items: { type: 'integer' }, uniqueItems: true }, '1,1', /duplicate items/],
+    [{ type: 'array', items: { type: 'integer' } }, '1, two', /a number/],
+    [{ type: 'boolean' }, 'constructor', /yes or no/],
+    [{ type: 'boolean' }, '__proto__', /yes or no/],
+    [{ anyOf: [{ const: 'a' }, { const: 'b' }] }, 'c', /'a' or expected 'b'/],
+    [{ enum: Array.from({ length: 100_000 }, (_, at) => `v${at}`) }, 'x', /'v9' and 99990 more$/],
+    [{ anyOf: [{ type: 'integer' }, { type: 'null' }], maximum: 5 }, '9', /<= 5/],
+    [{ type: 'number', anyOf: [{ minimum: 3 }, { maximum: 1 }] }, '2', />= 3/],
+    [{ type: 'string', allOf: [{ maxLength: 2 }] }, 'abcdef', /more than 2 characters/],
+    [{ type: 'string', not: { const: 'no' } }, 'no', /NOT be valid/],
+    [{ type: 'array', items: { type: 'integer' }, contains: { const: 7 } }, '1, 2', /must be equal to constant/]
   ]
   for (const [schema, text, message] of cases) {
     const error = await t.throwsAsync(property(schema, text), { instanceOf: ExtractionError, message }, JSON.stringify(schema))
@@ -172,6 +186,35 @@ test('an object that may be left out is, where none of its fields has an answer'
   t.deepEqual((await extract(schema, neither)).value, { other: null })
   const half = extract(schema, { ...said, 'hotel area:': 'south' })
   t.like(await t.throwsAsync(half, { instanceOf: ExtractionError }), { field: 'hotel.stars', text: '' })
+})
+
+test('parts of a schema add up', async (t) => {
+  const schema = {
+    $defs: { named: { type: 'object', properties: { name: { type: 'string' } }, required: ['name'] }, either: { anyOf: [{ type: 'integer' }, { type: 'string' }] } },
+    type: 'object',
+    allOf: [{ $ref: '#/$defs/named' }, { properties: { name: { maxLength: 3 }, count: { $ref: '#/$defs/either/anyOf/0' } } }],
+    properties: { parent: { $ref: '#/$defs/named' } },
+    dependentRequired: { count: ['parent'] }
+  }
+  const said = { 'parent name:': 'ann', 'name:': 'bo', 'count:': '2' }
+  t.deepEqual((await extract(schema, said)).value, { parent: { name: 'ann' }, name: 'bo', count: 2 })
+  const error = (more) => t.throwsAsync(extract(schema, { ...said, ...more }), { instanceOf: ExtractionError })
+  t.like(await error({ 'name:': 'robert' }), { field: 'name', text: 'robert' })
+  t.like(await error({ 'parent name:': 'none' }), { field: '', text: '' })
+})
+
+test('a pattern that does not come to an end is stopped', async (t) => {
+  const pattern = '^([\\w ,.]+)+#$'
+  const text = 'The capital of France is Paris, a city of two million people.'
+  const start = performance.now()
+  await t.throwsAsync(property({ type: 'string', pattern }, text), { instanceOf: InvalidOptionError, message: /more than 1000 ms/ })
+  t.true(performance.now() - start < 5000)
+})
+
+test('an option that is undefined is none', async (t) => {
+  const { asked } = await extract(of({ type: 'string' }), { 'x:': 'a' }, { maxTokens: undefined, stop: undefined, confidence: undefined })
+  t.deepEqual(asked.options, { maxTokens: 64, stop: '\n' })
+  await t.throwsAsync(extract(of({ type: 'string' }), {}, 5), { instanceOf: InvalidOptionError, message: /options is 5/ })
 })
 
 test('a confidence is the geometric mean of the probabilities of an answer', async (t) => {
@@ -205,6 +248,17 @@ test('the schema itself turns answers into what it gives', async (t) => {
   t.is((await extract(z.enum(['a', 'b']).describe('which?'), { 'which?': 'B' })).value, 'b')
 })
 
+/** An object with one field. */
+const of = (schema) => ({ type: 'object', properties: { x: schema } })
+const nested = (depth) => Array.from({ length: depth }).reduce(of, { type: 'string' })
+
+/** A few hundred bytes that mean 2^26 schemas. */
+function laughs(keyword) {
+  const twice = (next) => (keyword === 'allOf' ? { allOf: [next, next] } : { type: 'object', properties: { x: next, y: next } })
+  const $defs = Object.fromEntries(Array.from({ length: 26 }, (_, at) => [`a${at}`, twice({ $ref: `#/$defs/a${at + 1}` })]))
+  return { $defs: { ...$defs, a26: { type: 'string' } }, ...twice({ $ref: '#/$defs/a0' }) }
+}
+
 test('a schema that no prompt can ask for is refused by name', async (t) => {
   const cyclic = { $defs: { node: { type: 'object', properties: { next: { $ref: '#/$defs/node' } } } }, $ref: '#/$defs/node' }
   const bare = { '~standard': { version: 1, vendor: 'bare', validate: (value) => ({ value }) } }
@@ -216,7 +270,18 @@ test('a schema that no prompt can ask for is refused by name', async (t) => {
     [cyclic, /itself again at 'next'/],
     [{ type: 'object', properties: { x: { $ref: 'https://example.org/x' } } }, /a reference to 'https/],
     [{ type: 'object', properties: { x: { type: 'array', items: { type: 'object' } } } }, /list of objects or lists at 'x'/],
-    [{ type: 'object', properties: { x: { allOf: [{ type: 'string' }] } } }, /'allOf' at 'x'/],
+    [of({ not: { type: 'string' } }), /'not' at 'x'/],
+    [of({ type: 'string', pattern: '[' }), /no JSON Schema/],
+    [of({ type: 'string', minLength: 'two' }), /no JSON Schema/],
+    [of({ $ref: '#/$defs/100%' }), /a reference to '#\/\$defs\/100%'/],
+    [of({ $ref: '#x' }), /a reference to '#x'/],
+    [of({ type: 'object', additionalProperties: { type: 'string' } }), /'additionalProperties' only at 'x'/],
+    [of({ type: 'array', prefixItems: [{ type: 'string' }] }), /'prefixItems' at 'x'/],
+    [z.object({ x: z.record(z.string(), z.string()) }), /at 'x'/],
+    [z.object({ x: z.tuple([z.string(), z.number()]) }), /'prefixItems' at 'x'/],
+    [nested(3000), /more than 64 objects within each other/],
+    [laughs('properties'), /more than 4096 fields/],
+    [laughs('allOf'), /more than 100000 schemas/],
     [{ type: 'object', properties: { x: { type: 'null' } } }, /only null at 'x'/],
     [{ type: 'object', properties: { x: false } }, /false at 'x'/]
   ]) {

@@ -1,4 +1,5 @@
 /** How a generation is read, over a fake native one. */
+import { getEventListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { AbortedError, InvalidOptionError, OutOfMemoryError } from '../esm/index.js'
@@ -116,6 +117,15 @@ test('a signal makes the iterator throw and the result resolve', async (t) => {
   t.is(finishReason, 'abort')
   t.true(text.startsWith('abc'))
   await t.throwsAsync(generation.text(), { instanceOf: AbortedError })
+})
+
+test('a signal that lives longer lets go of what has ended', async (t) => {
+  const { signal } = new AbortController()
+  for (let turn = 0; turn < 30; turn += 1) {
+    for await (const _ of new Writing(fakeSource({ steps: 5 }), signal)) break
+  }
+  await new Writing(fakeSource(), signal).text()
+  t.is(getEventListeners(signal, 'abort').length, 0)
 })
 
 test('a signal that was aborted before ends it at once', async (t) => {

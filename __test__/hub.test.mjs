@@ -1,6 +1,7 @@
 /** Models from the hub, from a hub on the loopback interface. */
-import { randomBytes } from 'node:crypto'
-import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises'
+import { createHash, randomBytes } from 'node:crypto'
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -64,6 +65,53 @@ test.serial('a download that broke off goes on where it ended', async (t) => {
   t.true(ranges.length > 0)
   t.regex(ranges[0], /^bytes=[1-9]\d*-$/)
   t.deepEqual(await readFile(join(cache, 'clover/one/model.gguf')), hub.files['clover/one/model.gguf'])
+})
+
+test.serial('two that fetch the same file at once do not get in each other’s way', async (t) => {
+  const { hub, cache } = t.context
+  hub.behave = { cutAt: 70_000 }
+  await fetchOne(t)
+  for (const error of await Promise.all([fetchOne(t), fetchOne(t), fetchOne(t)])) t.true(error instanceof ModelLoadError, String(error))
+  t.deepEqual(await readFile(join(cache, 'clover/one/model.gguf')), hub.files['clover/one/model.gguf'])
+  t.deepEqual(await readdir(join(cache, 'clover/one')), ['model.gguf'])
+})
+
+test.serial('a part that another process writes is left alone, and one that nobody writes is not', async (t) => {
+  const { hub, cache } = t.context
+  const content = hub.files['clover/one/model.gguf']
+  const folder = join(cache, 'clover/one')
+  const name = `model.gguf.${createHash('sha256').update(content).digest('hex').slice(0, 16)}`
+  await mkdir(folder, { recursive: true })
+  // The parent lives; no process has the highest number. All of it is there, and the hub does not say how much that is.
+  const [theirs, left] = [`${name}.${process.ppid}-1-1.part`, `${name}.4194305-1-1.part`]
+  await writeFile(join(folder, theirs), content.subarray(0, 10))
+  await writeFile(join(folder, left), content)
+  hub.behave = { size: 0 }
+  t.true((await fetchOne(t)) instanceof ModelLoadError)
+  t.deepEqual([...new Set(hub.requests.map(({ range }) => range).filter(Boolean))], [`bytes=${content.length}-`])
+  t.deepEqual((await readdir(folder)).toSorted(), ['model.gguf', theirs])
+  t.deepEqual(await readFile(join(folder, 'model.gguf')), content)
+})
+
+test.serial('a file that is longer than the hub says is cut off', async (t) => {
+  const { hub, cache } = t.context
+  hub.behave = { size: 1000 }
+  const error = await fetchOne(t)
+  t.true(error instanceof DownloadError)
+  t.regex(error.message, /more than 1000 bytes/)
+  t.deepEqual(await readdir(join(cache, 'clover/one')), [])
+})
+
+test.serial('a redirect to nowhere and a shard that is no weights are refused', async (t) => {
+  const { hub } = t.context
+  const index = { weight_map: { a: 'config.json' } }
+  hub.files['clover/small/model.safetensors.index.json'] = Buffer.from(JSON.stringify(index))
+  await t.throwsAsync(load('clover/small'), { instanceOf: DownloadError, message: /names 'config.json'; allowed: .safetensors/ })
+  const redirects = createServer((_, response) => response.writeHead(302, { location: 'http://[' }).end())
+  await new Promise((resolve) => redirects.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => redirects.close())
+  process.env.HF_ENDPOINT = `http://127.0.0.1:${redirects.address().port}`
+  await t.throwsAsync(load('clover/other'), { instanceOf: DownloadError, message: /redirects to 'http:\/\/\[', which is no address/ })
 })
 
 test.serial('a store without ranges starts over', async (t) => {

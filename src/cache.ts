@@ -30,8 +30,10 @@ export async function cachedModels(): Promise<CachedModel[]> {
 
 async function modelsIn(path: string, depth: number): Promise<CachedModel[]> {
   const folder = join(cacheFolder(), path)
-  const entries = await readdir(folder, { withFileTypes: true }).catch(() => [])
-  const files = entries.filter((entry) => !entry.isDirectory()).map(({ name }) => name)
+  const names = await readdir(folder).catch(() => [])
+  // A link to a folder is one. What is gone since it was listed is nothing.
+  const isFolder = await Promise.all(names.map((name) => stat(join(folder, name)).then((found) => found.isDirectory(), () => false)))
+  const files = names.filter((_, at) => !isFolder[at])
   const sizes = (names: string[]): Promise<number[]> =>
     // A file that is gone since it was listed has no bytes.
     Promise.all(names.map((name) => stat(join(folder, name)).then(({ size }) => size, () => 0)))
@@ -42,7 +44,7 @@ async function modelsIn(path: string, depth: number): Promise<CachedModel[]> {
   const single = files.filter((name) => name.toLowerCase().endsWith('.gguf'))
   const bytes = await sizes(single)
   const inside = (name: string): string => (path === '' ? name : `${path}/${name}`)
-  const below = depth === 0 ? [] : entries.filter((entry) => entry.isDirectory())
-  const deeper = await Promise.all(below.map(({ name }) => modelsIn(inside(name), depth - 1)))
+  const below = depth === 0 ? [] : names.filter((_, at) => isFolder[at])
+  const deeper = await Promise.all(below.map((name) => modelsIn(inside(name), depth - 1)))
   return [...single.map((name, at) => ({ name: inside(name), bytes: bytes[at] ?? 0 })), ...deeper.flat()]
 }

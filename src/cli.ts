@@ -44,7 +44,10 @@ async function main([name, ...rest]: string[]): Promise<void> {
 }
 
 // A reader that has seen enough (`| head`) is no failure.
-stdout.on('error', (error: NodeJS.ErrnoException) => exit(error.code === 'EPIPE' ? 0 : 1))
+stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') exit(0)
+  stderr.write(`trefoil: can't write to standard output: ${error.message}\n`, () => exit(1))
+})
 
 main(argv.slice(2)).catch((error: unknown) => {
   process.exitCode = AbortedError.isInstance(error) ? 130 : 1

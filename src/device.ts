@@ -29,9 +29,10 @@ export async function place(data: unknown, signal: AbortSignal): Promise<Place> 
   const { automatic, cards } = devicesOf(data)
   if (!automatic && cards.length === 0) return { binding: CPU, data }
   const ordinals = [...(automatic ? [0] : []), ...cards.map(({ ordinal }) => ordinal)]
-  const probes = await Promise.race([Promise.all(ordinals.map(probe)), aborted(signal)])
+  const probed = await Promise.all(ordinals.map((ordinal) => probe(ordinal, signal)))
+  const probes = probed.filter((probe) => probe !== undefined)
   // Whoever waits for the load hears of the abort.
-  if (probes === undefined) return { binding: CPU, data }
+  if (probes.length < probed.length) return { binding: CPU, data }
   const [first, named] = automatic ? [probes[0], probes.slice(1)] : [undefined, probes]
   for (const [at, { option, name }] of cards.entries()) {
     const failure = named[at]?.failure
@@ -66,11 +67,4 @@ function cardOf(option: string, name: unknown): Card | undefined {
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function aborted(signal: AbortSignal): Promise<undefined> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve(undefined)
-    else signal.addEventListener('abort', () => resolve(undefined), { once: true })
-  })
 }

@@ -28,14 +28,17 @@ export interface EncodedDocument extends AsyncDisposable {
    * Fills a schema from the document: every leaf field is one prompt, its description or else its path (`hotel area:`),
    * and all are answered at once. An answer is read as its field's type: a string, a number, a truth value (`yes`,
    * `no`), one of an enumeration, a date, or a list of these between commas. A field that may be left out is, where the
-   * answer is empty or `none`. The schema's own validation has the last word.
+   * answer is empty or `none`. The schema's own validation has the last word; of a JSON Schema all keywords are checked,
+   * and defaults filled in.
    *
    * @param schema a Standard Schema that also implements Standard JSON Schema, such as zod's, or a JSON Schema
    * @throws {ExtractionError} when an answer is not what its field allows; it names the field and has the answer
-   * @throws {InvalidOptionError} when the schema has what no prompt can ask for, such as a list of objects
+   * @throws {InvalidOptionError} when the schema has what no prompt can ask for, such as a list of objects or
+   *   more than 4096 fields, or is no schema
    */
   extract<S extends StandardSchema | JsonSchema>(schema: S, options: ExtractOptions & { confidence: true }): Promise<Extracted<Infer<S>>>
   extract<S extends StandardSchema | JsonSchema>(schema: S, options?: ExtractOptions & { confidence?: false }): Promise<Infer<S>>
+  extract<S extends StandardSchema | JsonSchema>(schema: S, options?: ExtractOptions): Promise<Infer<S> | Extracted<Infer<S>>>
   /** Gives the document up; the model keeps it while its cache has room. Answers being written are not cut short. */
   dispose(): Promise<void>
 }
@@ -67,6 +70,7 @@ export class ReadDocument implements EncodedDocument {
 
   extract<S extends StandardSchema | JsonSchema>(schema: S, options: ExtractOptions & { confidence: true }): Promise<Extracted<Infer<S>>>
   extract<S extends StandardSchema | JsonSchema>(schema: S, options?: ExtractOptions & { confidence?: false }): Promise<Infer<S>>
+  extract<S extends StandardSchema | JsonSchema>(schema: S, options?: ExtractOptions): Promise<Infer<S> | Extracted<Infer<S>>>
   extract<S extends StandardSchema | JsonSchema>(schema: S, options?: ExtractOptions): Promise<Infer<S> | Extracted<Infer<S>>> {
     return extractFrom((prompts, options) => this.ask(prompts, options), this.#lead, schema, options)
   }

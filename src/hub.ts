@@ -106,6 +106,8 @@ function shards(index: string, title: string): Set<string> {
   for (const file of files) {
     if (typeof file !== 'string') throw new DownloadError(`${title} has an index of its weights that names no files`)
     refuseOutside(file, title)
+    // Any other file would not be of the weights: a config.json that comes early would make the folder look complete.
+    if (!file.endsWith('.safetensors')) throw new DownloadError(`${title} has an index of its weights that names '${file}'; allowed: .safetensors files`)
     named.add(file)
   }
   return named

@@ -177,7 +177,7 @@ export interface GenerateOptions {
   /** Tokens to write, at most; by default up to the end of the context. */
   maxTokens?: number
   /** Ends the text where one of these begins; the stop string is not part of the text. */
-  stop?: string | string[]
+  stop?: string | readonly string[]
   /** 0, the default, always takes the likeliest token. */
   temperature?: number
   /** Draw from the likeliest so many tokens only; 0 means all. */

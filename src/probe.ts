@@ -1,6 +1,7 @@
 /** Whether a card can be used, found out in a process of its own: loading CUDA can fail, hang, or end the process. */
 
 import { execFile } from 'node:child_process'
+import { once } from 'node:events'
 import { env, execPath } from 'node:process'
 
 import type { DeviceReason } from './errors.js'
@@ -33,30 +34,55 @@ export type Probe =
 /** Milliseconds that a probe may take: a driver that wakes eight cards up needs some seconds. */
 const LIMIT = 30_000
 
-const known = new Map<string, Promise<Probe>>()
+/** A probe that was begun, how many wait for it, and what ends it. */
+interface Begun {
+  readonly probed: Promise<Probe>
+  readonly stop: AbortController
+  waiting: number
+}
 
-/** Tries the card of this ordinal out, once a process. */
-export function probe(ordinal: number): Promise<Probe> {
+const known = new Map<string, Begun>()
+
+/** Tries the card of this ordinal out, once a process; gives nothing once the signal is aborted. */
+export async function probe(ordinal: number): Promise<Probe>
+export async function probe(ordinal: number, signal: AbortSignal): Promise<Probe | undefined>
+export async function probe(ordinal: number, signal?: AbortSignal): Promise<Probe | undefined> {
   const found = findCuda()
-  if (!found) return Promise.resolve(failed('package', 'the package trefoil-cuda is not installed'))
+  if (!found) return failed('package', 'the package trefoil-cuda is not installed')
   const key = `${ordinal} ${found.folder}`
-  const probed = known.get(key) ?? probeBy(found, ordinal)
-  known.set(key, probed)
+  const begun = known.get(key) ?? begin(found, ordinal)
+  known.set(key, begun)
+  begun.waiting += 1
+  const over = new AbortController()
+  const left = signal && once(signal, 'abort', { signal: over.signal }).then(() => undefined, () => undefined)
+  const probed = signal?.aborted ? undefined : await (left ? Promise.race([begun.probed, left]) : begun.probed)
+  over.abort()
+  begun.waiting -= 1
+  if (probed === undefined && begun.waiting === 0) {
+    // Nobody wants to know any more, and a process that hangs would keep this one alive.
+    begun.stop.abort()
+    known.delete(key)
+  }
   return probed
 }
 
+function begin(found: CudaPackage, ordinal: number): Begun {
+  const stop = new AbortController()
+  return { probed: probeBy(found, ordinal, LIMIT, stop.signal), stop, waiting: 0 }
+}
+
 /** Tries the card of this ordinal out by a CUDA package, in at most `limit` milliseconds. */
-export async function probeBy(found: CudaPackage, ordinal: number, limit: number = LIMIT): Promise<Probe> {
+export async function probeBy(found: CudaPackage, ordinal: number, limit: number = LIMIT, stop?: AbortSignal): Promise<Probe> {
   const { version } = CPU.machine()
-  if (found.version === version) return { ...(await ask(found, ordinal, limit)), package: found }
+  if (found.version === version) return { ...(await ask(found, ordinal, limit, stop)), package: found }
   const message = `the package trefoil-cuda has version ${found.version}; allowed: ${version}, as trefoil has`
   return { ...failed('version', message), package: found }
 }
 
-function ask(found: CudaPackage, ordinal: number, limit: number): Promise<Probe> {
+function ask(found: CudaPackage, ordinal: number, limit: number, stop?: AbortSignal): Promise<Probe> {
   // Electron starts itself once more unless it is told not to; options of Node are meant for the caller's process.
   const variables = { ...env, ELECTRON_RUN_AS_NODE: '1', NODE_OPTIONS: '' }
-  const how = { env: variables, timeout: limit, killSignal: 'SIGKILL', windowsHide: true } as const
+  const how = { env: variables, timeout: limit, killSignal: 'SIGKILL', windowsHide: true, ...(stop && { signal: stop }) } as const
   return new Promise((resolve) => {
     execFile(execPath, [PROBE, found.folder, String(ordinal)], how, (error, stdout) => {
       const answer = answerOf(stdout)

@@ -14,7 +14,7 @@ export interface StandardSchema<Input = unknown, Output = Input> {
 }
 
 /** What a validation says. */
-type Checked<Output> =
+export type Checked<Output> =
   | { readonly value: Output; readonly issues?: undefined }
   | { readonly issues: readonly Issue[] }
 

@@ -26,13 +26,20 @@ export interface Reader<C, R> {
 
 type Ending<R> = { result: R } | { error: unknown }
 
+/** Streams that nobody has read to their end: a signal that lives longer lets go of them. */
+const FORGOTTEN = new FinalizationRegistry<{ signal: AbortSignal; cancel: () => void }>(({ signal, cancel }) => {
+  signal.removeEventListener('abort', cancel)
+})
+
 /** A stream over a native generation. */
 export class Stream<C, R> implements AsyncIterable<C> {
   readonly #source: Source | undefined
   readonly #signal: AbortSignal | undefined
   readonly #chunks: C[] = []
   readonly #reader: Reader<C, R>
-  readonly #cancel = (): void => this.#source?.cancel()
+  readonly #cancel: () => void
+  /** Whether the signal had ended the work before it began; the engine may have been done before it heard of that. */
+  readonly #stillborn: boolean
   #pulling: Promise<void> | undefined
   #ending: Ending<R> | undefined
   #result: Promise<R> | undefined
@@ -42,8 +49,14 @@ export class Stream<C, R> implements AsyncIterable<C> {
     this.#reader = reader
     this.#source = source
     this.#signal = signal
-    if (signal?.aborted) this.#cancel()
-    else signal?.addEventListener('abort', this.#cancel, { once: true })
+    this.#stillborn = signal?.aborted === true
+    const held = source && new WeakRef(source)
+    this.#cancel = () => held?.deref()?.cancel()
+    if (this.#stillborn) this.#cancel()
+    else if (signal) {
+      signal.addEventListener('abort', this.#cancel, { once: true })
+      FORGOTTEN.register(this, { signal, cancel: this.#cancel }, this)
+    }
   }
 
   /** Makes a stream that could not begin: reading it throws `error`. */
@@ -64,7 +77,7 @@ export class Stream<C, R> implements AsyncIterable<C> {
   /** The result, where nothing cut it short. */
   protected async whole(): Promise<R> {
     const result = await this.result
-    if (this.#reader.isCut(result) && this.#signal?.aborted) throw this.#aborted()
+    if (this.#isAborted(result)) throw this.#aborted()
     return result
   }
 
@@ -78,6 +91,7 @@ export class Stream<C, R> implements AsyncIterable<C> {
     }
     const leave = (): { done: true; value: undefined } => {
       this.#cancel()
+      this.#forget()
       this.#chunks.length = 0
       return end()
     }
@@ -105,9 +119,7 @@ export class Stream<C, R> implements AsyncIterable<C> {
   /** The next chunk; undefined after the last. */
   async #next(): Promise<C | undefined> {
     while (!this.#ending && (this.#chunks.length === 0 || this.#signal?.aborted)) await this.#pull()
-    if (this.#ending && 'result' in this.#ending) {
-      if (this.#reader.isCut(this.#ending.result) && this.#signal?.aborted) throw this.#aborted()
-    }
+    if (this.#ending && 'result' in this.#ending && this.#isAborted(this.#ending.result)) throw this.#aborted()
     const chunk = this.#chunks.shift()
     if (!chunk && this.#ending && 'error' in this.#ending) throw this.#ending.error
     return chunk
@@ -149,7 +161,17 @@ export class Stream<C, R> implements AsyncIterable<C> {
 
   #end(ending: Ending<R>): void {
     this.#ending = ending
+    this.#forget()
+  }
+
+  /** There is nothing left for the signal to end. */
+  #forget(): void {
     this.#signal?.removeEventListener('abort', this.#cancel)
+    FORGOTTEN.unregister(this)
+  }
+
+  #isAborted(result: R): boolean {
+    return this.#stillborn || (this.#reader.isCut(result) && this.#signal?.aborted === true)
   }
 
   #aborted(): AbortedError {

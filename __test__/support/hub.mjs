@@ -19,16 +19,17 @@ export async function startHub(files) {
     requests.push({ method, url, range: headers.range })
     const [, key, path] = /^\/(?:store\/)?([^/]+\/[^/]+)\/(?:resolve\/main\/)?(.+)$/.exec(decodeURI(url)) ?? []
     const content = hub.files[`${key}/${path}`]
-    const { status, lie, cutAt, silentAt, noRange } = hub.behave
+    const { status, lie, cutAt, silentAt, noRange, location = `/store/${key}/${path}`, size = content?.length } = hub.behave
     if (status) return response.writeHead(status).end('no')
     if (!content) return response.writeHead(404).end('not found')
     if (!url.startsWith('/store/')) {
       const hash = lie ? sha256(Buffer.from('something else')) : sha256(content)
       return response
-        .writeHead(302, { location: `/store/${key}/${path}`, 'x-linked-etag': `"${hash}"`, 'x-linked-size': content.length })
+        .writeHead(302, { location, 'x-linked-etag': `"${hash}"`, ...(size > 0 && { 'x-linked-size': size }) })
         .end()
     }
     const from = noRange ? 0 : Number(/^bytes=(\d+)-$/.exec(headers.range ?? '')?.[1] ?? 0)
+    if (from >= content.length) return response.writeHead(416).end()
     const part = content.subarray(from)
     response.writeHead(from > 0 ? 206 : 200, { 'content-length': part.length })
     if (cutAt !== undefined && from < cutAt) {

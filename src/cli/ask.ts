@@ -3,7 +3,7 @@
 import { stdout } from 'node:process'
 
 import { command, type Command } from './command.js'
-import { DOCUMENT_HELP, line, textOf } from './document.js'
+import { DOCUMENT_HELP, line, textOf } from './input.js'
 import { generateOptions, LOADING_HELP, LOADING_OPTIONS, withModel, WRITING_HELP, WRITING_OPTIONS } from './writing.js'
 
 const HELP = `Usage: trefoil ask MODEL DOCUMENT PROMPT… [options]
@@ -33,7 +33,7 @@ export const ask: Command = command(ABOUT, async ([source, document, ...prompts]
     throw new Error(`${missing} is missing; usage: trefoil ask MODEL DOCUMENT PROMPT…`)
   }
   // Read before the model is loaded: a mistake in them should not cost a wait.
-  const [text, options] = [await textOf(document), generateOptions(values)]
+  const [text, options] = [await textOf(document, signal), generateOptions(values)]
   await withModel(source, values, signal, async (model) => {
     const encoded = await model.read(text, { signal })
     const answers = encoded.ask(prompts, { ...options, signal })

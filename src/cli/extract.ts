@@ -1,11 +1,10 @@
 /** `trefoil extract`: fills a JSON Schema from a document. */
 
-import { readFile } from 'node:fs/promises'
 import { stdout } from 'node:process'
 
 import { isJsonSchema, type JsonSchema } from '../schema.js'
 import { command, type Command } from './command.js'
-import { DOCUMENT_HELP, line, textOf } from './document.js'
+import { DOCUMENT_HELP, fileText, line, textOf } from './input.js'
 import { generateOptions, LOADING_HELP, LOADING_OPTIONS, withModel, WRITING_HELP, WRITING_OPTIONS } from './writing.js'
 
 const HELP = `Usage: trefoil extract MODEL DOCUMENT SCHEMA [options]
@@ -35,7 +34,7 @@ export const extract: Command = command(ABOUT, async ([source, document, file, .
     throw new Error(`${missing} is missing; usage: trefoil extract MODEL DOCUMENT SCHEMA`)
   }
   if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many; a text with spaces needs quotes`)
-  const [text, schema, options] = [await textOf(document), await schemaOf(file), generateOptions(values)]
+  const [text, schema, options] = [await textOf(document, signal), await schemaOf(file), generateOptions(values)]
   await withModel(source, values, signal, async (model) => {
     const encoded = await model.read(text, { signal })
     const extracted = await encoded.extract(schema, { ...options, confidence: true, signal })
@@ -57,7 +56,7 @@ function rowsOf(value: unknown, path = ''): [name: string, said: string][] {
 }
 
 async function schemaOf(file: string): Promise<JsonSchema> {
-  const text = await readFile(file, 'utf8')
+  const text = await fileText(file)
   try {
     return JSON.parse(text) as JsonSchema
   } catch (cause) {

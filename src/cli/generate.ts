@@ -1,11 +1,11 @@
 /** `trefoil generate`: writes one text, as it comes. */
 
 import { stdin, stdout } from 'node:process'
-import { text as readAll } from 'node:stream/consumers'
 
 import type { ChatMessage } from '../options.js'
 import type { Chunk } from '../result.js'
 import { command, type Command } from './command.js'
+import { inputText } from './input.js'
 import { LEGEND, painter, wantsColours } from './painting.js'
 import { generateOptions, LOADING_HELP, LOADING_OPTIONS, withModel, WRITING_HELP, WRITING_OPTIONS } from './writing.js'
 
@@ -39,7 +39,7 @@ const ABOUT = { summary: 'writes a text that continues or answers a prompt', hel
 export const generate: Command = command(ABOUT, async ([source, argument, ...more], values, signal) => {
   if (source === undefined) throw new Error('a model is missing; usage: trefoil generate MODEL [PROMPT]')
   if (more.length > 0) throw new Error(`'${more[0]}' is one argument too many; a prompt with spaces needs quotes`)
-  const [prompt, options] = [await promptOf(argument, values.chat), generateOptions(values)]
+  const [prompt, options] = [await promptOf(argument, values.chat, signal), generateOptions(values)]
   await withModel(source, values, signal, async (model) => {
     const generation = model.generate(prompt, { ...options, signal })
     if (values.json) {
@@ -54,8 +54,8 @@ export const generate: Command = command(ABOUT, async ([source, argument, ...mor
   })
 })
 
-async function promptOf(argument: string | undefined, chat: boolean | undefined): Promise<string | ChatMessage[]> {
+async function promptOf(argument: string | undefined, chat: boolean | undefined, signal: AbortSignal): Promise<string | ChatMessage[]> {
   if (argument === undefined && stdin.isTTY) throw new Error('a prompt is missing; usage: trefoil generate MODEL PROMPT')
-  const content = argument === undefined || argument === '-' ? await readAll(stdin) : argument
+  const content = argument === undefined || argument === '-' ? await inputText(signal) : argument
   return chat ? [{ role: 'user', content }] : content
 }

@@ -1,11 +1,12 @@
 /** `trefoil tune`: finds the thresholds of BiLD for a pair of models. */
 
-import { readFile, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import { stderr, stdout } from 'node:process'
 
 import { plot } from '../tune/plot.js'
 import { METRICS, sweep, type Case, type Point, type Setting } from '../tune/sweep.js'
 import { command, numberOf, type Command, type ValuesOf } from './command.js'
+import { fileText } from './input.js'
 import { LOADING_HELP, LOADING_OPTIONS, withModel } from './writing.js'
 
 const HELP = `Usage: trefoil tune MODEL --draft LITTLE CALIBRATION [options]
@@ -62,7 +63,7 @@ export const tune: Command = command(ABOUT, async ([source, calibration, ...more
   if (!(floor >= 0 && floor <= 1)) throw new Error(`--floor is '${values.floor}'; allowed: a number from 0 to 1`)
   if (!Object.hasOwn(METRICS, metric)) throw new Error(`--metric is '${metric}'; allowed: ${Object.keys(METRICS).join(', ')}`)
   const settings = settingsOf(values)
-  const cases = casesOf(await readFile(calibration, 'utf8'), calibration)
+  const cases = casesOf(await fileText(calibration), calibration)
 
   const hear = (done: number): void => {
     if (stderr.isTTY) stderr.write(`\r\u001b[K${done} of ${cases.length} prompts`)
@@ -89,10 +90,10 @@ export const tune: Command = command(ABOUT, async ([source, calibration, ...more
 
 /** The prompts of a calibration file. */
 function casesOf(content: string, file: string): Case[] {
-  const lines = content.split('\n').map((line) => line.trim()).filter(Boolean)
+  const lines = content.split('\n').map((line, at) => ({ line: line.trim(), at })).filter(({ line }) => line !== '')
   if (lines.length === 0) throw new Error(`${file} has no prompt`)
-  if (!file.endsWith('.jsonl')) return lines.map((source) => ({ source }))
-  const cases = lines.map((line, at): Case => {
+  if (!file.endsWith('.jsonl')) return lines.map(({ line }) => ({ source: line }))
+  const cases = lines.map(({ line, at }): Case => {
     let entry: unknown
     try {
       entry = JSON.parse(line)

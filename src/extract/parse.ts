@@ -2,33 +2,35 @@
 
 import { dateOf } from './dates.js'
 import type { Kind } from './fields.js'
-import { breach } from './limits.js'
 
 /** A value, or what is wrong with the text. */
-export type Parsed = { readonly value: unknown } | { readonly wrong: string }
+type Parsed = { readonly value: unknown } | { readonly wrong: string }
+
+/** What a text can mean, the likeliest first; and what is wrong with it where that is nothing. */
+export interface Readings {
+  readonly values: readonly unknown[]
+  readonly wrong: string
+}
 
 const NUMBER = /^[-+]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?(e[-+]?\d+)?$/i
-const WORDS: Readonly<Record<string, boolean>> = { true: true, yes: true, false: false, no: false }
+const WORDS: ReadonlyMap<string, boolean> = new Map([['true', true], ['yes', true], ['false', false], ['no', false]])
+
+/** Members of an enumeration that a message names. */
+const NAMED = 10
 
 /** Whether a text says that there is nothing to say. */
 export function isNothing(text: string): boolean {
   return ['', 'none', 'null'].includes(text.trim().toLowerCase())
 }
 
-/** Reads `text` as the first of `kinds` that it can be. */
-export function parse(kinds: readonly Kind[], text: string): Parsed {
-  let wrong: string | undefined
-  for (const kind of kinds) {
-    const found = read(kind, text.trim())
-    if ('value' in found) {
-      const broken = kind.limits && breach(kind.limits, found.value)
-      if (broken === undefined) return found
-      wrong ??= broken
-    } else {
-      wrong ??= found.wrong
-    }
+/** Reads `text` as all of `kinds` that it can be. */
+export function readingsOf(kinds: readonly Kind[], text: string): Readings {
+  const found = kinds.map((kind) => read(kind, text.trim()))
+  const wrong = new Set(found.flatMap((one) => ('wrong' in one ? [one.wrong] : [])))
+  return {
+    values: found.flatMap((one) => ('value' in one ? [one.value] : [])),
+    wrong: [...wrong].slice(0, NAMED).join(' or ') || 'no value is allowed'
   }
-  return { wrong: wrong ?? 'no value is allowed' }
 }
 
 function read(kind: Kind, text: string): Parsed {
@@ -36,7 +38,7 @@ function read(kind: Kind, text: string): Parsed {
     case 'enum':
       return choice(kind.values, text)
     case 'boolean': {
-      const value = WORDS[text.toLowerCase()]
+      const value = WORDS.get(text.toLowerCase())
       return value === undefined ? { wrong: 'expected yes or no' } : { value }
     }
     case 'number':
@@ -61,7 +63,9 @@ function choice(values: readonly unknown[], text: string): Parsed {
   const alike = (value: unknown) => String(value).toLowerCase() === text.toLowerCase()
   const value = values.find((value) => String(value) === text) ?? values.find(alike)
   if (value !== undefined) return { value }
-  return { wrong: `expected one of ${values.map((value) => `'${String(value)}'`).join(', ')}` }
+  const named = values.slice(0, NAMED).map((value) => `'${String(value)}'`)
+  const more = values.length > NAMED ? ` and ${values.length - NAMED} more` : ''
+  return { wrong: `expected ${named.length > 1 ? 'one of ' : ''}${named.join(', ')}${more}` }
 }
 
 /** Items between commas, semicolons or line breaks, or a JSON array. */
@@ -70,9 +74,9 @@ function list(kinds: readonly Kind[], text: string): Parsed {
   const items = jsonList(text) ?? text.split(/[,;\n]/).filter((item) => item.trim() !== '')
   const value: unknown[] = []
   for (const item of items) {
-    const found = parse(kinds, item)
-    if ('wrong' in found) return found
-    value.push(found.value)
+    const { values, wrong } = readingsOf(kinds, item)
+    if (values.length === 0) return { wrong }
+    value.push(values[0])
   }
   return { value }
 }

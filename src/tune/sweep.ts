@@ -7,6 +7,7 @@
  * replaced token the chain is another one, and the record says nothing of it.
  */
 
+import { AbortedError } from '../errors.js'
 import type { Model } from '../model.js'
 import type { Result } from '../result.js'
 import { bleu } from './bleu.js'
@@ -80,7 +81,7 @@ export async function sweep(
       const start = performance.now()
       const decoding = setting ? { type: 'bild' as const, ...setting } : 'plain'
       const result = await model.generate(source, { ...writing, decoding }).result
-      writing.signal?.throwIfAborted()
+      if (writing.signal?.aborted) throw new AbortedError('the sweep was aborted', { cause: writing.signal.reason })
       return { result, ms: performance.now() - start, replayed: false }
     }
     for (let turn = 0; turn <= lanes.length; turn += 1) {
