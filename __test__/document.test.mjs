@@ -1,6 +1,7 @@
 /** Documents: read once, asked many times. */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import test from 'ava'
 import {
   AbortedError,
@@ -207,4 +208,74 @@ test('a disposed document or model answers nothing more', async (t) => {
   await other.dispose()
   await t.throwsAsync(orphan.ask(SLOTS).result, { instanceOf: DisposedError })
   await t.throwsAsync(other.read(DIALOGUE), { instanceOf: DisposedError })
+})
+
+test('many who ask a document at once by a draft model share its cache', async (t) => {
+  const tiny = await load(TINY, { contextLength: 256, draft: { layers: 1 } })
+  t.teardown(() => tiny.dispose())
+  const document = await tiny.read('the clover has three leaves and one stem. '.repeat(6).slice(0, 200))
+  const prompts = Array.from({ length: 12 }, (_, at) => `q${at}`)
+  const ask = (decoding) => document.ask(prompts, { maxTokens: 40, decoding }).texts()
+  const plain = await ask('plain')
+  const speculative = { type: 'speculative', fallback: 0 }
+  for (const texts of await Promise.all([1, 2, 3].map(() => ask(speculative)))) t.deepEqual(texts, plain)
+})
+
+test('a step may keep as many tokens as it has rows', async (t) => {
+  const { url } = import.meta
+  const model = await load(fileURLToPath(new URL('../fixtures/llama-spm-gguf/model.gguf', url)), { contextLength: 160 })
+  t.teardown(() => model.dispose())
+  const document = await model.read('one leaf')
+  const prompts = Array.from({ length: 8 }, (_, at) => ' and a leaf'.repeat(at))
+  const ask = (decoding) => document.ask(prompts, { decoding }).texts()
+  const plain = await ask('plain')
+  const wide = { type: 'lookahead', window: 0, ngram: 2, guesses: 120 }
+  for (const texts of await Promise.all([1, 2, 3].map(() => ask(wide)))) t.deepEqual(texts, plain)
+})
+
+test('what texts take beside the cache is counted before it is taken', async (t) => {
+  const source = 'user: i need a cheap hotel in the north . '.repeat(12)
+  const { message } = await t.throwsAsync(load(DIALOGUES, { memoryLimit: 1000, contextLength: 256 }), { instanceOf: OutOfMemoryError })
+  const least = Number(/needs (\d+) bytes/.exec(message)[1])
+  const tight = await load(DIALOGUES, { memoryLimit: least, contextLength: 256 })
+  t.teardown(() => tight.dispose())
+  // One encoding fits at a time; the others wait.
+  const options = { maxTokens: 8, decoding: 'plain' }
+  const texts = await Promise.all(Array.from({ length: 8 }, () => tight.generate(source, options).text()))
+  t.is(new Set(texts).size, 1)
+  const document = await tight.read(source)
+  const refused = { instanceOf: OutOfMemoryError, message: /steps of 1 rows needs \d+ bytes; documents and texts in use have \d+ of the \d+/ }
+  await t.throwsAsync(tight.generate(`${source}!`, options).text(), refused)
+  await document.dispose()
+  t.is(await tight.generate(source, options).text(), texts[0])
+  const rows = { instanceOf: OutOfMemoryError, message: /steps of 1001 rows needs/ }
+  await t.throwsAsync(tight.generate('north', { decoding: { type: 'jacobi', block: 1000 } }).text(), rows)
+})
+
+test('a reading that waits behind another is aborted at once', async (t) => {
+  const tiny = await load(TINY, { contextLength: 2048, threads: 1 })
+  t.teardown(() => tiny.dispose())
+  // They fill the cache, so that a document has to wait for one of them.
+  const options = { decoding: 'plain', temperature: 1, seed: 1 }
+  const writing = Array.from({ length: 4 }, () => tiny.generate('the clover', options))
+  for (const generation of writing) generation.result.catch(() => {})
+  const [first, second] = [new AbortController(), new AbortController()]
+  const text = 'three leaves '.repeat(400)
+  const ahead = tiny.read(text, { signal: first.signal })
+  const behind = tiny.read(`${text}!`, { signal: second.signal })
+  second.abort()
+  await t.throwsAsync(behind, { instanceOf: AbortedError })
+  const still = Symbol('still waiting')
+  t.is(await Promise.race([ahead.then(() => 'read', () => 'failed'), Promise.resolve(still)]), still)
+  first.abort()
+  await t.throwsAsync(ahead, { instanceOf: AbortedError })
+})
+
+test('a thousand calls may wait', async (t) => {
+  const tiny = await load(TINY, { contextLength: 1024, threads: 1 })
+  t.teardown(() => tiny.dispose())
+  const busy = tiny.generate('the clover has three leaves '.repeat(60), { maxTokens: 20 }).result
+  const texts = await Promise.all(Array.from({ length: 1000 }, () => tiny.generate('hi', { maxTokens: 1 }).text()))
+  t.is(new Set(texts).size, 1)
+  await busy
 })

@@ -303,6 +303,10 @@ impl Strategy for Auto {
         Ok(verdict)
     }
 
+    fn reserve(&mut self, branch: usize, positions: usize) -> Result<bool> {
+        self.ground.little.as_mut().map_or(Ok(true), |(little, _)| little.reserve(branch, positions))
+    }
+
     fn park(&mut self, branch: usize) {
         if let Some((little, _)) = &mut self.ground.little {
             little.close(branch);

@@ -219,6 +219,10 @@ impl Strategy for Bild {
         }
     }
 
+    fn reserve(&mut self, branch: usize, positions: usize) -> Result<bool> {
+        if self.drafts() { self.little.reserve(branch, positions) } else { Ok(true) }
+    }
+
     fn park(&mut self, branch: usize) {
         self.little.close(branch);
     }

@@ -175,6 +175,14 @@ impl Little {
         Ok(chains)
     }
 
+    /// Sets pages aside for a branch, up to `positions`; false where there are too few.
+    pub(crate) fn reserve(&mut self, branch: usize, positions: usize) -> Result<bool> {
+        let Self { kv, source, branches, .. } = self;
+        let mut kv = lock(kv);
+        let seat = branches.entry(branch).or_insert_with(|| Seat::new(&mut kv, source.as_ref()));
+        Ok(kv.reserve(seat.id, positions)?)
+    }
+
     /// Gives a branch's cache back.
     pub(crate) fn close(&mut self, branch: usize) {
         if let Some(seat) = self.branches.remove(&branch) {
@@ -191,6 +199,11 @@ impl Drop for Little {
 }
 
 impl Seat {
+    /// A seat that holds nothing yet.
+    fn new(kv: &mut Kv, source: Option<&Arc<CrossKv>>) -> Self {
+        Self { id: kv.open(source.cloned()), cached: Vec::new() }
+    }
+
     /// Cuts the cache back to what it has of `text` but for the pending token: the last verdict may have dropped some.
     fn agree(&mut self, text: &Transcript, kv: &mut Kv) -> Result<()> {
         let known = &text.tokens()[..text.len() - 1];
@@ -267,8 +280,7 @@ fn seat<'a>(
     source: Option<&Arc<CrossKv>>,
     due: &Due<'_>,
 ) -> Result<&'a Seat> {
-    let open = || Seat { id: kv.open(source.cloned()), cached: Vec::new() };
-    let seat = branches.entry(due.branch).or_insert_with(open);
+    let seat = branches.entry(due.branch).or_insert_with(|| Seat::new(kv, source));
     seat.agree(due.text, kv)?;
     Ok(seat)
 }

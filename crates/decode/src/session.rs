@@ -157,6 +157,15 @@ impl Session {
         self.branches[branch].seat
     }
 
+    /// Sets pages of a draft model's cache aside for a branch, up to `positions`; false where there are too few. The branch
+    /// may be one that is yet to be added.
+    ///
+    /// # Errors
+    /// Fails where that cache does.
+    pub fn reserve(&mut self, branch: usize, positions: usize) -> Result<bool> {
+        self.strategy.reserve(branch, positions)
+    }
+
     /// Gives a branch's cache back. It takes no part in steps until it is seated again; what it has written stays,
     /// and goes on to the same text, because a row's scores depend on its own text alone.
     pub fn park(&mut self, branch: usize, kv: &mut Kv) {

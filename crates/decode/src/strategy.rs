@@ -105,6 +105,14 @@ pub trait Strategy: Send {
         sampler: &Sampler,
     ) -> Result<Verdict>;
 
+    /// Sets pages of a draft model's cache aside for a branch, up to `positions`; false where there are too few.
+    ///
+    /// # Errors
+    /// Fails where that cache does.
+    fn reserve(&mut self, _branch: usize, _positions: usize) -> Result<bool> {
+        Ok(true)
+    }
+
     /// Hears how long the model took for the rows of a step that read nothing of a prompt.
     fn timed(&mut self, _rows: usize, _seconds: f64) {}
 

@@ -7,14 +7,15 @@ use trefoil_decode::Session;
 use trefoil_kernels::PAGE;
 use trefoil_models::Token;
 
+use crate::decoding::{Decoding, SCORED_ROWS};
 use crate::error::{Error, ErrorKind, Result};
-use crate::library::Document;
+use crate::library::{Document, Loan};
 use crate::lm::Lm;
 use crate::loaded::Loaded;
 use crate::options::GenerateOptions;
 use crate::outbox::{Event, Outbox};
 use crate::prompt::Prompt;
-use crate::seats::{Ground, Seats};
+use crate::seats::{Ground, STEP_ROWS, Seats};
 use crate::writing::{Beginning, Writing};
 
 /// What is to be written.
@@ -64,7 +65,7 @@ pub(crate) enum Admission {
 
 /// Admits a request. `alone` says that no other session holds cache, so that waiting would not help.
 pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool) -> Admission {
-    match begin(&mut request, loaded) {
+    match begin(&mut request, loaded, alone) {
         Ok(Some(beginning)) => {
             let Request { outbox, options, .. } = *request;
             Admission::Writing(Box::new(Writing::new(beginning, outbox, &options)))
@@ -86,8 +87,8 @@ pub(crate) fn admit(mut request: Box<Request>, loaded: &mut Loaded, alone: bool)
     }
 }
 
-/// Begins a session, or gives `None` where the cache has no room for its first branch now.
-fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>> {
+/// Begins a session, or gives `None` where there is no room for its first branch now.
+fn begin(request: &mut Request, loaded: &mut Loaded, alone: bool) -> Result<Option<Beginning>> {
     let before = Instant::now();
     let Request { subject, options, tokens, .. } = request;
     options.decoding.check(loaded)?;
@@ -107,6 +108,11 @@ fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>
         *tokens = Some(Tokens { source, prompts });
         return Ok(None);
     }
+    let Some((loan, rows)) = borrow(subject, source.len(), options, loaded, alone)? else {
+        *tokens = Some(Tokens { source, prompts });
+        return Ok(None);
+    };
+    ground.loan = Some(loan);
     let mut encoder_forwards = match &*subject {
         Subject::Asked { document, .. } => loaded.library.report(document)?,
         Subject::Prompt(_) => {
@@ -118,7 +124,7 @@ fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>
     encoder_forwards += runs;
     let (count, source_tokens) = (prompts.len(), ground.about().0.len());
     let mut session = Session::new(strategy, loaded.ends.clone());
-    let mut seats = Seats::new(ground, prompts, longest, context, loaded.kv.capacity(), options);
+    let mut seats = Seats::new(ground, prompts, longest, context, rows, options);
     seats.settle(&mut session, loaded, false)?;
     Ok(Some(Beginning {
         session,
@@ -128,6 +134,36 @@ fn begin(request: &mut Request, loaded: &mut Loaded) -> Result<Option<Beginning>
         encoder_forwards,
         prefill: before.elapsed(),
     }))
+}
+
+/// Borrows what a session takes beside its pages: encodings of its own, and scores of more rows than every model has memory
+/// for. Gives the rows that its steps may have as well, or `None` where there is too little now.
+///
+/// * `source`: tokens that an encoder is still to read.
+fn borrow(
+    subject: &Subject,
+    source: usize,
+    options: &GenerateOptions,
+    loaded: &mut Loaded,
+    alone: bool,
+) -> Result<Option<(Loan, usize)>> {
+    let read = if let Subject::Asked { document, .. } = subject { document.tokens() } else { source };
+    let little =
+        loaded.draft.as_ref().filter(|_| matches!(options.decoding, Decoding::Auto | Decoding::Bild(_)));
+    let encodings = loaded.encoding_bytes(source) + little.map_or(0, |draft| draft.encoding_bytes(read));
+    let row = (loaded.info.vocabulary * size_of::<f32>()) as u64;
+    let beyond = |rows: usize| rows.saturating_sub(SCORED_ROWS) as u64 * row;
+    let least = options.decoding.rows();
+    let most = least.saturating_mul(subject.prompts()).min(STEP_ROWS).max(least);
+    let needed = encodings + beyond(least);
+    match loaded.library.lend(needed, encodings + beyond(most), &mut loaded.kv) {
+        Some(loan) => {
+            let rows = SCORED_ROWS.max(least) + ((loan.bytes - needed) / row) as usize;
+            Ok(Some((loan, rows)))
+        }
+        None if alone => Err(loaded.library.short(&format!("a text with steps of {least} rows"), needed)),
+        None => Ok(None),
+    }
 }
 
 /// The length of the longest text before anything is written.
@@ -173,6 +209,10 @@ fn tokenize(subject: &Subject, loaded: &Loaded) -> Result<Tokens> {
     };
     Ok(match &loaded.lm {
         Lm::Causal(_) => Tokens { source: Vec::new(), prompts: VecDeque::from([read]) },
+        Lm::Seq2Seq { .. } if read.is_empty() => {
+            let message = "prompt is empty and this model has no token for that; allowed: some text";
+            return Err(Error::option(message));
+        }
         Lm::Seq2Seq { .. } => Tokens { source: read, prompts: VecDeque::from([Vec::new()]) },
     })
 }

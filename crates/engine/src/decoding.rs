@@ -119,7 +119,9 @@ impl Decoding {
         match self {
             Self::Auto => AUTO_REACH,
             Self::Plain => 1,
-            Self::Lookahead(settings) => settings.ngram,
+            Self::Lookahead(settings) if settings.reference => settings.ngram,
+            // Guesses hang behind each other's ends, as far as there are rows.
+            Self::Lookahead(settings) => settings.rows().max(settings.ngram),
             Self::Jacobi(block) => block + 1,
             Self::Bild(settings) => settings.max_draft + 1,
         }

@@ -1,12 +1,13 @@
 //! The draft model of a loaded model: a little one of its own, or the first layers of the large one.
 //!
-//! It has a cache of as many pages as the large model's. A session's branches take no more of it than of the large
-//! one, so whatever is admitted there has room here too.
+//! It has a cache of as many pages as the large model's, and a branch has its place in both or in neither: pages are
+//! promised here as they are there. They are not the same number, since a document's branches share its pages there and
+//! read it alone here.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use trefoil_decode::{Costs, Little};
-use trefoil_kernels::Devices;
+use trefoil_kernels::{Devices, PAGE};
 use trefoil_models::{CacheType, CrossKv, Kv, KvShape, ModelConfig, Token};
 
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ pub(crate) enum DraftFiles {
 pub(crate) struct DraftModel {
     lm: Lm,
     kv: Arc<Mutex<Kv>>,
+    page_bytes: usize,
     /// Whether it encodes documents by itself.
     encodes: bool,
 }
@@ -91,7 +93,8 @@ impl DraftFiles {
             Self::Layers(layers) => (large.first_layers(layers), 0, false),
         };
         let kv = Kv::new(devices, lm.decoder().kv_shape(), cache, pages)?;
-        Ok((DraftModel { lm, kv: Arc::new(Mutex::new(kv)), encodes }, bytes))
+        let page_bytes = kv.page_bytes();
+        Ok((DraftModel { lm, kv: Arc::new(Mutex::new(kv)), page_bytes, encodes }, bytes))
     }
 }
 
@@ -103,6 +106,14 @@ impl DraftModel {
         let (own, _) = self.encoding(prompt, source)?;
         let mut kv = self.kv.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Costs::measure(self.lm.decoder().as_ref(), &mut kv, own.as_ref())?)
+    }
+
+    /// Bytes of its own encoding of a document.
+    pub(crate) fn encoding_bytes(&self, tokens: usize) -> u64 {
+        match self.lm {
+            Lm::Seq2Seq { .. } if self.encodes => (tokens.div_ceil(PAGE) * self.page_bytes) as u64,
+            _ => 0,
+        }
     }
 
     /// The draft model's part in a session, and the encoder runs that it took.

@@ -43,11 +43,15 @@ enum Command {
 /// Who waits for the model to be freed. Beside the queue, because a full queue must not keep a model alive.
 type Disposals = Arc<Mutex<Vec<Reply<()>>>>;
 
+/// Whether a [`Command::Wake`] waits in the queue: a second one would only take a place there.
+type Woken = Arc<AtomicBool>;
+
 /// A loaded model, from outside its thread.
 #[derive(Clone)]
 pub struct Engine {
     commands: SyncSender<Command>,
     disposals: Disposals,
+    woken: Woken,
     info: Arc<ModelInfo>,
 }
 
@@ -149,10 +153,12 @@ impl Engine {
     }
 
     fn waker(&self) -> impl Fn() + Clone + Send + Sync + 'static {
-        let commands = self.commands.clone();
+        let (commands, woken) = (self.commands.clone(), Arc::clone(&self.woken));
         move || {
             // A full queue wakes the engine just as well.
-            let _ = commands.try_send(Command::Wake);
+            if !woken.swap(true, Ordering::AcqRel) && commands.try_send(Command::Wake).is_err() {
+                woken.store(false, Ordering::Release);
+            }
         }
     }
 
@@ -204,10 +210,15 @@ fn load(
         Err(error) => ready(Err(error)),
         Ok(loaded) => {
             let (commands, inbox) = sync_channel(COMMANDS);
-            let disposals = Disposals::default();
+            let (disposals, woken) = (Disposals::default(), Woken::default());
             let info = Arc::new(loaded.info.clone());
-            ready(Ok(Engine { commands, disposals: Arc::clone(&disposals), info }));
-            serve(loaded, inbox, &disposals);
+            ready(Ok(Engine {
+                commands,
+                disposals: Arc::clone(&disposals),
+                woken: Arc::clone(&woken),
+                info,
+            }));
+            serve(loaded, inbox, &disposals, &woken);
         }
     }
 }
@@ -235,10 +246,10 @@ struct Desk {
 }
 
 /// Serves commands until the model is disposed or nobody can send any more and all work is done.
-fn serve(mut loaded: Loaded, inbox: Receiver<Command>, disposals: &Disposals) {
+fn serve(mut loaded: Loaded, inbox: Receiver<Command>, disposals: &Disposals, woken: &Woken) {
     let mut desk = Desk::default();
     let served = catch_unwind(AssertUnwindSafe(|| {
-        while desk.listen(&mut loaded, &inbox) && lock(disposals).is_empty() {
+        while desk.listen(&mut loaded, &inbox, woken) && lock(disposals).is_empty() {
             desk.turn(&mut loaded);
         }
     }));
@@ -273,7 +284,7 @@ fn lock(disposals: &Disposals) -> MutexGuard<'_, Vec<Reply<()>>> {
 impl Desk {
     /// Takes all commands that are there; first waits for one where no session can move. False once nothing can come
     /// any more.
-    fn listen(&mut self, loaded: &mut Loaded, inbox: &Receiver<Command>) -> bool {
+    fn listen(&mut self, loaded: &mut Loaded, inbox: &Receiver<Command>, woken: &Woken) -> bool {
         // Who waits for room gets it from a session whose reader is behind, or is refused: that needs no command.
         let waiting = !self.waiting.is_empty() || !self.reading.is_empty();
         let idle = !waiting && self.writing.iter().all(Writing::is_paused);
@@ -291,7 +302,8 @@ impl Desk {
                 }
                 Command::Tokenize(text, reply) => reply(loaded.tokenizer.encode(&text, true)),
                 Command::Detokenize(tokens, reply) => reply(loaded.tokenizer.decode(&tokens)),
-                Command::Wake => {}
+                // What it was sent for is seen from here on.
+                Command::Wake => woken.store(false, Ordering::Release),
             }
         }
         true
@@ -300,6 +312,11 @@ impl Desk {
     /// Reads on, admits what fits, then moves one session on by one step.
     fn turn(&mut self, loaded: &mut Loaded) {
         loaded.library.trim(&mut loaded.kv);
+        let (given_up, reading) = self.reading.drain(..).partition(|reading| reading.is_cancelled());
+        self.reading = reading;
+        for reading in Vec::from(given_up) {
+            reading.abort(loaded);
+        }
         self.read(loaded);
         self.waiting.retain(|request| !request.outbox.close_if_cancelled());
         while let Some(request) = self.waiting.pop_front() {

@@ -6,7 +6,7 @@
 //! one copy of its cross-attention's keys and values; a decoder-only model's is a branch of the cache that prompts
 //! fork, and its pages are given up earlier than the budget asks wherever a text needs them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use trefoil_kernels::PAGE;
@@ -72,19 +72,32 @@ impl Entry {
     }
 }
 
+/// Bytes that a session takes beside its pages, until it is dropped.
+pub(crate) struct Loan {
+    pub(crate) bytes: u64,
+    lent: Arc<AtomicU64>,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.lent.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// All documents of one engine.
 pub(crate) struct Library {
     entries: Vec<Entry>,
     clock: u64,
     /// Bytes that unclaimed documents may take.
     budget: u64,
-    /// Bytes that all encoded documents may take.
+    /// Bytes that all encoded documents, and what is lent, may take.
     room: u64,
+    lent: Arc<AtomicU64>,
 }
 
 impl Library {
     pub(crate) fn new(budget: u64, room: u64) -> Self {
-        Self { entries: Vec::new(), clock: 0, budget, room }
+        Self { entries: Vec::new(), clock: 0, budget, room, lent: Arc::default() }
     }
 
     /// A claim on the document with these tokens, where it is still here.
@@ -156,16 +169,33 @@ impl Library {
 
     /// The error for an encoded document that [`Library::make_room`] has no room for.
     pub(crate) fn full(&self, bytes: u64) -> Error {
-        let (taken, room) = (self.bytes(), self.room);
+        self.short("the document", bytes)
+    }
+
+    /// The error for what needs more bytes than are left.
+    pub(crate) fn short(&self, what: &str, bytes: u64) -> Error {
+        let (taken, room) = (self.taken(), self.room);
         let message = format!(
-            "the document needs {bytes} bytes; documents in use have {taken} of the {room} that the memory limit leaves"
+            "{what} needs {bytes} bytes; documents and texts in use have {taken} of the {room} that the memory limit leaves"
         );
         Error::new(ErrorKind::OutOfMemory, message)
     }
 
-    /// Bytes of all documents.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.bytes).sum()
+    /// Bytes of encoded documents, and those that are lent. Other documents are pages of the cache.
+    fn taken(&self) -> u64 {
+        let encoded = self.entries.iter().filter(|entry| matches!(entry.body, Body::Encoded(_)));
+        encoded.map(|entry| entry.bytes).sum::<u64>() + self.lent.load(Ordering::Relaxed)
+    }
+
+    /// Lends bytes to a session: what it needs, and as much of what it could use as nothing has to be given up for.
+    /// None where there is too little.
+    pub(crate) fn lend(&mut self, needed: u64, useful: u64, kv: &mut Kv) -> Option<Loan> {
+        if !self.make_room(needed, kv) {
+            return None;
+        }
+        let bytes = useful.min(self.room - self.taken()).max(needed);
+        self.lent.fetch_add(bytes, Ordering::Relaxed);
+        Some(Loan { bytes, lent: Arc::clone(&self.lent) })
     }
 
     /// What the documents are in memory.
@@ -181,10 +211,11 @@ impl Library {
         while kept(self) > self.budget && self.give_up(kv) {}
     }
 
-    /// Makes room for an encoded document of `bytes`; false where claimed ones take too much.
+    /// Makes room for so many bytes beside the pages; false where texts and claimed documents take too much.
     pub(crate) fn make_room(&mut self, bytes: u64, kv: &mut Kv) -> bool {
-        while self.bytes().saturating_add(bytes) > self.room {
-            if !self.give_up(kv) {
+        while self.taken().saturating_add(bytes) > self.room {
+            let encoded = self.entries.iter().any(|entry| matches!(entry.body, Body::Encoded(_)));
+            if !encoded || !self.give_up(kv) {
                 return false;
             }
         }

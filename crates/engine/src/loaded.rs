@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use trefoil_kernels::{Graphs, Kernels};
+use trefoil_kernels::{Graphs, Kernels, PAGE};
 use trefoil_models::{CausalLm, Kv, ModelConfig, Token};
 
 use crate::budget::budget;
@@ -146,6 +146,16 @@ impl Loaded {
         let costs =
             StepCosts::find(options, &place.devices, (&lm, decoder.as_ref()), &mut kv, draft.as_ref())?;
         Ok(Self { lm, decoder, kv, draft, costs, library, tokenizer, template, ends, info })
+    }
+}
+
+impl Loaded {
+    /// Bytes of a document's encoding, which is kept as the cache is; none for a model without an encoder.
+    pub(crate) fn encoding_bytes(&self, tokens: usize) -> u64 {
+        match self.lm {
+            Lm::Causal(_) => 0,
+            Lm::Seq2Seq { .. } => (tokens.div_ceil(PAGE) * self.kv.page_bytes()) as u64,
+        }
     }
 }
 

@@ -42,6 +42,16 @@ impl Reading {
         self.branch.is_some()
     }
 
+    /// Whether its caller has given it up.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Acquire)
+    }
+
+    /// Ends a reading that its caller has given up.
+    pub(crate) fn abort(self, loaded: &mut Loaded) {
+        self.close(loaded, Error::new(ErrorKind::Aborted, "the reading was cancelled"));
+    }
+
     /// Reads on by one forward pass, and gives itself back while there is more to read. `alone` says that nothing else
     /// holds cache, so that waiting would not help.
     pub(crate) fn step(mut self: Box<Self>, loaded: &mut Loaded, alone: bool) -> Option<Box<Self>> {
@@ -67,9 +77,6 @@ impl Reading {
     }
 
     fn advance(&mut self, loaded: &mut Loaded, alone: bool) -> Result<Option<Document>> {
-        if self.cancel.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Aborted, "the reading was cancelled"));
-        }
         let tokens = match self.tokens.take() {
             Some(tokens) => tokens,
             None => loaded.tokenizer.encode_within(&self.text, true, loaded.info.context_length)?,
@@ -86,8 +93,7 @@ impl Reading {
         }
         let body = match &loaded.lm {
             lm @ Lm::Seq2Seq { .. } => {
-                // What an encoder read is kept as the cache is.
-                let bytes = (tokens.len().div_ceil(trefoil_kernels::PAGE) * loaded.kv.page_bytes()) as u64;
+                let bytes = loaded.encoding_bytes(tokens.len());
                 if !loaded.library.make_room(bytes, &mut loaded.kv) {
                     return Err(loaded.library.full(bytes));
                 }

@@ -14,14 +14,14 @@ use trefoil_decode::{Sampling, Session};
 use trefoil_kernels::PAGE;
 use trefoil_models::{BranchId, CrossKv, Kv, Token};
 
-use crate::decoding::{Decoding, SCORED_ROWS};
+use crate::decoding::SCORED_ROWS;
 use crate::error::{Error, Result};
-use crate::library::{Body, Document, Library};
+use crate::library::{Body, Document, Library, Loan};
 use crate::loaded::Loaded;
 use crate::options::GenerateOptions;
 
-/// Rows that a step of many branches may have; draft rows count, and a single branch may have more.
-const STEP_ROWS: usize = 4 * SCORED_ROWS;
+/// Rows that a step of many branches may have, where memory allows; draft rows count, and a single branch may have more.
+pub(crate) const STEP_ROWS: usize = 4 * SCORED_ROWS;
 
 /// What all branches of a session stand on.
 pub(crate) struct Ground {
@@ -33,12 +33,14 @@ pub(crate) struct Ground {
     prefix: Option<BranchId>,
     #[expect(dead_code, reason = "a claim: the library keeps the document while it is there")]
     document: Option<Document>,
+    /// What is borrowed for the texts beside their pages.
+    pub(crate) loan: Option<Loan>,
 }
 
 impl Ground {
     /// No document: texts begin with the start token, where the model has one, and their prompt.
     pub(crate) fn bare(start: Option<Token>) -> Self {
-        Self { tokens: start.into_iter().collect(), source: None, prefix: None, document: None }
+        Self { tokens: start.into_iter().collect(), source: None, prefix: None, document: None, loan: None }
     }
 
     /// A document that has been read; behind an encoder, texts begin with the start token.
@@ -109,19 +111,15 @@ impl Seats {
     /// Seats for `prompts`, each of which, behind the ground's tokens, fits into `context`.
     ///
     /// * `longest`: positions of the longest possible text.
-    /// * `capacity`: pages of the cache.
+    /// * `rows`: of a step, at most, unless one text has more.
     pub(crate) fn new(
         ground: Ground,
         prompts: VecDeque<Vec<Token>>,
         longest: usize,
         context: usize,
-        capacity: usize,
+        rows: usize,
         options: &GenerateOptions,
     ) -> Self {
-        // A draft model has a cache of the same size, but no prefix that its branches share.
-        let apart = ground.prefix.is_some() && matches!(options.decoding, Decoding::Bild(_));
-        let most =
-            if apart { capacity / (longest + options.decoding.reach()).div_ceil(PAGE) } else { SCORED_ROWS };
         Self {
             ground,
             sampling: options.sampling,
@@ -129,7 +127,7 @@ impl Seats {
             limit: options.max_tokens.unwrap_or(usize::MAX),
             longest,
             ahead: PAGE + options.decoding.reach(),
-            most: most.min(STEP_ROWS / options.decoding.rows()).clamp(1, SCORED_ROWS),
+            most: (rows / options.decoding.rows()).clamp(1, SCORED_ROWS),
             waiting: prompts,
             parked: VecDeque::new(),
             seated: VecDeque::new(),
@@ -164,7 +162,7 @@ impl Seats {
         while let Some(&branch) = self.seated.get(sure) {
             let positions = self.positions(session.text(branch).len(), sure == 0);
             let Some(id) = session.seat(branch) else { break };
-            if loaded.library.reserve(id, positions, &mut loaded.kv)? {
+            if loaded.library.reserve(id, positions, &mut loaded.kv)? && session.reserve(branch, positions)? {
                 sure += 1;
             } else if self.seated.len() > 1 {
                 self.park(session, &mut loaded.kv);
@@ -185,7 +183,9 @@ impl Seats {
             (None, None) => return Ok(false),
         };
         let id = self.ground.open(&mut loaded.kv)?;
-        if !loaded.library.reserve(id, self.positions(length, self.seated.is_empty()), &mut loaded.kv)? {
+        let positions = self.positions(length, self.seated.is_empty());
+        let branch = self.parked.front().copied().unwrap_or(session.len());
+        if !(loaded.library.reserve(id, positions, &mut loaded.kv)? && session.reserve(branch, positions)?) {
             loaded.kv.close(id);
             return Ok(false);
         }
