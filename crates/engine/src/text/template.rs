@@ -6,6 +6,7 @@ mod filters;
 mod json;
 mod methods;
 mod operators;
+mod python;
 mod render;
 mod source;
 mod texts;

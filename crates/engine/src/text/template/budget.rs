@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
+use super::python;
+
 /// What a render may still make and read.
 #[derive(Clone)]
 pub(super) struct Budget(Arc<Left>);
@@ -119,20 +121,9 @@ impl Budget {
         let mut text = Bounded { text: String::new(), budget: self };
         for value in values {
             self.walk(value)?;
-            write(&mut text, value).map_err(|_| refused("it makes too much text"))?;
+            python::write(&mut text, value).map_err(|_| refused("it makes too much text"))?;
         }
         Ok(text.text)
-    }
-}
-
-/// Writes a value as Python's `str` does, where it differs from ours.
-fn write(out: &mut dyn fmt::Write, value: &Value) -> fmt::Result {
-    if value.is_none() {
-        out.write_str("None")
-    } else if value.kind() == ValueKind::Bool {
-        out.write_str(if value.is_true() { "True" } else { "False" })
-    } else {
-        write!(out, "{value}")
     }
 }
 

@@ -115,9 +115,7 @@ fn add_tests(environment: &mut Environment<'_>, budget: &Budget) {
         "integer" tests::is_integer,
         "mapping" tests::is_mapping,
         "none" tests::is_none,
-        "number" tests::is_number,
         "odd" tests::is_odd,
-        "sequence" tests::is_sequence,
         "string" tests::is_string,
         "true" tests::is_true,
         "undefined" tests::is_undefined,
@@ -128,6 +126,12 @@ fn add_tests(environment: &mut Environment<'_>, budget: &Budget) {
         ValueKind::String => true,
         _ => value.try_iter().is_ok(),
     });
+    // In Python, texts and maps are sequences as well, and truth is a number.
+    environment.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::String | ValueKind::Map)
+    });
+    environment
+        .add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
     macro_rules! add_reading {
         ($($name:literal $test:path),* $(,)?) => {$(
             let test = Value::from_function($test);

@@ -7,21 +7,24 @@
 use std::fmt::Write;
 use std::ops::Range;
 
+use minijinja::Error;
 use minijinja::machinery::{Span, Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Error, ErrorKind};
 
-use super::budget::refused;
+use super::budget::{ITEM, refused};
 use super::render::SPACE;
 
 /// What a tag may consist of: names, operators, brackets. Published templates have tags of some two hundred.
-const PARTS: usize = 1_000;
+///
+/// The compiler computes what is constant in an expression, before any budget, and again at each level above it: up to
+/// half of the parts times the other half.
+const PARTS: usize = 500;
 /// `elif`s of a template. Published templates have a dozen.
 const ELIFS: usize = 200;
-/// Constant expressions are computed while compiling, before any budget: products of a template.
-const PRODUCTS: usize = 1;
-/// What the constants in the tag of a product may make: all its texts as often as all its numbers together say.
-const PRODUCT: u128 = 1 << 20;
+/// Products of a template: the compiler computes them where their operands are constant.
+const PRODUCTS: usize = 16;
+/// Bytes that the constants of a tag may make in its products.
+const PRODUCT: u128 = 16 << 10;
 
 /// A template's text as the engine shall read it.
 pub(super) struct Source {
@@ -79,27 +82,36 @@ fn range(span: Span) -> Range<usize> {
 
 impl Scan<'_> {
     fn tag(&mut self, tag: &[(Token<'_>, Span)], block: bool) -> Result<(), Error> {
-        let before = self.products;
-        let (mut texts, mut numbers) = (0u128, 0u128);
+        let (mut bytes, mut numbers, mut products, mut powers) = (0u128, 1u128, 0, 0);
+        let mut subscript = false;
         for (token, span) in tag {
             match token {
-                Token::Mul | Token::Pow => self.products += 1,
-                Token::Str(text) => texts += text.len() as u128,
-                Token::String(text) => texts += text.len() as u128,
-                Token::Int(number) => numbers += u128::from(*number),
+                Token::Mul => products += 1,
+                Token::Pow => powers += 1,
+                Token::Str(text) => bytes += text.len() as u128,
+                Token::String(text) => bytes += text.len() as u128,
+                Token::BracketOpen if !subscript => bytes += (tag.len() * ITEM) as u128,
+                Token::Int(number) => numbers = numbers.saturating_add(u128::from(*number)),
                 Token::Int128(number) => numbers = numbers.saturating_add(**number),
                 _ => {}
             }
             if matches!(token, Token::Str(_) | Token::String(_)) {
                 self.literal(range(*span));
             }
+            // A bracket behind a value looks into it, and makes no list.
+            subscript = match token {
+                Token::Ident(name) => !matches!(*name, "in" | "not" | "and" | "or" | "if" | "else" | "is"),
+                Token::BracketClose | Token::ParenClose => true,
+                _ => false,
+            };
         }
+        self.products += products + powers;
         if self.products > PRODUCTS {
             let products = self.products;
-            let what = format!("it has {products} multiplications; allowed is {PRODUCTS}");
-            return Err(Error::new(ErrorKind::InvalidOperation, what));
+            return Err(refused(format!("it has {products} multiplications; allowed are {PRODUCTS}")));
         }
-        if self.products > before && texts.saturating_mul(numbers) > PRODUCT {
+        let made = (0..products).fold(bytes, |made, _| made.saturating_mul(numbers));
+        if products > 0 && (made > PRODUCT || bytes > 0 && powers > 0) {
             let what = format!("it multiplies a text to more than {PRODUCT} bytes; allowed are {PRODUCT}");
             return Err(refused(what));
         }

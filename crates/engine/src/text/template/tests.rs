@@ -181,6 +181,17 @@ fn what_templates_use_less_often() {
             "{{ {'a': [1, {}], 'b': []}|tojson(indent=1, ensure_ascii=false) }}",
             "{\n \"a\": [\n  1,\n  {}\n ],\n \"b\": []\n}",
         ),
+        (
+            "{{ {'b': [1, none, true], 'a': \"it's\"} }}{{ ['a\\n', 'é\\\\', 1.5] }}{{ [\"'\", '\"\\''] }}",
+            r#"{'b': [1, None, True], 'a': "it's"}['a\n', 'é\\', 1.5]["'", '"\'']"#,
+        ),
+        ("{{ 1e20 }} {{ 1e-7 }} {{ 1.5 }} {{ 10 / 2 }} {{ 2 * 3 * 4 }}", "1e+20 1e-07 1.5 5.0 24"),
+        ("{{ messages[0].content|length * 2 + 3 * 4 }}{{ '-' * 80 == [1] }}", "22False"),
+        ("{% for c in 'a\\\nb' %}{{ c }}-{% endfor %}", "a-b-"),
+        (
+            "{{ 'a' is sequence }}{{ {} is sequence }}{{ none is sequence }}{{ true is number }}",
+            "TrueTrueFalseTrue",
+        ),
         ("\r\n{% if true %}\r\nx\ry\r\n{% endif %}\r\n", "\nx\ny\n"),
         ("{{ 'a\r\nb' }}", "a\nb"),
         ("{{ 'a\\\nb\\\\\nc' }}", "ab\\\nc"),
