@@ -78,9 +78,21 @@ impl Budget {
         self.walk_from(value, 0, 1)
     }
 
+    /// The same for what makes a list of it. A text becomes one of its characters.
+    pub(super) fn walk_to_list(&self, value: &Value) -> Result<(), Error> {
+        if let Some(text) = value.as_str() {
+            self.read(text.len())?;
+            self.draw(text.chars().count().saturating_mul(ITEM))?;
+        }
+        self.walk(value)
+    }
+
     /// The same for what puts the items of a list in order, which looks at each about this often.
     pub(super) fn walk_to_sort(&self, value: &Value) -> Result<(), Error> {
-        let items = if value.as_str().is_some() { 0 } else { value.len().unwrap_or(0) };
+        if value.as_str().is_some() {
+            return self.walk_to_list(value);
+        }
+        let items = value.len().unwrap_or(0);
         // Without regard to case, both of the texts are copied to be compared.
         self.walk_from(value, 0, 2 * (1 + items.checked_ilog2().unwrap_or(0) as usize))
     }

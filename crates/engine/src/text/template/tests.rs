@@ -185,6 +185,10 @@ fn what_templates_use_less_often() {
             "{{ {'b': [1, none, true], 'a': \"it's\"} }}{{ ['a\\n', 'é\\\\', 1.5] }}{{ [\"'\", '\"\\''] }}",
             r#"{'b': [1, None, True], 'a': "it's"}['a\n', 'é\\', 1.5]["'", '"\'']"#,
         ),
+        (
+            "{{ 4 is divisibleby 2 }}{{ 3 is divisibleby(-2) }}{{ 'cab'|sort|join }}{{ 'abc'|reverse }}",
+            "TrueFalseabccba",
+        ),
         ("{{ 1e20 }} {{ 1e-7 }} {{ 1.5 }} {{ 10 / 2 }} {{ 2 * 3 * 4 }}", "1e+20 1e-07 1.5 5.0 24"),
         ("{{ messages[0].content|length * 2 + 3 * 4 }}{{ '-' * 80 == [1] }}", "22False"),
         ("{% for c in 'a\\\nb' %}{{ c }}-{% endfor %}", "a-b-"),
