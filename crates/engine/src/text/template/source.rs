@@ -83,6 +83,7 @@ fn range(span: Span) -> Range<usize> {
 impl Scan<'_> {
     fn tag(&mut self, tag: &[(Token<'_>, Span)], block: bool) -> Result<(), Error> {
         let (mut bytes, mut numbers, mut products, mut powers) = (0u128, 1u128, 0, 0);
+        let joined = tag.iter().any(|(token, _)| matches!(token, Token::Tilde));
         let mut subscript = false;
         for (token, span) in tag {
             match token {
@@ -90,6 +91,9 @@ impl Scan<'_> {
                 Token::Pow => powers += 1,
                 Token::Str(text) => bytes += text.len() as u128,
                 Token::String(text) => bytes += text.len() as u128,
+                // Numbers become texts as well. The largest fraction has some three hundred digits.
+                Token::Tilde => bytes += 40,
+                Token::Float(_) if joined => bytes += 400,
                 Token::BracketOpen if !subscript => bytes += (tag.len() * ITEM) as u128,
                 Token::Int(number) => numbers = numbers.saturating_add(u128::from(*number)),
                 Token::Int128(number) => numbers = numbers.saturating_add(**number),
