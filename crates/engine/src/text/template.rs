@@ -1,9 +1,15 @@
 //! Chat templates: from messages to the text that a model was trained to continue.
 
 mod budget;
+mod clock;
 mod filters;
+mod json;
+mod methods;
 mod operators;
+mod python;
 mod render;
+mod source;
+mod texts;
 
 use std::fs;
 use std::path::Path;
@@ -117,5 +123,7 @@ fn read(path: &Path, most: u64) -> Result<Option<String>> {
     fs::read_to_string(path).map(Some).map_err(|cause| failed(&cause))
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -34,8 +34,11 @@ pub(super) fn add_containers(environment: &mut Environment<'_>, budget: &Budget)
         Ok::<_, Error>(pairs.collect::<Value>())
     });
     let own = budget.clone();
-    environment
-        .add_filter("[]", move |value: &Value, key: &Value| own.walk(key).and_then(|()| value.get_item(key)));
+    environment.add_filter("[]", move |value: &Value, key: &Value| {
+        own.walk(key)?;
+        own.read_value(value)?;
+        value.get_item(key)
+    });
     let own = budget.clone();
     let within = move |state: &State<'_, '_>, item: &Value, list: &Value| {
         own.walk(item)?;
@@ -130,7 +133,20 @@ fn slice(budget: &Budget, value: &Value, start: &Value, stop: &Value, step: &Val
         return Ok(Value::from(Vec::<Value>::new()));
     }
     if let Some(text) = value.as_str() {
-        budget.draw(text.len())?;
+        budget.read(text.len())?;
+        let len = text.chars().count();
+        if step == 1 {
+            let mut picked = positions(len, start, stop, step)?;
+            let Some(first) = picked.next() else { return Ok(Value::from("")) };
+            let last = picked.last().unwrap_or(first);
+            let mut starts = text.char_indices().map(|(at, _)| at).skip(first);
+            let from = starts.next().unwrap_or(text.len());
+            let to = if last == first { starts.next() } else { starts.nth(last - first) };
+            let part = &text[from..to.unwrap_or(text.len())];
+            budget.draw(part.len())?;
+            return Ok(Value::from(part));
+        }
+        budget.draw(text.len().saturating_add(len.saturating_mul(size_of::<char>())))?;
         let characters: Vec<char> = text.chars().collect();
         let picked = positions(characters.len(), start, stop, step)?;
         return Ok(Value::from(picked.map(|at| characters[at]).collect::<String>()));

@@ -3,28 +3,33 @@
 //! A chat template is a program by a stranger. Fuel ends its loops and a recursion limit its macros, but a text that
 //! is added to itself forty-five times takes two hundred steps and 2⁴⁵ bytes, and a failed allocation ends the
 //! process. So every operation that makes a text or a list draws the bytes from one budget before it makes them, and
-//! one that takes a list apart walks through it first, since a list can hold itself. The engine has no hook for its operators; they are turned into filters in the compiled template, one instruction for
-//! one, which is why its unstable parts are used and its version is pinned.
+//! one that takes a list apart walks through it first, since a list can hold itself. What reads a text or a list draws
+//! its length from a second budget, or a template could look through a long text a million times. The engine has no
+//! hook for its operators; they are turned into filters in the compiled template, one instruction for one, which is why
+//! its unstable parts are used and its version is pinned.
 //!
-//! The time of day is not given to templates (`strftime_now` is undefined, and they fall back on a fixed date): the
-//! same messages must make the same prompt tomorrow.
+//! `strftime_now` tells the date, in UTC: a prompt that has it changes at midnight, in every time zone at once.
 //!
 //! # Source
 //! What transformers gives to chat templates (`utils/chat_template_utils.py`): trimmed blocks, loop controls,
 //! `raise_exception`, and `tojson` as Python writes it.
 
 use minijinja::machinery::{
-    CodeGenerator, Instruction, Instructions, Token, Vm, WhitespaceConfig, make_string_output, parse,
-    tokenize,
+    CodeGenerator, Instruction, Instructions, Vm, WhitespaceConfig, make_string_output, parse,
 };
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, context};
 
-use super::budget::Budget;
+use super::budget::{Budget, refused};
 use super::filters;
+use super::source::Source;
 
 /// Text that a render may make, beyond a multiple of what it is given.
 const BYTES: usize = 64 << 20;
+/// Bytes that a render may read, beyond a multiple of what it is given.
+const READ: usize = 256 << 20;
+/// Templates look through a message more often than they copy it.
+const READINGS: usize = 4 * PASSES;
 /// Templates pass a message through a handful of operations.
 const PASSES: usize = 32;
 /// Steps that a render may take.
@@ -33,24 +38,25 @@ const STEPS: u64 = 4_000_000;
 const LITERAL: usize = 256 << 20;
 /// Nested calls and blocks.
 const DEPTH: usize = 100;
-/// Constant expressions are computed while compiling, before any budget; one product makes at most 100 MB.
-const PRODUCTS: usize = 1;
 /// Instructions look a filter up by name where it has no place among the first fifty.
 const BY_NAME: u8 = u8::MAX;
 
-const SPACE: WhitespaceConfig =
+pub(super) const SPACE: WhitespaceConfig =
     WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
 
 pub(super) fn render(
-    source: &str,
+    template: &str,
     messages: &[(String, String)],
     answer: bool,
     bos: &str,
     eos: &str,
 ) -> Result<String, Error> {
-    let longest = scan(source)?;
+    let Source { text: source, longest } = Source::new(template)?;
     let given: usize = messages.iter().map(|(role, content)| role.len() + content.len()).sum();
-    let budget = Budget::new(BYTES.saturating_add(given.saturating_mul(PASSES)));
+    let budget = Budget::new(
+        BYTES.saturating_add(given.saturating_mul(PASSES)),
+        READ.saturating_add(given.saturating_mul(READINGS)),
+    );
     let mut environment = Environment::empty();
     filters::add_all(&mut environment, &budget);
     environment.set_fuel(Some(STEPS.min((LITERAL / longest.max(1)) as u64)));
@@ -60,8 +66,8 @@ pub(super) fn render(
         out.write_str(&budget.text(&[value])?).map_err(Error::from)
     });
 
-    let tree = parse(source, "chat template", SyntaxConfig, SPACE)?;
-    let mut generator = CodeGenerator::new("chat template", source);
+    let tree = parse(&source, "chat template", SyntaxConfig, SPACE)?;
+    let mut generator = CodeGenerator::new("chat template", &source);
     generator.compile_stmt(&tree);
     let (mut root, mut blocks) = generator.finish();
     bind_operators(&mut root)?;
@@ -83,23 +89,6 @@ pub(super) fn render(
     Ok(text)
 }
 
-/// Refuses what could not be bounded later; gives the length of the longest literal text.
-fn scan(source: &str) -> Result<usize, Error> {
-    let (mut products, mut longest) = (0, 0);
-    for token in tokenize(source, false, SyntaxConfig, SPACE) {
-        match token?.0 {
-            Token::Mul | Token::Pow => products += 1,
-            Token::TemplateData(text) => longest = longest.max(text.len()),
-            _ => {}
-        }
-    }
-    if products > PRODUCTS {
-        let what = format!("it has {products} multiplications; allowed is {PRODUCTS}");
-        return Err(Error::new(ErrorKind::InvalidOperation, what));
-    }
-    Ok(longest)
-}
-
 /// Makes filters of the operators that make texts and lists or take them apart.
 fn bind_operators(instructions: &mut Instructions<'_>) -> Result<(), Error> {
     for at in 0..instructions.len() as u32 {
@@ -119,6 +108,14 @@ fn bind_operators(instructions: &mut Instructions<'_>) -> Result<(), Error> {
             Instruction::Gt => (">", 2),
             Instruction::Gte => (">=", 2),
             Instruction::In => ("in", 2),
+            Instruction::CallMethod("changed", Some(operands)) => (".changed", usize::from(*operands)),
+            Instruction::CallMethod("cycle", Some(operands)) => (".cycle", usize::from(*operands)),
+            Instruction::UnpackLists(_) | Instruction::MergeKwargs(_) => {
+                return Err(refused("it makes arguments of a list or a map; allowed are single arguments"));
+            }
+            Instruction::FastRecurse | Instruction::CallFunction("loop", _) => {
+                return Err(refused("it calls a loop; allowed are macros"));
+            }
             Instruction::CompareAndPreserve(_) => {
                 let what = "it compares three values at once; allowed are two";
                 return Err(Error::new(ErrorKind::InvalidOperation, what));
