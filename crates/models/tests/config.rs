@@ -130,6 +130,10 @@ fn broken_fields_are_named() {
     for (changes, expected) in [
         (json!({"num_heads": 0}), "num_heads is 0"),
         (json!({"relative_attention_max_distance": 16}), "above half of the 32 buckets"),
+        (
+            json!({"relative_attention_max_distance": 1 << 20}),
+            "relative_attention_max_distance is 1048576; allowed are whole numbers from 1 to 16384",
+        ),
         (json!({"d_ff": 1u64 << 40}), "d_ff is 1099511627776"),
     ] {
         let error = read_with(&changed(t5(), &changes), None).unwrap_err();
