@@ -114,6 +114,7 @@ fn add(weights: &mut Weights, path: &Path) -> Result<()> {
             shape: info.shape.clone(),
             ty: stored(info.dtype),
             rows: Rows::Straight,
+            read: false.into(),
         };
         if weights.entries.insert(name.clone(), entry).is_some() {
             return Err(Error::load(format!("{}: tensor {name:?} appears in two shards", path.display())));
