@@ -141,6 +141,19 @@ fn broken_fields_are_named() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_in_a_circle_is_not_a_missing_file() {
+    let folder = Folder::new();
+    let header = r#"{"lm_head.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    folder.write("model.safetensors", safetensors(header, &f32s([1.0])));
+    folder.write("config.json", llama().to_string());
+    std::os::unix::fs::symlink("generation_config.json", folder.0.join("generation_config.json")).unwrap();
+    let error = ModelConfig::read(&folder.0, &Weights::open(&folder.0).unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Load);
+    assert!(error.to_string().contains("generation_config.json cannot be read"), "{error}");
+}
+
 #[test]
 fn what_is_not_built_is_named() {
     for (config, expected) in [
