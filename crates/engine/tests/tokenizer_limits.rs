@@ -1,4 +1,5 @@
-//! Tokenizers that ask for more memory, stack or time than any has use for are refused when they are loaded.
+//! Tokenizers that ask for more memory, stack or time than any has use for are refused when they are loaded; and how
+//! those that are rebuilt from GGUF keep spaces.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -152,6 +153,30 @@ fn tables_of_characters_hold_what_they_announce() {
         file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "/".repeat(16)});
     });
     assert!(message.contains("allowed are the 8 that follow"), "{message}");
+}
+
+/// Expected: sentencepiece.
+#[test]
+fn spaces_are_kept_as_the_model_says() {
+    let mut entries = t5(&["<pad>", "</s>", "<unk>", "▁", "a", "b", "▁b"], &charsmap());
+    entries.push(("tokenizer.ggml.add_space_prefix", Entry::Bool(false)));
+    let tokenizer = load_gguf(&entries).unwrap();
+    for (text, expected, decoded) in
+        [("a b", vec![4, 6, 1], "a b"), ("  a   b a ", vec![4, 6, 3, 4, 1], "a b a"), (" ", vec![1], "")]
+    {
+        let tokens = tokenizer.encode(text, true).unwrap();
+        assert_eq!(tokens, expected, "{text:?}");
+        assert_eq!(tokenizer.decode(&tokens[..tokens.len() - 1]).unwrap(), decoded);
+    }
+    entries.pop();
+    assert_eq!(load_gguf(&entries).unwrap().encode(" b  b a", true).unwrap(), [6, 6, 3, 4, 1]);
+    entries.push(("tokenizer.ggml.remove_extra_whitespaces", Entry::Bool(false)));
+    let tokenizer = load_gguf(&entries).unwrap();
+    for (text, expected) in [(" b a", vec![3, 6, 3, 4]), ("b  a ", vec![6, 3, 3, 4, 3]), ("", vec![])] {
+        let tokens = tokenizer.encode(text, false).unwrap();
+        assert_eq!(tokens, expected, "{text:?}");
+        assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+    }
 }
 
 #[test]

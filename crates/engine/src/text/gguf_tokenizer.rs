@@ -12,6 +12,7 @@ use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::unigram::Unigram;
+use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{NFC, Precompiled, Prepend, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
@@ -154,19 +155,35 @@ impl<'a> Vocabulary<'a> {
         let scored = self.tokens.iter().cloned().zip(scores.iter().map(|&score| f64::from(score)));
         let model = self.built(|| Unigram::from(scored.collect(), Some(unknown as usize), false))?;
         let mut tokenizer = Tokenizer::new(model);
+        let spaced = self.flag("add_space_prefix", true)?;
+        let collapsed = self.flag("remove_extra_whitespaces", true)?;
+        let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
         if let Some(map) = self.charsmap() {
-            let map = self.built(|| Precompiled::from(map).map_err(|cause| cause.to_string()))?;
-            self.normalize(&mut tokenizer, vec![map.into()])?;
+            normalizers
+                .push(self.built(|| Precompiled::from(map).map_err(|cause| cause.to_string()))?.into());
         }
-        let scheme =
-            if self.flag("add_space_prefix", true)? { PrependScheme::Always } else { PrependScheme::Never };
-        let words = Metaspace::new(MARK, scheme, true);
-        tokenizer.with_decoder(Some(words.clone()));
-        if self.flag("remove_extra_whitespaces", true)? {
+        if spaced && !collapsed {
+            // A mark goes before every text, before one that begins with a space too.
+            normalizers.push(Prepend::new(MARK.to_string()).into());
+        }
+        if collapsed && !spaced {
+            // Cutting at spaces would lose those that no word's own mark stands for.
+            for (from, to) in [(" {2,}", " "), ("^ | $", "")] {
+                let pattern = ReplacePattern::Regex(from.to_owned());
+                normalizers.push(self.built(|| Replace::new(pattern, to))?.into());
+            }
+        }
+        if !normalizers.is_empty() {
+            self.normalize(&mut tokenizer, normalizers)?;
+        }
+        let scheme = if spaced { PrependScheme::Always } else { PrependScheme::Never };
+        tokenizer.with_decoder(Some(Metaspace::new(MARK, scheme, true)));
+        if collapsed && spaced {
+            let words = Metaspace::new(MARK, scheme, true);
             tokenizer
                 .with_pre_tokenizer(Some(PreTokenizers::new(vec![WhitespaceSplit.into(), words.into()])));
         } else {
-            tokenizer.with_pre_tokenizer(Some(words));
+            tokenizer.with_pre_tokenizer(Some(Metaspace::new(MARK, PrependScheme::Never, true)));
         }
         Ok(tokenizer)
     }
