@@ -69,11 +69,14 @@ impl Growth {
         };
         let length = |field: &str| fields.get(field).and_then(Value::as_str).map(str::len);
         if let Some(content) = length("content") {
-            // A regular expression may match nothing, everywhere.
             let literal = fields.get("pattern").and_then(|pattern| pattern["String"].as_str());
-            let times = match literal.map_or(0, str::len) {
-                0 => content.saturating_add(1),
-                pattern => content.div_ceil(pattern).max(1),
+            let times = match literal.map(str::len) {
+                Some(0) => {
+                    return Err("a normalizer replaces \"\"; allowed are texts that are not empty".to_owned());
+                }
+                Some(pattern) => content.div_ceil(pattern).max(1),
+                // A regular expression may match nothing, everywhere.
+                None => content.saturating_add(1),
             };
             self.replaced = self.replaced.saturating_mul(times);
         }
@@ -205,6 +208,7 @@ mod tests {
         assert!(Growth::of(&nested).unwrap_err().contains("256 times longer; allowed are 64"));
         assert!(Growth::of(&json!({"prepend": "x".repeat(64)})).unwrap_err().contains("65 times"));
         assert!(Growth::of(&json!(["Prepend", "x"])).is_err());
+        assert!(Growth::of(&replace("", "a")).unwrap_err().contains("not empty"));
         assert!(Growth::of(&json!({"normalizers": {"prepend": "x"}})).is_err());
         let mapped = json!({"precompiled_charsmap": map(0, &[b'x'; 300])});
         assert!(Growth::of(&mapped).unwrap_err().contains("300 times longer; allowed are 256"));

@@ -97,10 +97,9 @@ impl Tokenizer {
         let mut words =
             (0..self.vocabulary() as u32).filter_map(|token| std::str::from_utf8(self.piece(token)).ok());
         let word = words.find(|text| text.len() <= SHORT && text.contains(char::is_alphanumeric));
-        contained(|| self.encoder.encode_fast(word.unwrap_or("a"), true)).map(|_| ()).map_err(|cause| {
-            Error::load(format!(
-                "{file} is not a tokenizer: its own text {word:?} cannot be tokenized: {cause}"
-            ))
+        let word = word.unwrap_or("a");
+        contained(|| self.encoder.encode_fast(word, true)).map(|_| ()).map_err(|cause| {
+            Error::load(format!("{file} is not a tokenizer: the text {word:?} cannot be tokenized: {cause}"))
         })
     }
 
