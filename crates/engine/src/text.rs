@@ -6,6 +6,7 @@
 
 mod gguf_tokenizer;
 mod guard;
+mod limits;
 mod pieces;
 mod pre_tokenizer;
 mod spelling;

@@ -49,7 +49,9 @@ impl ModelConfig {
         }
         let fields = Fields::from_file(&source.join(CONFIG))?;
         let path = source.join(GENERATION);
-        let generation = if path.exists() { Some(Fields::from_file(&path)?) } else { None };
+        // A link that leads nowhere, or in a circle, does not exist either; reading it says why.
+        let listed = path.exists() || path.is_symlink();
+        let generation = listed.then(|| Fields::from_file(&path)).transpose()?;
         if fields.has("quantization_config") {
             let message = "holds weights quantised by another program (quantization_config); allowed are dense \
                            safetensors and GGUF";

@@ -50,7 +50,8 @@ impl Llama {
     /// Reads the weights that `config` calls for; `progress` hears the share of layers read, from 0 to 1.
     ///
     /// # Errors
-    /// Fails (`ErrorKind::Load`) for a missing tensor or one of another shape, naming both.
+    /// Fails (`ErrorKind::Load`) for a missing tensor or one of another shape, naming both, and for a layer's tensor
+    /// that the model does not have.
     pub fn load(
         config: LlamaConfig,
         weights: &Weights,
@@ -69,6 +70,7 @@ impl Llama {
             .transpose()?;
         let norm = vector(kernels, weights, "model.norm.weight", width)?;
         let rope = Rope::new(&config.inverse_frequencies()).into();
+        weights.check_read(&[("model.layers.", config.layers), ("blk.", config.layers)])?;
         progress(1.0)?;
         Ok(Self { config, kernels: kernels.clone(), embedding, layers, norm, head, rope })
     }

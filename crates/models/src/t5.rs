@@ -74,7 +74,8 @@ impl T5 {
     /// Reads the weights that `config` calls for; `progress` hears the share of layers read, from 0 to 1.
     ///
     /// # Errors
-    /// Fails (`ErrorKind::Load`) for a missing tensor or one of another shape, naming both.
+    /// Fails (`ErrorKind::Load`) for a missing tensor or one of another shape, naming both, and for a layer's tensor
+    /// that the model does not have.
     pub fn load(
         config: T5Config,
         weights: &Weights,
@@ -111,6 +112,13 @@ impl T5 {
         let decoder_bias = decoder_bias(&config, &read.buckets("decoder")?, kernels)?;
         let encoder_norm = vector(kernels, weights, "encoder.final_layer_norm.weight", width)?;
         let decoder_norm = vector(kernels, weights, "decoder.final_layer_norm.weight", width)?;
+        let (encoders, decoders) = (config.encoder_layers, config.decoder_layers);
+        weights.check_read(&[
+            ("encoder.block.", encoders),
+            ("enc.blk.", encoders),
+            ("decoder.block.", decoders),
+            ("dec.blk.", decoders),
+        ])?;
         progress(1.0)?;
         Ok(Self {
             kernels: kernels.clone(),

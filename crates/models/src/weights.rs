@@ -14,10 +14,12 @@ pub mod gguf;
 mod random;
 mod safetensors;
 mod stored;
+mod unread;
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use trefoil_kernels::WeightType;
 
@@ -54,6 +56,14 @@ struct Entry {
     shape: Vec<usize>,
     ty: Stored,
     rows: Rows,
+    /// Whether any of it has been read.
+    read: AtomicBool,
+}
+
+impl Entry {
+    fn is_read(&self) -> bool {
+        self.read.load(Ordering::Relaxed)
+    }
 }
 
 /// The order of a matrix's rows in the file.
@@ -165,6 +175,7 @@ impl Weights {
         if rows.start > rows.end || rows.end > all {
             return Err(Error::internal(format!("rows {rows:?} of tensor {name}, which has {all}")));
         }
+        entry.read.store(true, Ordering::Relaxed);
         // A vector of a quantised type has no rows of its own; it is read whole.
         let at = |row: usize| if row == all { entry.bytes } else { row * (entry.bytes / all) };
         let wanted = at(rows.start)..at(rows.end);

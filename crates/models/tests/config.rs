@@ -130,11 +130,28 @@ fn broken_fields_are_named() {
     for (changes, expected) in [
         (json!({"num_heads": 0}), "num_heads is 0"),
         (json!({"relative_attention_max_distance": 16}), "above half of the 32 buckets"),
+        (
+            json!({"relative_attention_max_distance": 1 << 20}),
+            "relative_attention_max_distance is 1048576; allowed are whole numbers from 1 to 16384",
+        ),
         (json!({"d_ff": 1u64 << 40}), "d_ff is 1099511627776"),
     ] {
         let error = read_with(&changed(t5(), &changes), None).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_in_a_circle_is_not_a_missing_file() {
+    let folder = Folder::new();
+    let header = r#"{"lm_head.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    folder.write("model.safetensors", safetensors(header, &f32s([1.0])));
+    folder.write("config.json", llama().to_string());
+    std::os::unix::fs::symlink("generation_config.json", folder.0.join("generation_config.json")).unwrap();
+    let error = ModelConfig::read(&folder.0, &Weights::open(&folder.0).unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Load);
+    assert!(error.to_string().contains("generation_config.json cannot be read"), "{error}");
 }
 
 #[test]

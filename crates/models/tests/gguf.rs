@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use files::{Folder, Random, Tensor, Value, f32s, gguf, gguf_at};
-use trefoil_models::{ErrorKind, ModelConfig, Result, Weights};
+use trefoil_models::{ErrorKind, ModelConfig, Result, RopeScaling, Weights};
 
 const HEADS: u64 = 2;
 const HEAD_DIM: u64 = 4;
@@ -123,6 +123,49 @@ fn query_rows_leave_their_interleaved_order() {
     let weights = Weights::open(&path).unwrap();
     let bytes = weights.read("model.layers.0.self_attn.k_proj.weight", &[4, 8]).unwrap().bytes;
     assert_eq!(bytes, f32s((0..32).map(|n| n as f32)));
+}
+
+#[test]
+fn a_rotary_factor_without_a_type_is_linear() {
+    let read = |more: Vec<(&'static str, Value<'static>)>, stored: bool| {
+        let (mut metadata, mut tensors) = (metadata(), tensors());
+        metadata.extend(more);
+        if stored {
+            let bytes = f32s([1.0, 8.0]);
+            tensors.push(Tensor { name: "rope_freqs.weight", dims: &[2], ty: 0, bytes });
+        }
+        let folder = Folder::new();
+        let path = folder.write("model.gguf", gguf(&metadata, &tensors));
+        ModelConfig::read(&path, &Weights::open(&path).unwrap()).map(|config| match config {
+            ModelConfig::Llama(config) => config.rope_scaling,
+            ModelConfig::T5(_) => panic!("a T5"),
+        })
+    };
+    let factor = |factor| ("llama.rope.scaling.factor", Value::F32(factor));
+    let old = |factor| ("llama.rope.scale_linear", Value::F32(factor));
+    let ty = |name| ("llama.rope.scaling.type", Value::Text(name));
+    for (more, stored, expected) in [
+        (vec![], false, RopeScaling::None),
+        (vec![factor(8.0)], false, RopeScaling::Linear { factor: 8.0 }),
+        (vec![old(4.0)], false, RopeScaling::Linear { factor: 4.0 }),
+        (vec![factor(8.0), old(4.0)], false, RopeScaling::Linear { factor: 8.0 }),
+        (vec![factor(8.0), ty("linear")], false, RopeScaling::Linear { factor: 8.0 }),
+        (vec![factor(8.0), ty("none")], false, RopeScaling::None),
+        (vec![factor(0.0)], false, RopeScaling::None),
+        (vec![ty("none")], true, RopeScaling::Factors(vec![1.0, 8.0])),
+        (vec![factor(2.0), ty("linear")], true, RopeScaling::Factors(vec![2.0, 16.0])),
+    ] {
+        assert_eq!(read(more, stored).unwrap(), expected);
+    }
+    for (more, stored, expected) in [
+        (vec![factor(8.0), ty("yarn")], true, "scaling.type \"yarn\" is not supported"),
+        (vec![ty("linear")], false, "scaling.factor is missing"),
+        (vec![old(-1.0)], false, "scale_linear is -1"),
+        (vec![factor(1e30)], false, "scaling.factor is"),
+    ] {
+        let error = read(more, stored).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -141,4 +141,9 @@ fn links_in_a_circle() {
     std::os::unix::fs::symlink("a.gguf", folder.0.join("b.gguf")).unwrap();
     assert!(read_all(&folder.0).unwrap_err().to_string().contains("cannot be opened"));
     assert_eq!(read_all(&folder.0.join("a.gguf")).unwrap_err().kind(), ErrorKind::Load);
+
+    let folder = Folder::new();
+    let index = "model.safetensors.index.json";
+    std::os::unix::fs::symlink(index, folder.0.join(index)).unwrap();
+    assert!(read_all(&folder.0).unwrap_err().to_string().contains("cannot be opened"));
 }

@@ -12,6 +12,7 @@ use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::unigram::Unigram;
+use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{NFC, Precompiled, Prepend, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
@@ -21,6 +22,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, Tokenizer};
 use trefoil_models::weights::gguf::{Metadata, Value};
 
 use super::guard::{check_merge, contained};
+use super::limits::{Growth, check_added, check_tokens};
 use super::pre_tokenizer::{ALLOWED, cut};
 use crate::error::{Error, Result};
 
@@ -41,10 +43,16 @@ struct Vocabulary<'a> {
     ids: HashMap<String, u32>,
 }
 
-/// Builds the tokenizer.
-pub(super) fn build(metadata: &Metadata) -> Result<Tokenizer> {
+/// Builds the tokenizer. Gives how much longer its normalizer may make a text, too.
+pub(super) fn build(metadata: &Metadata) -> Result<(Tokenizer, Growth)> {
     let vocabulary = Vocabulary::read(metadata)?;
     let model = vocabulary.text("model")?.unwrap_or("none");
+    check_tokens(vocabulary.tokens.iter().map(String::as_str), model == "t5")
+        .map_err(|what| vocabulary.broken(&what))?;
+    let growth = match vocabulary.charsmap().filter(|_| model == "t5") {
+        Some(map) => Growth::by_charsmap(map).map_err(|what| vocabulary.broken(&what))?,
+        None => Growth::NONE,
+    };
     let mut tokenizer = match model {
         "gpt2" => vocabulary.byte_level()?,
         "llama" => vocabulary.sentencepiece()?,
@@ -61,7 +69,7 @@ pub(super) fn build(metadata: &Metadata) -> Result<Tokenizer> {
     };
     vocabulary.frame(&mut tokenizer, bos, eos)?;
     vocabulary.add(&mut tokenizer)?;
-    Ok(tokenizer)
+    Ok((tokenizer, growth))
 }
 
 impl<'a> Vocabulary<'a> {
@@ -147,23 +155,42 @@ impl<'a> Vocabulary<'a> {
         let scored = self.tokens.iter().cloned().zip(scores.iter().map(|&score| f64::from(score)));
         let model = self.built(|| Unigram::from(scored.collect(), Some(unknown as usize), false))?;
         let mut tokenizer = Tokenizer::new(model);
-        if let Some(map) =
-            self.metadata.bytes("tokenizer.ggml.precompiled_charsmap").filter(|map| !map.is_empty())
-        {
-            let map = self.built(|| Precompiled::from(map).map_err(|cause| cause.to_string()))?;
-            self.normalize(&mut tokenizer, vec![map.into()])?;
+        let spaced = self.flag("add_space_prefix", true)?;
+        let collapsed = self.flag("remove_extra_whitespaces", true)?;
+        let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
+        if let Some(map) = self.charsmap() {
+            normalizers
+                .push(self.built(|| Precompiled::from(map).map_err(|cause| cause.to_string()))?.into());
         }
-        let scheme =
-            if self.flag("add_space_prefix", true)? { PrependScheme::Always } else { PrependScheme::Never };
-        let words = Metaspace::new(MARK, scheme, true);
-        tokenizer.with_decoder(Some(words.clone()));
-        if self.flag("remove_extra_whitespaces", true)? {
+        if spaced && !collapsed {
+            // A mark goes before every text, before one that begins with a space too.
+            normalizers.push(Prepend::new(MARK.to_string()).into());
+        }
+        if collapsed && !spaced {
+            // Cutting at spaces would lose those that no word's own mark stands for.
+            for (from, to) in [(" {2,}", " "), ("^ | $", "")] {
+                let pattern = ReplacePattern::Regex(from.to_owned());
+                normalizers.push(self.built(|| Replace::new(pattern, to))?.into());
+            }
+        }
+        if !normalizers.is_empty() {
+            self.normalize(&mut tokenizer, normalizers)?;
+        }
+        let scheme = if spaced { PrependScheme::Always } else { PrependScheme::Never };
+        tokenizer.with_decoder(Some(Metaspace::new(MARK, scheme, true)));
+        if collapsed && spaced {
+            let words = Metaspace::new(MARK, scheme, true);
             tokenizer
                 .with_pre_tokenizer(Some(PreTokenizers::new(vec![WhitespaceSplit.into(), words.into()])));
         } else {
-            tokenizer.with_pre_tokenizer(Some(words));
+            tokenizer.with_pre_tokenizer(Some(Metaspace::new(MARK, PrependScheme::Never, true)));
         }
         Ok(tokenizer)
+    }
+
+    /// SentencePiece's table of characters.
+    fn charsmap(&self) -> Option<&[u8]> {
+        self.metadata.bytes("tokenizer.ggml.precompiled_charsmap").filter(|map| !map.is_empty())
     }
 
     fn bpe(&self, merges: Vec<(String, String)>, ignore_merges: bool, bytes: bool) -> Result<Tokenizer> {
@@ -260,6 +287,10 @@ impl<'a> Vocabulary<'a> {
             let listed = self.tokens.iter().zip(&self.types).filter(move |(_, ty)| wanted.contains(ty));
             listed.map(move |(token, _)| AddedToken::from(token.clone(), special).normalized(false))
         };
+        let all = self.tokens.iter().zip(&self.types);
+        let all = all.filter(|(_, ty)| matches!(**ty, CONTROL | UNKNOWN | USER_DEFINED));
+        // They are found in texts as they are, whatever the normalizer does.
+        check_added(all.map(|(token, _)| token.as_str()), Growth::NONE).map_err(|what| self.broken(&what))?;
         self.built(|| tokenizer.add_special_tokens(of_type(&[CONTROL, UNKNOWN], true).collect::<Vec<_>>()))?;
         self.built(|| tokenizer.add_tokens(of_type(&[USER_DEFINED], false).collect::<Vec<_>>()))?;
         Ok(())

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::limits::{Growth, check_added, check_tokens};
 use crate::error::{Error, Result};
 
 /// Runs `work`, and makes a panic an error like any other.
@@ -30,6 +31,15 @@ pub(super) fn contained<T, E: Display>(
 #[derive(Deserialize)]
 struct File {
     model: Model,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    content: String,
 }
 
 #[derive(Deserialize)]
@@ -51,8 +61,10 @@ enum Merge {
     Pair(String, String),
 }
 
-/// Refuses a `tokenizer.json` that the crate would take and break on.
-pub(super) fn check(bytes: &[u8], file: &str) -> Result<()> {
+/// Refuses a `tokenizer.json` that the crate would take and break on. Gives how much longer its normalizer may make a
+/// text.
+pub(super) fn check(bytes: &[u8], file: &str) -> Result<Growth> {
+    let broken = |what: String| Error::load(format!("{file}: {what}"));
     let parsed: File = serde_json::from_slice(bytes)
         .map_err(|cause| Error::load(format!("{file} is not a tokenizer: {cause}")).because(&cause))?;
     let model = parsed.model;
@@ -61,17 +73,26 @@ pub(super) fn check(bytes: &[u8], file: &str) -> Result<()> {
             "{file} asks for dropout, which makes encoding random; allowed is none"
         )));
     }
+    let growth = Growth::of(&parsed.normalizer).map_err(broken)?;
+    check_added(parsed.added_tokens.iter().map(|token| token.content.as_str()), growth).map_err(broken)?;
+    match &model.vocab {
+        Value::Object(vocab) => check_tokens(vocab.keys().map(String::as_str), false),
+        // A unigram model lists its tokens with their scores.
+        Value::Array(vocab) => check_tokens(vocab.iter().filter_map(|entry| entry[0].as_str()), true),
+        _ => Ok(()),
+    }
+    .map_err(broken)?;
     let prefix = model.continuing_subword_prefix.unwrap_or_default();
-    let Value::Object(vocab) = &model.vocab else { return Ok(()) };
+    let Value::Object(vocab) = &model.vocab else { return Ok(growth) };
     let longest = vocab.keys().map(String::len).max().unwrap_or(0);
     for merge in &model.merges {
         let (left, right) = match merge {
             Merge::Pair(left, right) => (left.as_str(), right.as_str()),
             Merge::Joined(text) => text.split_once(' ').unwrap_or((text, "")),
         };
-        check_merge(left, right, &prefix, longest).map_err(|what| Error::load(format!("{file}: {what}")))?;
+        check_merge(left, right, &prefix, longest).map_err(broken)?;
     }
-    Ok(())
+    Ok(growth)
 }
 
 /// Refuses a merge that no token can be the result of.

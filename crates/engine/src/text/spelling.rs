@@ -6,7 +6,11 @@
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use super::limits::LONGEST_TOKEN;
 use crate::error::{Error, Result};
+
+/// Bytes of all tokens together, several times what the largest published vocabularies take.
+const MOST_BYTES: usize = 64 << 20;
 
 /// The bytes of all tokens, and how a text begins.
 pub(super) struct Spelling {
@@ -57,17 +61,29 @@ impl Spelling {
         let mut spelling =
             Self { bytes: Vec::new(), ends: Vec::new(), special: Vec::new(), opening: Opening::Plain };
         let mut unmarked = Vec::new();
+        let mut taken = 0;
+        let mut spelled = |id: u32, token: &str| {
+            let bytes = pipeline.spell(token, &table).ok_or_else(|| {
+                Error::load(format!(
+                    "{file}: the decoder makes too many bytes of token {id}; allowed are {LONGEST_TOKEN}"
+                ))
+            })?;
+            taken += bytes.len();
+            if taken > MOST_BYTES {
+                return Err(Error::load(format!(
+                    "{file}: the tokens up to {id} take {taken} bytes; allowed are {MOST_BYTES}"
+                )));
+            }
+            Ok(bytes)
+        };
         for id in 0..size as u32 {
             let special = added.get(&id).is_some_and(|token| token.special);
             let token = tokenizer.id_to_token(id).filter(|_| !special).unwrap_or_default();
-            spelling.bytes.extend(pipeline.spell(&token, &table));
-            let end = u32::try_from(spelling.bytes.len());
-            spelling
-                .ends
-                .push(end.map_err(|_| Error::load(format!("{file}: the tokens take more than 4 GiB")))?);
+            spelling.bytes.extend(spelled(id, &token)?);
+            spelling.ends.push(spelling.bytes.len() as u32);
             spelling.special.push(special);
             if let Some(mark) = pipeline.mark {
-                unmarked.push(pipeline.spell(&token.replace(mark, ""), &table));
+                unmarked.push(spelled(id, &token.replace(mark, ""))?);
             }
         }
         spelling.opening = match pipeline.mark {
@@ -166,28 +182,36 @@ impl Pipeline {
         Ok(())
     }
 
-    fn spell(&self, token: &str, table: &[Option<u8>]) -> Vec<u8> {
+    /// The bytes of a token; nothing where they are more than [`LONGEST_TOKEN`].
+    fn spell(&self, token: &str, table: &[Option<u8>]) -> Option<Vec<u8>> {
         let mut text = token.to_owned();
         for step in &self.steps {
             match step {
-                Step::Replace { from, to } => text = text.replace(from, to),
+                Step::Replace { from, to } => {
+                    let found = text.matches(from.as_str()).count();
+                    if found > 0 {
+                        // Counted before it is made: a few replacements in a row make more than memory holds.
+                        let kept = text.len() - found * from.len();
+                        if found.saturating_mul(to.len()).saturating_add(kept) > LONGEST_TOKEN {
+                            return None;
+                        }
+                        text = text.replace(from, to);
+                    }
+                }
                 Step::Bytes => {
                     if let Some(byte) = byte_token(&text) {
-                        return vec![byte];
+                        return Some(vec![byte]);
                     }
                 }
                 Step::Characters => {
                     let byte = |c: char| table.get(c as usize).copied().flatten();
                     // A token added later may hold characters that stand for no byte; it stands for itself.
-                    return text
-                        .chars()
-                        .map(byte)
-                        .collect::<Option<_>>()
-                        .unwrap_or_else(|| text.into_bytes());
+                    let bytes = text.chars().map(byte).collect::<Option<_>>();
+                    return Some(bytes.unwrap_or_else(|| text.into_bytes()));
                 }
             }
         }
-        text.into_bytes()
+        Some(text.into_bytes())
     }
 }
 

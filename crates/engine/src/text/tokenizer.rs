@@ -8,6 +8,7 @@ use trefoil_models::weights::gguf::Metadata;
 
 use super::gguf_tokenizer;
 use super::guard::{self, contained};
+use super::limits::Growth;
 use super::pieces::Pieces;
 use super::spelling::Spelling;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,13 +24,16 @@ const TOKENS_PER_CUT: usize = 16;
 /// Bytes that few texts reach as the mean of their tokens.
 const LONG_TOKEN: usize = 16;
 /// Token ids beyond this are not ids of any model, and tables run along them.
-const LARGEST_VOCABULARY: usize = 1 << 24;
+const LARGEST_VOCABULARY: usize = 1 << 21;
+/// Bytes of a text that is encoded at once.
+const SHORT: usize = 64;
 
 /// Text to tokens and back. Clones share their tables.
 #[derive(Clone)]
 pub struct Tokenizer {
     encoder: Arc<tokenizers::Tokenizer>,
     spelling: Arc<Spelling>,
+    growth: Growth,
 }
 
 impl Tokenizer {
@@ -56,18 +60,19 @@ impl Tokenizer {
     /// Fails (`ModelLoad`) where the description is incomplete or broken, or names a kind of tokenizer that is not
     /// built.
     pub fn from_gguf(metadata: &Metadata) -> Result<Self> {
-        Self::new(gguf_tokenizer::build(metadata)?, metadata.file())
+        let (encoder, growth) = gguf_tokenizer::build(metadata)?;
+        Self::new(encoder, growth, metadata.file())
     }
 
     /// Reads the text of a `tokenizer.json`; `file` names it in errors.
     pub(super) fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
-        guard::check(bytes, file)?;
+        let growth = guard::check(bytes, file)?;
         let encoder = contained(|| tokenizers::Tokenizer::from_bytes(bytes))
             .map_err(|cause| Error::load(format!("{file} is not a tokenizer: {cause}")))?;
-        Self::new(encoder, file)
+        Self::new(encoder, growth, file)
     }
 
-    fn new(mut encoder: tokenizers::Tokenizer, file: &str) -> Result<Self> {
+    fn new(mut encoder: tokenizers::Tokenizer, growth: Growth, file: &str) -> Result<Self> {
         // A file may ask to cut or to pad every text; a prompt must reach the model as it is.
         encoder
             .with_padding(None)
@@ -81,17 +86,32 @@ impl Tokenizer {
             return Err(Error::load(message));
         }
         let spelling = Spelling::of(&encoder, size, file)?;
-        Ok(Self { encoder: Arc::new(encoder), spelling: Arc::new(spelling) })
+        let tokenizer = Self { encoder: Arc::new(encoder), spelling: Arc::new(spelling), growth };
+        tokenizer.try_out(file)?;
+        Ok(tokenizer)
+    }
+
+    /// Encodes one token's text, because the crate finds some faults of a file (a frame without its token, pieces of
+    /// no length) only then.
+    fn try_out(&self, file: &str) -> Result<()> {
+        let mut words =
+            (0..self.vocabulary() as u32).filter_map(|token| std::str::from_utf8(self.piece(token)).ok());
+        let word = words.find(|text| text.len() <= SHORT && text.contains(char::is_alphanumeric));
+        let word = word.unwrap_or("a");
+        contained(|| self.encoder.encode_fast(word, true)).map(|_| ()).map_err(|cause| {
+            Error::load(format!("{file} is not a tokenizer: the text {word:?} cannot be tokenized: {cause}"))
+        })
     }
 
     /// The tokens of `text`. Special tokens written out in the text are read as such; `special` adds those with which
     /// the model wants every text to begin and end.
     ///
     /// # Errors
-    /// Fails (`InvalidOption`) for a text of more than 8 MiB, and (`Internal`) where the tokenizer cannot cut the text.
+    /// Fails (`InvalidOption`) for a text of more than 8 MiB, less where the tokenizer makes texts much longer, and (`Internal`) where the tokenizer cannot cut the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        if text.len() > LARGEST_TEXT {
-            let message = format!("the text has {} bytes; allowed are {LARGEST_TEXT}", text.len());
+        let most = self.growth.longest_text().min(LARGEST_TEXT);
+        if text.len() > most {
+            let message = format!("the text has {} bytes; allowed are {most}", text.len());
             return Err(Error::new(ErrorKind::InvalidOption, message));
         }
         contained(|| self.encoder.encode_fast(text, special))

@@ -79,38 +79,59 @@ impl RopeScaling {
     }
 
     /// The base and the scaling of a GGUF file of this architecture.
+    ///
+    /// # Source
+    /// `load_hparams` of llama.cpp for what a missing type, an old name and a factor of zero mean.
     pub(super) fn from_gguf(
         fields: &Fields,
         architecture: &str,
         head_dim: usize,
         weights: &Weights,
     ) -> Result<(f64, Self)> {
-        const FACTORS_NAME: &str = "rope_freqs.weight";
         let key = |name: &str| format!("{architecture}.rope.{name}");
         let base = fields.optional_float(&key("freq_base"), BASES)?.unwrap_or(DEFAULT_BASE);
-        if weights.has(FACTORS_NAME) {
-            let raw = weights.read(FACTORS_NAME, &[head_dim / 2])?;
-            if raw.ty != WeightType::F32 {
-                return Err(Error::unsupported(format!(
-                    "tensor {FACTORS_NAME} has type {:?}; allowed is F32",
-                    raw.ty
-                )));
+        // A factor means linear scaling where the file does not say otherwise, and so it did under its first name.
+        let mut factor = None;
+        for name in ["scaling.factor", "scale_linear"].map(key) {
+            if factor.is_none() && fields.optional_float(&name, 0.0..=*FACTORS.end())? != Some(0.0) {
+                factor = fields.optional_float(&name, FACTORS)?.map(|factor| factor as f32);
             }
-            let factors: Vec<f32> =
-                raw.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            if let Some(factor) = factors.iter().find(|factor| !FACTORS.contains(&f64::from(**factor))) {
-                let (least, most) = (FACTORS.start(), FACTORS.end());
-                let message = format!("tensor {FACTORS_NAME} holds {factor}; allowed are {least} to {most}");
-                return Err(Error::load(message));
-            }
-            return Ok((base, Self::Factors(factors)));
         }
-        let scaling = match fields.optional_text(&key("scaling.type"))?.unwrap_or("none") {
-            "none" => Self::None,
-            "linear" => Self::Linear { factor: fields.float(&key("scaling.factor"), FACTORS)? as f32 },
-            other => return Err(fields.unsupported(&key("scaling.type"), other, "none and linear")),
+        let factor = match fields.optional_text(&key("scaling.type"))? {
+            Some("none") => None,
+            Some("linear") if factor.is_none() => {
+                return Err(fields.broken(&key("scaling.factor"), "the factor of linear scaling"));
+            }
+            Some("linear") | None => factor,
+            Some(other) => return Err(fields.unsupported(&key("scaling.type"), other, "none and linear")),
+        };
+        let scaling = match (Self::stored_factors(head_dim, weights)?, factor) {
+            (None, None) => Self::None,
+            (None, Some(factor)) => Self::Linear { factor },
+            (Some(factors), None) => Self::Factors(factors),
+            // Both stretch the frequencies.
+            (Some(factors), Some(factor)) => Self::Factors(factors.iter().map(|it| it * factor).collect()),
         };
         Ok((base, scaling))
+    }
+
+    /// The factors of a GGUF file that stores one for each frequency.
+    fn stored_factors(head_dim: usize, weights: &Weights) -> Result<Option<Vec<f32>>> {
+        const NAME: &str = "rope_freqs.weight";
+        if !weights.has(NAME) {
+            return Ok(None);
+        }
+        let raw = weights.read(NAME, &[head_dim / 2])?;
+        if raw.ty != WeightType::F32 {
+            return Err(Error::unsupported(format!("tensor {NAME} has type {:?}; allowed is F32", raw.ty)));
+        }
+        let factors: Vec<f32> =
+            raw.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        if let Some(factor) = factors.iter().find(|factor| !FACTORS.contains(&f64::from(**factor))) {
+            let (least, most) = (FACTORS.start(), FACTORS.end());
+            return Err(Error::load(format!("tensor {NAME} holds {factor}; allowed are {least} to {most}")));
+        }
+        Ok(Some(factors))
     }
 
     /// The angle per position of each pair of dimensions: `[head_dim / 2]`, in radians.

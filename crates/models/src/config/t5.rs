@@ -56,6 +56,8 @@ const NORM_EPS: std::ops::RangeInclusive<f64> = 0.0..=1.0;
 /// What T5 was published with, and what every file that says nothing means.
 const CONTEXT: usize = 512;
 const MAX_DISTANCE: usize = 128;
+/// The tables of biases have a number for every head and distance; with the most heads they take 200 MB at this one.
+const LARGEST_DISTANCE: u64 = 1 << 14;
 
 impl T5Config {
     pub(super) fn from_json(fields: &Fields, generation: Option<&Fields>, weights: &Weights) -> Result<Self> {
@@ -64,7 +66,7 @@ impl T5Config {
         let encoder_layers = fields.count("num_layers", 1..=1024)?;
         let buckets = fields.optional_count("relative_attention_num_buckets", 4..=1 << 16)?.unwrap_or(32);
         let distance = "relative_attention_max_distance";
-        let max_distance = fields.optional_count(distance, 1..=1 << 20)?.unwrap_or(MAX_DISTANCE);
+        let max_distance = fields.optional_count(distance, 1..=LARGEST_DISTANCE)?.unwrap_or(MAX_DISTANCE);
         check_buckets(fields, distance, buckets, max_distance)?;
         let projection = if multilingual { "gated-gelu" } else { "relu" };
         let projection = fields.optional_text("feed_forward_proj")?.unwrap_or(projection);

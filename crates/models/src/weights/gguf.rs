@@ -108,7 +108,8 @@ fn tensor(cursor: &mut Cursor<'_>, path: &Path) -> Result<(String, Entry)> {
     }
     // GGUF lists the fastest dimension first. Every factor fits, because the product of all does.
     let shape = shape.iter().rev().map(|&n| n as usize).collect();
-    Ok((name, Entry { file: 0, offset, bytes, shape, ty: Stored::Weight(ty), rows: super::Rows::Straight }))
+    let (ty, rows) = (Stored::Weight(ty), super::Rows::Straight);
+    Ok((name, Entry { file: 0, offset, bytes, shape, ty, rows, read: false.into() }))
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64> {

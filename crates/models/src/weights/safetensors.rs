@@ -41,8 +41,10 @@ pub(super) fn open(folder: &Path) -> Result<Weights> {
         open_shards(&mut weights, folder)?;
     } else {
         // A link that leads nowhere, or in a circle, does not exist either; opening it says why.
-        if folder.join(SINGLE).is_symlink() {
-            ModelFile::open(&folder.join(SINGLE))?;
+        for name in [SINGLE, INDEX] {
+            if folder.join(name).is_symlink() {
+                ModelFile::open(&folder.join(name))?;
+            }
         }
         return Err(Error::load(format!("{} holds neither {SINGLE} nor {INDEX}", folder.display())));
     }
@@ -114,6 +116,7 @@ fn add(weights: &mut Weights, path: &Path) -> Result<()> {
             shape: info.shape.clone(),
             ty: stored(info.dtype),
             rows: Rows::Straight,
+            read: false.into(),
         };
         if weights.entries.insert(name.clone(), entry).is_some() {
             return Err(Error::load(format!("{}: tensor {name:?} appears in two shards", path.display())));
