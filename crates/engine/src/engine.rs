@@ -312,10 +312,8 @@ impl Desk {
     /// Reads on, admits what fits, then moves one session on by one step.
     fn turn(&mut self, loaded: &mut Loaded) {
         loaded.library.trim(&mut loaded.kv);
-        let (given_up, reading) = self.reading.drain(..).partition(|reading| reading.is_cancelled());
-        self.reading = reading;
-        for reading in Vec::from(given_up) {
-            reading.abort(loaded);
+        while let Some(at) = self.reading.iter().position(|reading| reading.is_cancelled()) {
+            self.reading.remove(at).into_iter().for_each(|reading| reading.abort(loaded));
         }
         self.read(loaded);
         self.waiting.retain(|request| !request.outbox.close_if_cancelled());

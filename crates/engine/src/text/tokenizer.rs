@@ -107,7 +107,8 @@ impl Tokenizer {
     /// the model wants every text to begin and end.
     ///
     /// # Errors
-    /// Fails (`InvalidOption`) for a text of more than 8 MiB, less where the tokenizer makes texts much longer, and (`Internal`) where the tokenizer cannot cut the text.
+    /// Fails (`InvalidOption`) for a text of more than 8 MiB, less where the tokenizer makes texts much longer, and
+    /// (`Internal`) where the tokenizer cannot cut the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let most = self.growth.longest_text().min(LARGEST_TEXT);
         if text.len() > most {

@@ -14,15 +14,13 @@
 //! What transformers gives to chat templates (`utils/chat_template_utils.py`): trimmed blocks, loop controls,
 //! `raise_exception`, and `tojson` as Python writes it.
 
-use minijinja::machinery::{
-    CodeGenerator, Instruction, Instructions, Vm, WhitespaceConfig, make_string_output, parse,
-};
+use minijinja::machinery::{CodeGenerator, Instruction, Instructions, Vm, make_string_output, parse};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, context};
 
 use super::budget::{Budget, refused};
 use super::filters;
-use super::source::Source;
+use super::source::{SPACE, Source};
 
 /// Text that a render may make, beyond a multiple of what it is given.
 const BYTES: usize = 64 << 20;
@@ -40,9 +38,6 @@ const LITERAL: usize = 256 << 20;
 const DEPTH: usize = 100;
 /// Instructions look a filter up by name where it has no place among the first fifty.
 const BY_NAME: u8 = u8::MAX;
-
-pub(super) const SPACE: WhitespaceConfig =
-    WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
 
 pub(super) fn render(
     template: &str,

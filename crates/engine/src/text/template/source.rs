@@ -8,11 +8,14 @@ use std::fmt::Write;
 use std::ops::Range;
 
 use minijinja::Error;
-use minijinja::machinery::{Span, Token, tokenize};
+use minijinja::machinery::{Span, Token, WhitespaceConfig, tokenize};
 use minijinja::syntax::SyntaxConfig;
 
 use super::budget::{ITEM, refused};
-use super::render::SPACE;
+
+/// How a template's line ends are read.
+pub(super) const SPACE: WhitespaceConfig =
+    WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
 
 /// What a tag may consist of: names, operators, brackets. Published templates have tags of some two hundred.
 ///
